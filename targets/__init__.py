@@ -1,0 +1,1 @@
+"""Targets: what a machine is, and the kernels that run on it."""

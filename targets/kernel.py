@@ -1,0 +1,86 @@
+"""What lowering and a target agree on: a kernel, its arguments, and the refusal of one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Protocol, TypeAlias
+
+from tinyopt.ir import Array, Node
+from tinyopt.targets.kernels.intrinsic import Intrinsic
+
+
+@dataclass(frozen=True)
+class InputArgument:
+    """A pointer to the node's input `index` (constants that the kernel takes as they are included)."""
+
+    index: int
+
+
+@dataclass(frozen=True)
+class OutputArgument:
+    """A pointer to the node's output `index`."""
+
+    index: int
+
+
+@dataclass(frozen=True, eq=False)
+class ConstantArgument:
+    """A pointer to an array in flash: weights in the kernel's own packing, bias, multipliers, tables.
+
+    `role` names it in the generated C and in the report: weight, bias, multiplier, table, codebook.
+    """
+
+    role: str
+    array: Array
+
+
+@dataclass(frozen=True)
+class ScratchArgument:
+    """A pointer to working memory in the arena, which nobody else uses while the kernel runs."""
+
+    bytes: int
+    alignment: int
+
+
+@dataclass(frozen=True)
+class ScalarArgument:
+    """An int32 passed by value."""
+
+    value: int
+
+
+Argument: TypeAlias = InputArgument | OutputArgument | ConstantArgument | ScratchArgument | ScalarArgument
+
+
+@dataclass(frozen=True, eq=False)
+class Kernel:
+    """How one node is computed: a template, the numbers that specialize it, and what is passed at run time.
+
+    template: the function that writes the PrimFunc from `spec`; a module-level function of tinyopt.targets.kernels.
+    spec: a frozen dataclass of ints, strings and tuples. Nodes of equal (template, spec) share one function in flash, so
+        whatever need not be known when the function is compiled is better passed as an argument.
+    name: what it is called in C and in reports, such as "conv_smlad".
+    intrinsics: those that the template may call.
+    in_place: an input whose memory the output may take over, because each element is read before its place is written.
+    """
+
+    template: Callable[[Any], Any]
+    spec: Any
+    name: str
+    arguments: tuple[Argument, ...]
+    intrinsics: tuple[Intrinsic, ...] = ()
+    in_place: int | None = None
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """Why a kernel does not take a node."""
+
+    reason: str
+
+
+class KernelPlanner(Protocol):
+    """Looks at a node and says how a kernel would compute it, or why it cannot."""
+
+    def __call__(self, node: Node, /) -> Kernel | Refusal: ...

@@ -1,0 +1,1 @@
+"""Kernels in TensorIR, one file per family."""

@@ -1,0 +1,191 @@
+"""The door to TensorIR: a small typed builder over TVM's IRBuilder, in which the kernels are written.
+
+A kernel template is a plain Python function that writes one PrimFunc:
+
+    def scale_by_two(spec: Spec) -> PrimFunc:
+        kernel = KernelBuilder("scale_by_two")
+        with kernel.function():
+            x = kernel.buffer("x", "int8", spec.size)
+            y = kernel.buffer("y", "int32", spec.size)
+            with kernel.loop(spec.size) as i:
+                y[i] = cast(x[i], "int32") * 2
+        return kernel.finish()
+
+A Python `for` around it unrolls; `kernel.loop` makes a loop in the generated code. Buffers are flat: index arithmetic is
+written out, so that what is read here is what the C compiler sees. TVM is imported on first use, and only the lowering's
+worker process ever builds a kernel, so that `import tinyopt` stays quick.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cache
+from typing import Any, TypeAlias
+
+from tinyopt.targets.kernels.intrinsic import Intrinsic
+
+Expr: TypeAlias = Any  # a TensorIR expression; supports + - * // % << >> & | ^ and comparisons
+PrimFunc: TypeAlias = Any
+
+
+@cache
+def _tirx() -> Any:
+    return importlib.import_module("tvm.script.ir_builder.tirx")
+
+
+@cache
+def _ir_builder() -> Any:
+    return importlib.import_module("tvm.script.ir_builder").IRBuilder
+
+
+@dataclass(frozen=True)
+class Buffer:
+    """A flat array: a kernel's parameter, or a local one on the C stack (keep those to a few hundred bytes)."""
+
+    handle: Any
+    dtype: str
+
+    def __getitem__(self, index: Expr) -> Expr:
+        return self.handle[index]
+
+    def __setitem__(self, index: Expr, value: Expr) -> None:
+        _tirx().buffer_store(self.handle, value, [index])
+
+    def vector(self, index: Expr, lanes: int) -> Expr:
+        """`lanes` neighbouring elements from `index` on (LLVM targets only)."""
+        return self.handle[_tirx().ramp(index, 1, lanes)]
+
+    def store_vector(self, index: Expr, value: Expr, lanes: int) -> None:
+        """Write a vector of `lanes` elements from `index` on (LLVM targets only)."""
+        _tirx().buffer_store(self.handle, value, [_tirx().ramp(index, 1, lanes)])
+
+    def address(self, index: Expr = 0) -> Expr:
+        """A pointer to element `index`, for an intrinsic."""
+        return _tirx().address_of(self.handle[index])
+
+
+class KernelBuilder:
+    """Writes one PrimFunc. Parameters are declared first, in the order in which the caller passes them."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self._builder = _ir_builder()()
+
+    @contextmanager
+    def function(self) -> Iterator[None]:
+        with self._builder, _tirx().prim_func(s_tir=True):
+            _tirx().func_name(self._name)
+            _tirx().func_attr({"global_symbol": self._name, "tirx.noalias": True})
+            yield
+
+    def finish(self) -> PrimFunc:
+        return self._builder.get()
+
+    def buffer(self, name: str, dtype: str, elements: int) -> Buffer:
+        """A pointer parameter to `elements` values."""
+        return Buffer(_tirx().arg(name, _tirx().buffer((max(elements, 1),), dtype)), dtype)
+
+    def scalar(self, name: str) -> Expr:
+        """An int32 parameter."""
+        return _tirx().arg(name, _tirx().int32())
+
+    def local(self, dtype: str, elements: int) -> Buffer:
+        """An array on the stack; with constant indices the C compiler keeps it in registers."""
+        return Buffer(_tirx().alloc_buffer((elements,), dtype), dtype)
+
+    @contextmanager
+    def loop(self, extent: Expr, start: Expr = 0) -> Iterator[Expr]:
+        """A loop over start, start + 1, ..., start + extent - 1."""
+        with _tirx().serial(start, start + extent) as index:
+            yield index
+
+    @contextmanager
+    def when(self, condition: Expr) -> Iterator[None]:
+        """What is inside runs only where `condition` holds."""
+        with _tirx().If(condition), _tirx().Then():
+            yield
+
+    @contextmanager
+    def when_else(self, condition: Expr) -> Iterator[tuple[Any, Any]]:
+        """`with kernel.when_else(c) as (then, other): with then: ...; with other: ...`"""
+        with _tirx().If(condition):
+            yield _tirx().Then(), _tirx().Else()
+
+    def let(self, value: Expr) -> Expr:
+        """Compute `value` here, once, and give it a name in the generated code."""
+        return _tirx().bind(value)
+
+    def run(self, intrinsic: Intrinsic, *arguments: Expr) -> None:
+        """Call an intrinsic for what it does to memory."""
+        _tirx().evaluate(_tirx().call_extern("void", intrinsic.name, *arguments))
+
+
+def call(intrinsic: Intrinsic, *arguments: Expr) -> Expr:
+    """The value of a pure intrinsic (one whose result depends on its arguments alone)."""
+    return _tirx().call_pure_extern(intrinsic.result, intrinsic.name, *arguments)
+
+
+def read(intrinsic: Intrinsic, *arguments: Expr) -> Expr:
+    """The value of an intrinsic that reads memory through a pointer, so that it is never moved over a store."""
+    return _tirx().call_extern(intrinsic.result, intrinsic.name, *arguments)
+
+
+def math_call(function: str, *arguments: Expr) -> Expr:
+    """A float32 function of libm (expf, tanhf, ...)."""
+    return _tirx().call_pure_extern("float32", function, *arguments)
+
+
+def llvm_call(intrinsic: str, dtype: str, *arguments: Expr) -> Expr:
+    """A pure LLVM intrinsic by its full name, e.g. llvm.fma.v4f32 (LLVM targets only)."""
+    number = _tirx().llvm_lookup_intrinsic_id(intrinsic)
+    return _tirx().call_llvm_pure_intrin(number, *arguments, dtype=dtype)
+
+
+def constant(value: float, dtype: str) -> Expr:
+    return importlib.import_module("tvm").tirx.const(value, dtype)
+
+
+def cast(value: Expr, dtype: str) -> Expr:
+    return _tirx().cast(value, dtype)
+
+
+def reinterpret(value: Expr, dtype: str) -> Expr:
+    """The same bits as another type."""
+    return _tirx().reinterpret(dtype, value)
+
+
+def broadcast(value: Expr, lanes: int) -> Expr:
+    return _tirx().broadcast(value, lanes)
+
+
+def minimum(a: Expr, b: Expr) -> Expr:
+    return _tirx().min(a, b)
+
+
+def maximum(a: Expr, b: Expr) -> Expr:
+    return _tirx().max(a, b)
+
+
+def clamp(value: Expr, low: Expr, high: Expr) -> Expr:
+    return minimum(maximum(value, low), high)
+
+
+def select(condition: Expr, if_true: Expr, if_false: Expr) -> Expr:
+    """One of two values; both may be computed, so neither may read out of bounds."""
+    return _tirx().Select(condition, if_true, if_false)
+
+
+def guarded(condition: Expr, if_true: Expr, if_false: Expr) -> Expr:
+    """One of two values; only the chosen one is computed, so the other may be out of bounds."""
+    return _tirx().if_then_else(condition, if_true, if_false)
+
+
+def both(*conditions: Expr) -> Expr:
+    """All conditions hold."""
+    result = conditions[0]
+    for condition in conditions[1:]:
+        result = _tirx().And(result, condition)
+    return result

@@ -1,0 +1,57 @@
+"""What a machine is: its code generator, its kernels, its toolchain and its emulator, as plain facts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+from tinyopt.pass_manager import TargetFacts
+from tinyopt.targets.kernel import KernelPlanner
+
+
+@dataclass(frozen=True)
+class Toolchain:
+    """How the generated library is compiled for this machine.
+
+    compilers: the names to look for on PATH, best first. flags: those that choose the machine and are part of its ABI.
+    zig_target: what `zig cc -target` takes for it, empty where zig does not know it.
+    packages: what to install, for the error message.
+    """
+
+    compilers: tuple[str, ...]
+    flags: tuple[str, ...]
+    zig_target: str
+    packages: str
+
+
+@dataclass(frozen=True)
+class Emulator:
+    """How a program for this machine runs here. kind "native" runs it directly."""
+
+    kind: Literal["native", "qemu-user", "qemu-system"]
+    program: str  # the executable to look for on PATH
+    arguments: tuple[str, ...]
+    packages: str
+    board: str  # the folder of start-up code and linker script in tinyopt/emulation, empty for user programs
+
+
+@dataclass(frozen=True)
+class Target:
+    """A machine that tinyopt compiles for.
+
+    code: "c" gives C text through TVM's C code generator, "object" machine code through its LLVM one.
+    tvm: the TVM target, such as {"kind": "llvm", "mtriple": ..., "mcpu": ...}.
+    kernels: for each operator the planners to ask, the fastest first; the last is a scalar one that takes everything.
+    boundary: the element type of inputs and outputs of a quantized model, unless the user says otherwise.
+    """
+
+    name: str
+    description: str
+    code: Literal["c", "object"]
+    tvm: Mapping[str, str | tuple[str, ...]]
+    facts: TargetFacts
+    kernels: Mapping[str, tuple[KernelPlanner, ...]]
+    toolchain: Toolchain
+    emulator: Emulator
+    boundary: Literal["int8", "float"]

@@ -1,0 +1,1 @@
+"""tinyopt: a compiler from ONNX to small C libraries for Arm."""

@@ -1,0 +1,158 @@
+"""Passes, the pipeline that runs them, and the remarks that they leave."""
+
+from __future__ import annotations
+
+import abc
+import dataclasses
+import importlib.metadata
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Literal
+
+from tinyopt.errors import UsageError
+from tinyopt.ir import Array, Graph, Node
+from tinyopt.verify import verify
+
+Sample = Mapping[str, Array]  # one batch-1 array for each graph input, by name
+
+ENTRY_POINT_GROUP = "tinyopt.passes"
+
+
+@dataclass(frozen=True)
+class Remark:
+    """One thing that a pass did, or could have done and did not, with the reason.
+
+    before, after: the names of the nodes that were replaced and of those that stand in their place.
+    """
+
+    kind: Literal["did", "declined", "note"]
+    message: str
+    before: tuple[str, ...] = ()
+    after: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class TargetFacts:
+    """What passes may know of the machine: plain values, so that no pass depends on a target."""
+
+    name: str
+    channel_multiple: int  # pruned layers keep a multiple of this many channels: the kernels' lane width
+    is_integer_preferred: bool  # integers are worth it even where a float unit exists
+
+
+@dataclass
+class PassContext:
+    """What a pass is given besides the graph, and where it leaves its remarks."""
+
+    facts: TargetFacts
+    samples: Sequence[Sample] = ()  # calibration samples; empty where the user gave none
+    seed: int = 0
+    remarks: list[Remark] = field(default_factory=list[Remark])
+    on_progress: Callable[[str, int, int], None] = lambda _what, _done, _total: None
+
+    def did(self, message: str, before: Iterable[Node] = (), after: Iterable[Node] = ()) -> None:
+        """Say what was changed, and which nodes took the place of which."""
+        self._say("did", message, before, after)
+
+    def declined(self, message: str, nodes: Iterable[Node] = ()) -> None:
+        """Say what could have been done and was not, and why."""
+        self._say("declined", message, nodes, ())
+
+    def note(self, message: str, nodes: Iterable[Node] = ()) -> None:
+        """Say what the user should know."""
+        self._say("note", message, nodes, ())
+
+    def _say(
+        self, kind: Literal["did", "declined", "note"], message: str, before: Iterable[Node], after: Iterable[Node]
+    ) -> None:
+        self.remarks.append(Remark(kind, message, tuple(n.name for n in before), tuple(n.name for n in after)))
+
+
+@dataclass(frozen=True)
+class Pass(abc.ABC):
+    """One graph transformation. Subclasses are frozen dataclasses whose fields are the pass's options.
+
+    The docstring of a subclass has the headings What, Before -> After, Exactness, Refuses when, Source: the command line's
+    help and the documentation are printed from it.
+    """
+
+    name: ClassVar[str]  # in kebab case, as the command line spells it
+
+    @abc.abstractmethod
+    def run(self, graph: Graph, context: PassContext) -> bool:
+        """Change `graph` in place; return whether anything changed. Running it twice changes nothing more."""
+
+
+@dataclass(frozen=True)
+class PassRecord:
+    """What one pass did in one compilation."""
+
+    pass_name: str
+    options: dict[str, Any]
+    is_changed: bool
+    seconds: float
+    remarks: tuple[Remark, ...]
+    graph: Graph  # as the pass left it
+
+
+def run_pass(step: Pass, graph: Graph, context: PassContext) -> PassRecord:
+    """Run one pass on `graph` in place, verify what it left, and record it.
+
+    Raises VerifierError where the pass broke the graph.
+    """
+    context.remarks = []
+    started = time.perf_counter()
+    is_changed = step.run(graph, context)
+    seconds = time.perf_counter() - started
+    verify(graph, after=step.name)
+    if not is_changed and not context.remarks:
+        context.note("nothing here matches")
+    return PassRecord(
+        step.name, dataclasses.asdict(step), is_changed, seconds, tuple(context.remarks), graph.copy() if is_changed else graph
+    )
+
+
+def installed_passes() -> dict[str, type[Pass]]:
+    """Passes that other packages registered under the entry point group `tinyopt.passes`, by name.
+
+    Raises UsageError where an entry point cannot be loaded or is not a pass.
+    """
+    found: dict[str, type[Pass]] = {}
+    for entry in importlib.metadata.entry_points(group=ENTRY_POINT_GROUP):
+        try:
+            loaded = entry.load()
+        except Exception as error:
+            raise UsageError(f"pass '{entry.name}' ({entry.value}) cannot be loaded: {error}") from error
+        if not (isinstance(loaded, type) and issubclass(loaded, Pass)):
+            raise UsageError(f"entry point '{entry.name}' ({entry.value}) is not a subclass of tinyopt.pass_manager.Pass")
+        found[loaded.name] = loaded
+    return found
+
+
+def with_options(step: Pass, options: Mapping[str, str]) -> Pass:
+    """`step` with some options replaced, given as text from the command line.
+
+    Raises UsageError for an unknown option or a value of the wrong type.
+    """
+    fields = {f.name: f for f in dataclasses.fields(step)}
+    values: dict[str, Any] = {}
+    for key, text in options.items():
+        if key not in fields:
+            known = ", ".join(fields) or "none"
+            raise UsageError(f"pass '{step.name}' has no option '{key}'; its options: {known}")
+        values[key] = _parse_option(step.name, key, text, getattr(step, key))
+    return dataclasses.replace(step, **values)
+
+
+def _parse_option(pass_name: str, key: str, text: str, present: Any) -> Any:
+    """`text` as a value of the present value's type."""
+    try:
+        if isinstance(present, bool):
+            return {"true": True, "false": False, "1": True, "0": False}[text.lower()]
+        if isinstance(present, tuple):
+            return tuple(item for item in text.split(",") if item)
+        return type(present)(text)
+    except (ValueError, KeyError):
+        kind = type(present).__name__
+        raise UsageError(f"{pass_name}.{key} takes a {kind}, not '{text}'") from None
