@@ -1,0 +1,62 @@
+"""What lowering asks of the worker process: kernels to compile, each identified by its content."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from tinyopt.targets.kernel import Kernel, OutputArgument, ScratchArgument
+
+
+@dataclass(frozen=True)
+class KernelRequest:
+    """One function to compile. `key` identifies everything that its code depends on.
+
+    written: for each argument whether the kernel writes through it. may_alias: an output may overlap an input.
+    """
+
+    key: str
+    name: str
+    template: Callable[[Any], Any]
+    spec: Any
+    written: tuple[bool, ...]
+    may_alias: bool
+
+    @property
+    def symbol(self) -> str:
+        """The function's C identifier, unique by content."""
+        return f"tinyopt_{self.name}_{self.key[:10]}"
+
+
+def request_for(kernel: Kernel, target: Mapping[str, Any]) -> KernelRequest:
+    """The request that compiles `kernel` for a TVM target. Kernels of equal content get equal keys."""
+    written = tuple(isinstance(argument, OutputArgument | ScratchArgument) for argument in kernel.arguments)
+    may_alias = kernel.in_place is not None
+    identity = (
+        f"{kernel.template.__module__}:{kernel.template.__qualname__}",
+        repr(kernel.spec),
+        kernel.name,
+        repr(sorted(target.items())),
+        repr(written),
+        repr(may_alias),
+        compiler_fingerprint(),
+    )
+    key = hashlib.sha256("\0".join(identity).encode()).hexdigest()
+    return KernelRequest(key, kernel.name, kernel.template, kernel.spec, written, may_alias)
+
+
+@cache
+def compiler_fingerprint() -> str:
+    """A hash of all that turns a spec into code: the kernels' sources, the driver's, and TVM's versions."""
+    digest = hashlib.sha256()
+    for package in ("apache-tvm", "apache-tvm-ffi"):
+        digest.update(importlib.metadata.version(package).encode())
+    root = Path(__file__).resolve().parents[1]
+    for source in sorted([*(root / "targets" / "kernels").rglob("*.py"), root / "lowering" / "compiler.py"]):
+        digest.update(source.read_bytes())
+    return digest.hexdigest()
