@@ -1,0 +1,99 @@
+"""Between real numbers and integers: QuantizeLinear, DequantizeLinear, FlipSign.
+
+The parameters are the quantization of the integer value: the output of QuantizeLinear, the input of DequantizeLinear.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from tinyopt.errors import InvalidModelError
+from tinyopt.ir import Array, Node, Quantization, TensorType, Value
+from tinyopt.ops.record import ChannelRelation, Operator, QuantizationRule
+
+_FLIPPED = {"uint8": "int8", "int8": "uint8"}
+
+
+def quantization_of(node: Node, value: Value) -> Quantization:
+    """The quantization of one of the node's values; InvalidModelError where it has none."""
+    if value.quantization is None:
+        raise InvalidModelError(f"{node.op} '{node.name}': '{value.name}' has no scale and zero point")
+    return value.quantization
+
+
+def _infer_quantize(node: Node) -> list[TensorType]:
+    x = node.input(0)
+    if x.dtype not in ("float32", "float16", "float64"):
+        raise InvalidModelError(f"QuantizeLinear '{node.name}' reads '{x.name}' of {x.dtype}: it takes floating point")
+    quantization_of(node, node.output)
+    return [TensorType("int8", x.shape)]
+
+
+def _evaluate_quantize(node: Node, inputs: Sequence[Array | None]) -> list[Array]:
+    (x,) = inputs
+    assert x is not None
+    return [quantization_of(node, node.output).quantize(x, node.output.dtype)]
+
+
+def _infer_dequantize(node: Node) -> list[TensorType]:
+    x = node.input(0)
+    if x.dtype not in ("int8", "int32"):
+        raise InvalidModelError(f"DequantizeLinear '{node.name}' reads '{x.name}' of {x.dtype}: it takes int8 or int32")
+    quantization_of(node, x)
+    return [TensorType("float32", x.shape)]
+
+
+def _evaluate_dequantize(node: Node, inputs: Sequence[Array | None]) -> list[Array]:
+    (x,) = inputs
+    assert x is not None
+    return [quantization_of(node, node.input(0)).dequantize(x)]
+
+
+def _infer_flip(node: Node) -> list[TensorType]:
+    x = node.input(0)
+    if x.dtype not in _FLIPPED:
+        raise InvalidModelError(f"FlipSign '{node.name}' reads '{x.name}' of {x.dtype}: it takes uint8 or int8")
+    return [TensorType(_FLIPPED[x.dtype], x.shape)]
+
+
+def _evaluate_flip(node: Node, inputs: Sequence[Array | None]) -> list[Array]:
+    (x,) = inputs
+    assert x is not None
+    return [(x.view(np.uint8) ^ np.uint8(0x80)).view(_FLIPPED[x.dtype.name])]
+
+
+def _no_macs(_node: Node) -> int:
+    return 0
+
+
+OPERATORS = (
+    Operator(
+        name="QuantizeLinear",
+        infer=_infer_quantize,
+        evaluate=_evaluate_quantize,
+        macs=_no_macs,
+        channels=ChannelRelation.PER_CHANNEL,
+        quantization=QuantizationRule.INTEGER,
+        is_elementwise=True,
+    ),
+    Operator(
+        name="DequantizeLinear",
+        infer=_infer_dequantize,
+        evaluate=_evaluate_dequantize,
+        macs=_no_macs,
+        channels=ChannelRelation.PER_CHANNEL,
+        quantization=QuantizationRule.INTEGER,
+        is_elementwise=True,
+    ),
+    Operator(
+        name="FlipSign",
+        infer=_infer_flip,
+        evaluate=_evaluate_flip,
+        macs=_no_macs,
+        channels=ChannelRelation.PER_CHANNEL,
+        quantization=QuantizationRule.INTEGER,
+        is_elementwise=True,
+    ),
+)
