@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib.metadata
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache
@@ -45,9 +46,16 @@ def request_for(kernel: Kernel, target: Mapping[str, Any]) -> KernelRequest:
         repr(written),
         repr(may_alias),
         compiler_fingerprint(),
+        _source_of(kernel.template),
     )
     key = hashlib.sha256("\0".join(identity).encode()).hexdigest()
     return KernelRequest(key, kernel.name, kernel.template, kernel.spec, written, may_alias)
+
+
+def _source_of(template: Callable[[Any], Any]) -> str:
+    """The source text of the module that a template comes from: third parties' kernels are not in our fingerprint."""
+    path = sys.modules[template.__module__].__file__
+    return Path(path).read_text() if path else ""
 
 
 @cache

@@ -1,0 +1,85 @@
+"""The lowered model: a list of kernel calls over one arena and constants in flash."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from tinyopt.ir import Array, Graph, Node, Value
+from tinyopt.targets.kernel import Kernel
+from tinyopt.targets.target import Target
+
+ARENA_ALIGNMENT = 16
+
+
+@dataclass(frozen=True)
+class ArenaSlot:
+    """`bytes` at `offset` in the arena."""
+
+    offset: int
+    bytes: int
+
+
+@dataclass(frozen=True, eq=False)
+class FlashConstant:
+    """An array that is linked into flash, once, however many calls read it. `index` counts them."""
+
+    index: int
+    role: str
+    array: Array
+
+
+@dataclass(frozen=True)
+class Scalar:
+    """An int32 passed by value."""
+
+    value: int
+
+
+@dataclass(frozen=True)
+class Location:
+    """Where a pointer argument points, and whether the kernel writes there."""
+
+    place: ArenaSlot | FlashConstant
+    is_written: bool
+
+
+CallArgument: TypeAlias = Location | Scalar
+
+
+@dataclass(frozen=True, eq=False)
+class KernelCall:
+    """One node, run by one function."""
+
+    index: int
+    node: Node
+    kernel: Kernel
+    key: str  # of the compiled function
+    symbol: str
+    arguments: tuple[CallArgument, ...]
+    outputs: tuple[ArenaSlot, ...]
+    refusals: tuple[str, ...]  # why faster kernels did not take this node
+
+    @property
+    def weight_bytes(self) -> int:
+        """Bytes of flash that this call reads."""
+        places = {a.place.index: a.place for a in self.arguments if isinstance(a, Location) and isinstance(a.place, FlashConstant)}
+        return sum(place.array.nbytes for place in places.values())
+
+
+@dataclass(frozen=True, eq=False)
+class Program:
+    """Everything that the generated library consists of.
+
+    functions: compiled code by key: C text or an object file. places: where each graph input and output lies.
+    """
+
+    graph: Graph
+    target: Target
+    calls: tuple[KernelCall, ...]
+    constants: tuple[FlashConstant, ...]
+    places: Mapping[Value, ArenaSlot | FlashConstant]
+    functions: Mapping[str, bytes]
+    arena_bytes: int
+    arena_lower_bound_bytes: int
