@@ -11,19 +11,22 @@ A kernel template is a plain Python function that writes one PrimFunc:
                 y[i] = cast(x[i], "int32") * 2
         return kernel.finish()
 
-A Python `for` around it unrolls; `kernel.loop` makes a loop in the generated code. Buffers are flat: index arithmetic is
-written out, so that what is read here is what the C compiler sees. TVM is imported on first use, and only the lowering's
-worker process ever builds a kernel, so that `import tinyopt` stays quick.
+A Python `for` around it unrolls; `kernel.loop` makes a loop in the generated code. Buffers are flat: index arithmetic
+is written out, so that what is read here is what the C compiler sees. TVM is imported on first use, and only the
+lowering's worker process ever builds a kernel, so that `import tinyopt` stays quick.
 """
 
 from __future__ import annotations
 
 import importlib
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from typing import Any, TypeAlias
+
+import numpy as np
 
 from tinyopt.targets.kernels.intrinsic import Intrinsic
 
@@ -145,7 +148,31 @@ def llvm_call(intrinsic: str, dtype: str, *arguments: Expr) -> Expr:
 
 
 def constant(value: float, dtype: str) -> Expr:
-    return importlib.import_module("tvm").tirx.const(value, dtype)
+    """A literal. TVM's C code prints floats with seven digits: one that this would change is passed on as its bits.
+
+    `with_float_literals` makes a readable literal of such bits in the C text.
+    """
+    const = importlib.import_module("tvm").tirx.const
+    if dtype != "float32" or (np.isfinite(value) and np.float32(f"{value:e}") == np.float32(value)):
+        return const(value, dtype)
+    return reinterpret(const(int(np.float32(value).view(np.int32)), "int32"), "float32")
+
+
+_FLOAT_BITS = re.compile(r"\(\*\(float \*\)\(&\((-?\d+)\)\)\)")
+
+
+def with_float_literals(c_text: str) -> str:
+    """The generated C with floats that TVM printed as reinterpreted integers written as exact literals."""
+    return _FLOAT_BITS.sub(lambda match: _float_literal(int(match.group(1))), c_text)
+
+
+def _float_literal(bits: int) -> str:
+    value = np.int32(bits).view(np.float32)
+    if np.isnan(value):
+        return "NAN"
+    if np.isinf(value):
+        return "INFINITY" if value > 0 else "(-INFINITY)"
+    return f"{value:.8e}f" if value >= 0 else f"({value:.8e}f)"
 
 
 def cast(value: Expr, dtype: str) -> Expr:
