@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import builtins
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -15,7 +16,19 @@ Attribute: TypeAlias = bool | int | float | str | tuple[int, ...] | tuple[float,
 
 DTYPES: Mapping[str, np.dtype[Any]] = {
     name: np.dtype(name)
-    for name in ("bool", "int8", "uint8", "int16", "uint16", "int32", "uint32", "int64", "float16", "float32", "float64")
+    for name in (
+        "bool",
+        "int8",
+        "uint8",
+        "int16",
+        "uint16",
+        "int32",
+        "uint32",
+        "int64",
+        "float16",
+        "float32",
+        "float64",
+    )
 }
 
 
@@ -89,7 +102,8 @@ class Quantization:
         """round-half-even(real / scale) + zero_point, saturated to `dtype`, as ONNX QuantizeLinear defines it."""
         limits = np.iinfo(DTYPES[dtype])
         levels = np.rint(real.astype(np.float32) / self.scale_array(real.ndim)).astype(np.float64)
-        return np.clip(levels + self.zero_point_array(real.ndim), limits.min, limits.max).astype(DTYPES[dtype])
+        integers = np.clip(levels + self.zero_point_array(real.ndim), limits.min, limits.max)
+        return np.asarray(integers, DTYPES[dtype])
 
     def dequantize(self, integers: Array) -> NDArray[np.float32]:
         """(integer - zero_point) * scale in float32, as ONNX DequantizeLinear defines it."""
@@ -160,12 +174,12 @@ class Value:
 class Node:
     """One operation. `origins` are the names of the ONNX nodes that it came from; passes carry them on."""
 
-    op: str
-    name: str
+    op: builtins.str
+    name: builtins.str
     inputs: list[Value | None]
     outputs: list[Value]
-    attributes: dict[str, Attribute] = field(default_factory=dict[str, Attribute])
-    origins: tuple[str, ...] = ()
+    attributes: dict[builtins.str, Attribute] = field(default_factory=dict[builtins.str, Attribute])
+    origins: tuple[builtins.str, ...] = ()
 
     @property
     def output(self) -> Value:
@@ -190,25 +204,25 @@ class Node:
         """The inputs that are not constants."""
         return [value for value in self.present_inputs if not value.is_constant]
 
-    def int(self, key: str) -> int:
+    def int(self, key: builtins.str) -> builtins.int:
         value = self.attributes[key]
-        assert isinstance(value, int), (key, value)
-        return int(value)
-
-    def float(self, key: str) -> float:
-        value = self.attributes[key]
-        assert isinstance(value, int | float), (key, value)
-        return float(value)
-
-    def str(self, key: str) -> str:
-        value = self.attributes[key]
-        assert isinstance(value, str), (key, value)
+        assert isinstance(value, builtins.int), (key, value)
         return value
 
-    def ints(self, key: str) -> tuple[int, ...]:
+    def float(self, key: builtins.str) -> builtins.float:
+        value = self.attributes[key]
+        assert isinstance(value, builtins.int | builtins.float), (key, value)
+        return builtins.float(value)
+
+    def str(self, key: builtins.str) -> builtins.str:
+        value = self.attributes[key]
+        assert isinstance(value, builtins.str), (key, value)
+        return value
+
+    def ints(self, key: builtins.str) -> tuple[builtins.int, ...]:
         value = self.attributes[key]
         assert isinstance(value, tuple), (key, value)
-        return tuple(int(item) for item in value)
+        return tuple(builtins.int(item) for item in value)
 
 
 def merged_origins(*nodes: Node) -> tuple[str, ...]:

@@ -1,7 +1,7 @@
 """The one door to TVM's compiler: a TensorIR PrimFunc in, a plain C function or an object file out.
 
-TVM's own ABI (packed functions and a runtime behind them) is left out: the functions take raw pointers and int32 scalars,
-call nothing of TVM, and allocate nothing. Only the worker process imports this module.
+TVM's own ABI (packed functions and a runtime behind them) is left out: the functions take raw pointers and int32
+scalars, call nothing of TVM, and allocate nothing. Only the worker process imports this module.
 """
 
 from __future__ import annotations

@@ -64,7 +64,11 @@ class KernelCall:
     @property
     def weight_bytes(self) -> int:
         """Bytes of flash that this call reads."""
-        places = {a.place.index: a.place for a in self.arguments if isinstance(a, Location) and isinstance(a.place, FlashConstant)}
+        places = {
+            a.place.index: a.place
+            for a in self.arguments
+            if isinstance(a, Location) and isinstance(a.place, FlashConstant)
+        }
         return sum(place.array.nbytes for place in places.values())
 
 
