@@ -41,8 +41,8 @@ def multiplier_and_shift(
 ) -> tuple[NDArray[np.int32], int]:
     """Integers M and one shift with M / 2^shift nearest to `scales` (float64, any shape).
 
-    Negative scales give negative integers, a scale of 0 gives 0. The shift is `largest_shift`, less where |M| would not stay below 2^bits: with the defaults it is 32 where all
-    scales are below 0.5.
+    Negative scales give negative integers, a scale of 0 gives 0. The shift is `largest_shift`, less where |M| would not
+    stay below 2^bits: with the defaults it is 32 where all scales are below 0.5.
     Raises UnsupportedOperatorError where a scale is not finite or so large that the shift would be below 1.
     """
     wanted = np.asarray(scales, np.float64)
@@ -53,7 +53,7 @@ def multiplier_and_shift(
         )
     for shift in range(largest_shift, 0, -1):
         if np.rint(largest * 2.0**shift) < 2**bits:
-            return np.rint(wanted * 2.0**shift).astype(np.int32), shift
+            return np.asarray(np.rint(wanted * 2.0**shift), np.int32), shift
     raise UnsupportedOperatorError(
         f"the rescaling factor {largest:g} is too large for a {bits}-bit multiplier: check the quantization's scales"
     )

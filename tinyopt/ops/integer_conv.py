@@ -1,0 +1,222 @@
+"""Integer operators that multiply matrices: QConv, QDense, QConvTranspose, QMatMul. NHWC only.
+
+QConv and QDense: acc = sum(x * w) + bias, where cells outside the image hold the input's zero point zx and bias already
+contains -zx * sum(w). With a residual r, which is rescaled to the accumulator's scale by an integer of its own:
+
+    y = clamp(((acc * M + (r - zr) * residual_multiplier + 2^(shift-1)) >> shift) + zy, low, high)
+
+QConvTranspose: acc = sum((x - zx) * w) + bias. QMatMul: acc = sum((a - za) * (b - zb)).
+Sums are formed in float64, which is exact below 2^53.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+from tinyopt.ir import Array, Node, TensorType
+from tinyopt.ops.integer_rules import (
+    array,
+    invalid,
+    require,
+    require_activation,
+    require_constant,
+    require_rounding,
+    zero_point,
+)
+from tinyopt.ops.record import ChannelRelation, Operator, QuantizationRule
+from tinyopt.ops.requantize import requantize, rounded_shift
+from tinyopt.ops.windows import convolve, convolve_transposed, output_plane, transposed_output_plane
+
+
+def _require_weights(node: Node, outputs: int) -> None:
+    """Inputs 1, 2 and 3: symmetric int8 weights, int32 bias and multiplier for each output channel."""
+    weights = node.input(1)
+    require_constant(node, weights, "int8", weights.shape, "weight")
+    require(
+        node, weights.quantization is not None and weights.quantization.is_symmetric, "the weights are not symmetric"
+    )
+    require_constant(node, node.input(2), "int32", (outputs,), "bias")
+    require_constant(node, node.input(3), "int32", (outputs,), "multiplier")
+
+
+def _require_residual(node: Node, shape: tuple[int, ...]) -> None:
+    residual = node.optional_input(4)
+    if residual is None:
+        return
+    require_activation(node, residual)
+    require(node, residual.shape == shape, f"the residual has shape {residual.shape}, not the output's {shape}")
+
+
+def _finish(node: Node, acc: Array, inputs: Sequence[Array | None]) -> list[Array]:
+    """Bias, residual, requantization."""
+    acc = (acc.astype(np.int64) + array(inputs, 2)).astype(np.int32)
+    product = acc.astype(np.int64) * array(inputs, 3)
+    residual = node.optional_input(4)
+    if residual is not None:
+        product += (array(inputs, 4).astype(np.int64) - zero_point(residual)) * node.int("residual_multiplier")
+    return [rounded_shift(product, node.int("shift"), zero_point(node.output), node.int("low"), node.int("high"))]
+
+
+def _infer_conv(node: Node) -> list[TensorType]:
+    x, weights, group = node.input(0), node.input(1), node.int("group")
+    require_activation(node, x)
+    require_activation(node, node.output)
+    require_rounding(node)
+    require(node, len(node.inputs) == 5, f"it has {len(node.inputs)} inputs, not 5")
+    require(node, len(x.shape) == 4 and len(weights.shape) == 4, "input and weight need four dimensions")
+    outputs, rows, columns, per_group = weights.shape
+    require(node, x.shape[3] == per_group * group, f"{x.shape[3]} channels do not fit {group} groups of {per_group}")
+    require(node, outputs % group == 0, f"{outputs} output channels do not fit {group} groups")
+    _require_weights(node, outputs)
+    plane = output_plane(x.shape[1:3], (rows, columns), node.ints("strides"), node.ints("pads"), node.ints("dilations"))
+    require(node, min(plane) > 0, f"the image {x.shape[1:3]} is smaller than the kernel")
+    shape = (x.shape[0], *plane, outputs)
+    _require_residual(node, shape)
+    return [TensorType("int8", shape)]
+
+
+def _evaluate_conv(node: Node, inputs: Sequence[Array | None]) -> list[Array]:
+    acc = convolve(
+        array(inputs, 0).astype(np.float64),
+        array(inputs, 1).astype(np.float64),
+        node.ints("strides"),
+        node.ints("pads"),
+        node.ints("dilations"),
+        node.int("group"),
+        zero_point(node.input(0)),
+    )
+    return _finish(node, acc, inputs)
+
+
+def _macs_of_weights(node: Node) -> int:
+    """Every output element takes one multiplication for each weight of its channel."""
+    return node.output.type.elements * math.prod(node.input(1).shape[1:])
+
+
+def _infer_dense(node: Node) -> list[TensorType]:
+    x, weights = node.input(0), node.input(1)
+    require_activation(node, x)
+    require_activation(node, node.output)
+    require_rounding(node)
+    require(node, len(node.inputs) == 5, f"it has {len(node.inputs)} inputs, not 5")
+    require(node, weights.type.rank == 2 and x.type.rank >= 1, "the weight needs two dimensions")
+    outputs, depth = weights.shape
+    require(node, x.shape[-1] == depth, f"the input's last dimension is {x.shape[-1]}, the weight's {depth}")
+    _require_weights(node, outputs)
+    shape = (*x.shape[:-1], outputs)
+    _require_residual(node, shape)
+    return [TensorType("int8", shape)]
+
+
+def _evaluate_dense(node: Node, inputs: Sequence[Array | None]) -> list[Array]:
+    acc = array(inputs, 0).astype(np.float64) @ array(inputs, 1).astype(np.float64).T
+    return _finish(node, acc, inputs)
+
+
+def _infer_conv_transpose(node: Node) -> list[TensorType]:
+    x, weights, group = node.input(0), node.input(1), node.int("group")
+    require_activation(node, x)
+    require_activation(node, node.output)
+    require_rounding(node)
+    require(node, len(x.shape) == 4 and len(weights.shape) == 4, "input and weight need four dimensions")
+    channels, rows, columns, per_group = weights.shape
+    require(node, x.shape[3] == channels, f"the input has {x.shape[3]} channels, the weight takes {channels}")
+    require(node, channels % group == 0, f"{channels} channels do not fit {group} groups")
+    _require_weights(node, per_group * group)
+    plane = transposed_output_plane(
+        x.shape[1:3],
+        (rows, columns),
+        node.ints("strides"),
+        node.ints("pads"),
+        node.ints("dilations"),
+        node.ints("output_padding"),
+    )
+    require(node, min(plane) > 0, f"the padding leaves nothing of the image {x.shape[1:3]}")
+    return [TensorType("int8", (x.shape[0], *plane, per_group * group))]
+
+
+def _evaluate_conv_transpose(node: Node, inputs: Sequence[Array | None]) -> list[Array]:
+    acc = convolve_transposed(
+        array(inputs, 0).astype(np.float64) - zero_point(node.input(0)),
+        array(inputs, 1).astype(np.float64),
+        node.ints("strides"),
+        node.ints("pads"),
+        node.ints("dilations"),
+        node.int("group"),
+        node.ints("output_padding"),
+    )
+    return _finish(node, acc, inputs)
+
+
+def _macs_conv_transpose(node: Node) -> int:
+    """Every input element is multiplied with each weight of its channel."""
+    return node.input(0).type.elements * math.prod(node.input(1).shape[1:])
+
+
+def _infer_matmul(node: Node) -> list[TensorType]:
+    a, b = node.input(0), node.input(1)
+    for value in (a, b, node.output):
+        require_activation(node, value)
+    require_rounding(node)
+    require(node, a.type.rank >= 2 and b.type.rank >= 2, "the inputs need two dimensions or more")
+    require(node, a.shape[-1] == b.shape[-2], f"shapes {a.shape} and {b.shape} cannot be multiplied")
+    try:
+        batch = np.broadcast_shapes(a.shape[:-2], b.shape[:-2])
+    except ValueError:
+        raise invalid(node, f"shapes {a.shape} and {b.shape} cannot be multiplied") from None
+    return [TensorType("int8", (*batch, a.shape[-2], b.shape[-1]))]
+
+
+def _evaluate_matmul(node: Node, inputs: Sequence[Array | None]) -> list[Array]:
+    a = array(inputs, 0).astype(np.float64) - zero_point(node.input(0))
+    b = array(inputs, 1).astype(np.float64) - zero_point(node.input(1))
+    acc = np.asarray(a @ b, np.int64)
+    low, high = node.int("low"), node.int("high")
+    return [requantize(acc, node.int("multiplier"), node.int("shift"), zero_point(node.output), low, high)]
+
+
+def _macs_matmul(node: Node) -> int:
+    return node.output.type.elements * node.input(0).shape[-1]
+
+
+OPERATORS = (
+    Operator(
+        name="QConv",
+        infer=_infer_conv,
+        evaluate=_evaluate_conv,
+        macs=_macs_of_weights,
+        channels=ChannelRelation.MIXING,
+        quantization=QuantizationRule.INTEGER,
+        is_elementwise=False,
+    ),
+    Operator(
+        name="QDense",
+        infer=_infer_dense,
+        evaluate=_evaluate_dense,
+        macs=_macs_of_weights,
+        channels=ChannelRelation.MIXING,
+        quantization=QuantizationRule.INTEGER,
+        is_elementwise=False,
+    ),
+    Operator(
+        name="QConvTranspose",
+        infer=_infer_conv_transpose,
+        evaluate=_evaluate_conv_transpose,
+        macs=_macs_conv_transpose,
+        channels=ChannelRelation.MIXING,
+        quantization=QuantizationRule.INTEGER,
+        is_elementwise=False,
+    ),
+    Operator(
+        name="QMatMul",
+        infer=_infer_matmul,
+        evaluate=_evaluate_matmul,
+        macs=_macs_matmul,
+        channels=ChannelRelation.OPAQUE,
+        quantization=QuantizationRule.INTEGER,
+        is_elementwise=False,
+    ),
+)

@@ -1,0 +1,144 @@
+"""Integer operators that work element by element: QAdd, QMul, QPRelu, QLookup.
+
+    QAdd    clamp((((a - za) * multiplier_a + (b - zb) * multiplier_b + 2^(shift-1)) >> shift) + zy)
+    QMul    requantize((a - za) * (b - zb), multiplier)
+    QPRelu  requantize(x - zx, multiplier where x >= zx, slope_multiplier elsewhere)
+    QLookup table[x + 128]
+
+The multipliers of QAdd stay below 2^21 in size, so that its sum fits 32 bits; they are negative for a subtraction.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from tinyopt.ir import Array, Node, TensorType
+from tinyopt.ops.integer_rules import (
+    array,
+    invalid,
+    require,
+    require_activation,
+    require_constant,
+    require_rounding,
+    zero_point,
+)
+from tinyopt.ops.record import ChannelRelation, Operator, QuantizationRule
+from tinyopt.ops.requantize import requantize, rounded_shift
+
+ADD_MULTIPLIER_BITS = 21
+
+
+def _infer_binary(node: Node) -> list[TensorType]:
+    a, b = node.input(0), node.input(1)
+    for value in (a, b, node.output):
+        require_activation(node, value)
+    require_rounding(node)
+    return [TensorType("int8", _broadcast(node, a.shape, b.shape))]
+
+
+def _broadcast(node: Node, a: tuple[int, ...], b: tuple[int, ...]) -> tuple[int, ...]:
+    try:
+        return np.broadcast_shapes(a, b)
+    except ValueError:
+        raise invalid(node, f"shapes {a} and {b} do not broadcast") from None
+
+
+def _infer_add(node: Node) -> list[TensorType]:
+    for key in ("multiplier_a", "multiplier_b"):
+        require(node, abs(node.int(key)) < 1 << ADD_MULTIPLIER_BITS, f"{key} does not fit {ADD_MULTIPLIER_BITS} bits")
+    return _infer_binary(node)
+
+
+def _evaluate_add(node: Node, inputs: Sequence[Array | None]) -> list[Array]:
+    a = (array(inputs, 0).astype(np.int64) - zero_point(node.input(0))) * node.int("multiplier_a")
+    b = (array(inputs, 1).astype(np.int64) - zero_point(node.input(1))) * node.int("multiplier_b")
+    return [rounded_shift(a + b, node.int("shift"), zero_point(node.output), node.int("low"), node.int("high"))]
+
+
+def _evaluate_mul(node: Node, inputs: Sequence[Array | None]) -> list[Array]:
+    a = array(inputs, 0).astype(np.int64) - zero_point(node.input(0))
+    b = array(inputs, 1).astype(np.int64) - zero_point(node.input(1))
+    return [_requantized(node, a * b, node.int("multiplier"))]
+
+
+def _infer_prelu(node: Node) -> list[TensorType]:
+    x, slope = node.input(0), node.input(1)
+    require_activation(node, x)
+    require_activation(node, node.output)
+    require_rounding(node)
+    require_constant(node, slope, "int32", slope.shape, "slope multiplier")
+    shape = _broadcast(node, x.shape, slope.shape)
+    require(node, shape == x.shape, f"the slope's shape {slope.shape} does not broadcast to the input's {x.shape}")
+    return [TensorType("int8", x.shape)]
+
+
+def _evaluate_prelu(node: Node, inputs: Sequence[Array | None]) -> list[Array]:
+    centred = array(inputs, 0).astype(np.int64) - zero_point(node.input(0))
+    return [_requantized(node, centred, np.where(centred >= 0, node.int("multiplier"), array(inputs, 1)))]
+
+
+def _requantized(node: Node, acc: Array, multiplier: Array | int) -> Array:
+    low, high = node.int("low"), node.int("high")
+    return requantize(acc, multiplier, node.int("shift"), zero_point(node.output), low, high)
+
+
+def _infer_lookup(node: Node) -> list[TensorType]:
+    x = node.input(0)
+    require_activation(node, x)
+    require_activation(node, node.output)
+    require_constant(node, node.input(1), "int8", (256,), "table")
+    return [TensorType("int8", x.shape)]
+
+
+def _evaluate_lookup(_node: Node, inputs: Sequence[Array | None]) -> list[Array]:
+    return [array(inputs, 1)[array(inputs, 0).astype(np.int64) + 128]]
+
+
+def _macs_per_element(node: Node) -> int:
+    return node.output.type.elements
+
+
+def _no_macs(_node: Node) -> int:
+    return 0
+
+
+OPERATORS = (
+    Operator(
+        name="QAdd",
+        infer=_infer_add,
+        evaluate=_evaluate_add,
+        macs=_macs_per_element,
+        channels=ChannelRelation.PER_CHANNEL,
+        quantization=QuantizationRule.INTEGER,
+        is_elementwise=True,
+    ),
+    Operator(
+        name="QMul",
+        infer=_infer_binary,
+        evaluate=_evaluate_mul,
+        macs=_macs_per_element,
+        channels=ChannelRelation.PER_CHANNEL,
+        quantization=QuantizationRule.INTEGER,
+        is_elementwise=True,
+    ),
+    Operator(
+        name="QPRelu",
+        infer=_infer_prelu,
+        evaluate=_evaluate_prelu,
+        macs=_macs_per_element,
+        channels=ChannelRelation.PER_CHANNEL,
+        quantization=QuantizationRule.INTEGER,
+        is_elementwise=True,
+    ),
+    Operator(
+        name="QLookup",
+        infer=_infer_lookup,
+        evaluate=_evaluate_lookup,
+        macs=_no_macs,
+        channels=ChannelRelation.PER_CHANNEL,
+        quantization=QuantizationRule.INTEGER,
+        is_elementwise=True,
+    ),
+)
