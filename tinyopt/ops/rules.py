@@ -1,0 +1,91 @@
+"""Building blocks of the shape rules: refusals that name the node, broadcasting, types taken over from an input."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from tinyopt.errors import InvalidModelError
+from tinyopt.ir import Array, Node, TensorType, Value
+
+
+def invalid(node: Node, what: str) -> InvalidModelError:
+    """The error that says what is wrong with `node`."""
+    return InvalidModelError(f"{node.op} '{node.name}': {what}")
+
+
+def require(condition: bool, node: Node, what: str) -> None:
+    """Raise InvalidModelError, naming `node`, unless `condition` holds."""
+    if not condition:
+        raise invalid(node, what)
+
+
+def require_float32(node: Node) -> None:
+    """Raise InvalidModelError unless every input is float32."""
+    for value in node.present_inputs:
+        require(value.dtype == "float32", node, f"input '{value.name}' is {value.dtype}, not float32")
+
+
+def require_rank(node: Node, value: Value, rank: int) -> None:
+    """Raise InvalidModelError unless `value`, an input of `node`, has `rank` dimensions."""
+    require(value.type.rank == rank, node, f"input '{value.name}' has shape {value.shape}, not {rank} dimensions")
+
+
+def require_shape(node: Node, value: Value | None, shape: Sequence[int]) -> None:
+    """Raise InvalidModelError unless `value`, where present, has `shape`."""
+    if value is not None:
+        wanted = tuple(shape)
+        require(value.shape == wanted, node, f"input '{value.name}' has shape {value.shape}, not {wanted}")
+
+
+def require_axis(node: Node, axis: int, rank: int) -> None:
+    """Raise InvalidModelError unless `axis` counts a dimension of a tensor of `rank`."""
+    require(0 <= axis < rank, node, f"axis {axis} is not in a tensor of {rank} dimensions")
+
+
+def broadcast_shape(node: Node, *shapes: tuple[int, ...]) -> tuple[int, ...]:
+    """The shape that `shapes` broadcast to by numpy's rules."""
+    try:
+        return tuple(int(size) for size in np.broadcast_shapes(*shapes))
+    except ValueError:
+        raise invalid(node, f"shapes {' and '.join(map(str, shapes))} do not broadcast") from None
+
+
+def like_input(node: Node) -> list[TensorType]:
+    """One output of the first input's type."""
+    return [node.input(0).type]
+
+
+def like_float_input(node: Node) -> list[TensorType]:
+    """One output of the first input's type, which must be float32."""
+    require_float32(node)
+    return [node.input(0).type]
+
+
+def no_macs(node: Node) -> int:
+    """For operators that only move data, or look values up."""
+    del node
+    return 0
+
+
+def one_per_output_element(node: Node) -> int:
+    return node.outputs[0].type.elements
+
+
+def one_per_input_element(node: Node) -> int:
+    return node.input(0).type.elements
+
+
+def present(array: Array | None) -> Array:
+    """An input's array that the shape rule has already found to be there."""
+    assert array is not None
+    return array
+
+
+def clamp(node: Node, result: Array) -> Array:
+    """`result` within the node's clamp_low and clamp_high."""
+    low, high = node.float("clamp_low"), node.float("clamp_high")
+    if low == -np.inf and high == np.inf:
+        return result
+    return np.clip(result, np.float32(low), np.float32(high))
