@@ -58,8 +58,8 @@ class Kernel:
     """How one node is computed: a template, the numbers that specialize it, and what is passed at run time.
 
     template: the function that writes the PrimFunc from `spec`; a module-level function of tinyopt.targets.kernels.
-    spec: a frozen dataclass of ints, strings and tuples. Nodes of equal (template, spec) share one function in flash, so
-        whatever need not be known when the function is compiled is better passed as an argument.
+    spec: a frozen dataclass of ints, strings and tuples. Nodes of equal (template, spec) share one function in flash,
+        so whatever need not be known when the function is compiled is better passed as an argument.
     name: what it is called in C and in reports, such as "conv_smlad".
     intrinsics: those that the template may call.
     in_place: an input whose memory the output may take over, because each element is read before its place is written.

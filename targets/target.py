@@ -44,6 +44,7 @@ class Target:
     tvm: the TVM target, such as {"kind": "llvm", "mtriple": ..., "mcpu": ...}.
     kernels: for each operator the planners to ask, the fastest first; the last is a scalar one that takes everything.
     boundary: the element type of inputs and outputs of a quantized model, unless the user says otherwise.
+    gcc_options: optimizer options that the generated C asks gcc for by a pragma, so that no build system has to.
     """
 
     name: str
@@ -55,3 +56,10 @@ class Target:
     toolchain: Toolchain
     emulator: Emulator
     boundary: Literal["int8", "float"]
+    gcc_options: tuple[str, ...]
+
+
+def layered(*tables: Mapping[str, tuple[KernelPlanner, ...]]) -> dict[str, tuple[KernelPlanner, ...]]:
+    """One table of kernels out of several: for each operator the planners of the first table, then the second's, ..."""
+    operators = dict.fromkeys(operator for table in tables for operator in table)
+    return {operator: tuple(p for table in tables for p in table.get(operator, ())) for operator in operators}

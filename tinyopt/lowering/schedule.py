@@ -10,8 +10,8 @@ from tinyopt.ir import Graph, Node, Value
 def schedule(graph: Graph, root: Callable[[Value], Value]) -> list[Node]:
     """A running order of the graph's nodes with a low peak of live activation bytes.
 
-    root: maps a value to the one whose memory it shares (views). The better of the present order and a greedy list schedule
-    that always runs the ready node which frees the most (ties: the present order).
+    root: maps a value to the one whose memory it shares (views). The better of the present order and a greedy list
+    schedule that always runs the ready node which frees the most (ties: the present order).
     """
     greedy = _greedy(graph, root)
     return min((graph.nodes, greedy), key=lambda order: _peak(order, graph, root))

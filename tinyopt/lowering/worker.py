@@ -1,7 +1,7 @@
 """The worker process: compiles kernels with TVM, apart from the caller, so that a crash in TVM is a clean error there.
 
-Reads a pickled `Work` (made by the parent process, never by a user) from standard input, writes one file for each request,
-and prints its key when it is done.
+Reads a pickled `Work` (made by the parent process, never by a user) from standard input, writes one file for each
+request, and prints its key when it is done.
 """
 
 from __future__ import annotations

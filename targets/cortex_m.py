@@ -1,0 +1,99 @@
+"""Cortex-M microcontrollers: C text for any MCU toolchain; on cores with the DSP extension the SMLAD kernels."""
+
+from __future__ import annotations
+
+from tinyopt.pass_manager import TargetFacts
+from tinyopt.targets.kernel import KernelPlanner
+from tinyopt.targets.kernels.dsp import DSP
+from tinyopt.targets.kernels.scalar import SCALAR
+from tinyopt.targets.target import Emulator, Target, Toolchain, layered
+
+_GCC = "gcc-arm-none-eabi and libnewlib-arm-none-eabi (Debian), or pip install tinyopt[zig]"
+
+
+def _core(
+    name: str, description: str, flags: tuple[str, ...], machine: str, board: str, has_dsp: bool, zig_cpu: str
+) -> Target:
+    """A core; `machine` is QEMU's name of a board that has it (or, for M0+, one that runs its code)."""
+    kernels: dict[str, tuple[KernelPlanner, ...]] = layered(DSP, SCALAR) if has_dsp else layered(SCALAR)
+    return Target(
+        name=name,
+        description=description,
+        code="c",
+        tvm={"kind": "c"},
+        # weights are packed for four channels at a time where SMLAD takes two pairs of them
+        facts=TargetFacts(name, channel_multiple=4 if has_dsp else 1, is_integer_preferred=True),
+        kernels=kernels,
+        toolchain=Toolchain(
+            ("arm-none-eabi-gcc",), ("-mthumb", *flags), f"thumb-freestanding-eabi -mcpu={zig_cpu}", _GCC
+        ),
+        emulator=Emulator(
+            "qemu-system",
+            "qemu-system-arm",
+            ("-M", machine, "-nographic", "-semihosting"),
+            "qemu-system-arm (Debian)",
+            board,
+        ),
+        boundary="int8",
+        gcc_options=("no-schedule-insns",) if has_dsp else (),
+    )
+
+
+_HARD_SINGLE = ("-mfloat-abi=hard", "-mfpu=fpv4-sp-d16")
+
+CORTEX_M: tuple[Target, ...] = (
+    _core(
+        "cortex-m0plus",
+        "Cortex-M0+: 32-bit multiplications only, no FPU (emulated on a Cortex-M3 board)",
+        ("-mcpu=cortex-m0plus", "-mfloat-abi=soft"),
+        "mps2-an385",
+        "mps2",
+        False,
+        "cortex_m0plus",
+    ),
+    _core(
+        "cortex-m3",
+        "Cortex-M3: no DSP, no FPU",
+        ("-mcpu=cortex-m3", "-mfloat-abi=soft"),
+        "mps2-an385",
+        "mps2",
+        False,
+        "cortex_m3",
+    ),
+    _core(
+        "cortex-m4",
+        "Cortex-M4F: DSP, single FPU",
+        ("-mcpu=cortex-m4", *_HARD_SINGLE),
+        "mps2-an386",
+        "mps2",
+        True,
+        "cortex_m4",
+    ),
+    _core(
+        "cortex-m7",
+        "Cortex-M7: DSP, double FPU",
+        ("-mcpu=cortex-m7", "-mfloat-abi=hard", "-mfpu=fpv5-d16"),
+        "mps2-an500",
+        "mps2",
+        True,
+        "cortex_m7",
+    ),
+    _core(
+        "cortex-m33",
+        "Cortex-M33: DSP, single FPU",
+        ("-mcpu=cortex-m33", "-mfloat-abi=hard", "-mfpu=fpv5-sp-d16"),
+        "mps2-an505",
+        "mps2-an505",
+        True,
+        "cortex_m33",
+    ),
+    _core(
+        "cortex-m55",
+        "Cortex-M55: DSP and FPU (Helium is not used yet)",
+        ("-mcpu=cortex-m55", "-mfloat-abi=hard"),
+        "mps3-an547",
+        "mps3",
+        True,
+        "cortex_m55",
+    ),
+)
