@@ -1,0 +1,192 @@
+"""Runs one kernel on this machine: TensorIR to C, gcc, ctypes. Canaries lie around everything that it may write."""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import subprocess
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tinyopt.ir import DTYPES, Array, Node
+from tinyopt.ops import OPERATORS
+from tinyopt.targets.kernel import (
+    Argument,
+    ConstantArgument,
+    InputArgument,
+    Kernel,
+    OutputArgument,
+    ScalarArgument,
+    ScratchArgument,
+)
+
+FLAGS = ("-std=c99", "-O1", "-Wall", "-Wextra", "-Werror", "-ffp-contract=off", "-fPIC", "-shared")
+CANARY_BYTES = 64
+GARBAGE = 0xA5
+
+
+@dataclass
+class _Memory:
+    """An array with canaries before and after it."""
+
+    block: Array
+    start: int
+    bytes: int
+
+    @classmethod
+    def of(cls, content: Array | None, size: int) -> _Memory:
+        block = np.full(size + 2 * CANARY_BYTES + 16, GARBAGE, np.uint8)
+        start = CANARY_BYTES + (-(block.ctypes.data + CANARY_BYTES)) % 16
+        memory = cls(block, start, size)
+        if content is not None:
+            block[start : start + content.nbytes] = np.frombuffer(np.ascontiguousarray(content).tobytes(), np.uint8)
+        return memory
+
+    @property
+    def pointer(self) -> ctypes.c_void_p:
+        return ctypes.c_void_p(self.block.ctypes.data + self.start)
+
+    def content(self, dtype: str, shape: tuple[int, ...]) -> Array:
+        count = int(np.prod(shape, dtype=np.int64)) * DTYPES[dtype].itemsize
+        raw = self.block[self.start : self.start + count]
+        return np.frombuffer(raw.tobytes(), DTYPES[dtype]).reshape(shape)
+
+    def check(self, what: str) -> None:
+        before, after = self.block[: self.start], self.block[self.start + self.bytes :]
+        assert (before == GARBAGE).all(), f"the kernel wrote before {what}"
+        assert (after == GARBAGE).all(), f"the kernel wrote behind {what}"
+
+
+def kernel_c_text(kernel: Kernel, host_code: str | None = None) -> str:
+    """The C file of one kernel: its intrinsics (or `host_code` in their place) and its function `kernel_under_test`."""
+    from tinyopt.lowering.compiler import lower_to_c
+
+    written = [isinstance(argument, OutputArgument | ScratchArgument) for argument in kernel.arguments]
+    function = lower_to_c(kernel.template(kernel.spec), "kernel_under_test", written, kernel.in_place is not None)
+    headers = ["stdint.h", "stdbool.h", "string.h", "math.h"]
+    prelude = host_code
+    if prelude is None:
+        headers += [header for intrinsic in kernel.intrinsics for header in intrinsic.headers]
+        prelude = "".join(intrinsic.c_text for intrinsic in kernel.intrinsics)
+    includes = "".join(f"#include <{header}>\n" for header in dict.fromkeys(headers))
+    return f"{includes}{prelude}{function}\n{_entry_point(kernel.arguments, function)}"
+
+
+def _entry_point(arguments: Sequence[Argument], function: str) -> str:
+    """A global function that calls the static one with void pointers, as the generated library would with casts."""
+    start = function.index("(") + 1
+    types = [text.strip() for text in function[start : function.index(")")].split(",")]
+    kinds = ["int32_t" if isinstance(argument, ScalarArgument) else "void *" for argument in arguments]
+    parameters = ", ".join(f"{kind} a{i}" for i, kind in enumerate(kinds))
+    passed = ", ".join(f"a{i}" for i in range(len(types)))
+    return f"void entry({parameters});\nvoid entry({parameters}) {{ kernel_under_test({passed}); }}\n"
+
+
+@cache
+def _compiled(text: str, compiler: tuple[str, ...]) -> Any:
+    folder = Path(tempfile.gettempdir()) / "tinyopt-kernel-tests"
+    folder.mkdir(exist_ok=True)
+    digest = hashlib.sha256(f"{compiler}{text}".encode()).hexdigest()[:24]
+    library = folder / f"{digest}.so"
+    if not library.exists():
+        source = folder / f"{digest}.c"
+        source.write_text(text)
+        building = folder / f"{digest}.{id(text)}.tmp"
+        command = [*compiler, *FLAGS, str(source), "-o", str(building), "-lm"]
+        result = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert result.returncode == 0, f"{result.stderr}\n{text}"
+        building.rename(library)
+    return ctypes.CDLL(str(library))
+
+
+def run_kernel_c(
+    node: Node,
+    kernel: Kernel,
+    arrays: Sequence[Array | None],
+    host_code: str | None = None,
+    compiler: tuple[str, ...] = ("gcc",),
+) -> list[Array]:
+    """The kernel's outputs for `arrays`, one for each entry of node.inputs (None where absent), constants included.
+
+    host_code: C text that stands in for the intrinsics where this machine does not have them.
+    A kernel that may work in place is run that way as well, and must give the same bytes.
+    """
+    text = kernel_c_text(kernel, host_code)
+    library = _compiled(text, compiler)
+    apart = _run(library, node, kernel, arrays, in_place=None)
+    if kernel.in_place is not None:
+        together = _run(library, node, kernel, arrays, in_place=kernel.in_place)
+        for one, other in zip(apart, together, strict=True):
+            np.testing.assert_array_equal(one, other, "in place the kernel gives something else")
+    return apart
+
+
+def _run(
+    library: Any, node: Node, kernel: Kernel, arrays: Sequence[Array | None], in_place: int | None
+) -> list[Array]:
+    outputs = [_Memory.of(None, value.type.bytes) for value in node.outputs]
+    if in_place is not None:
+        content = arrays[in_place]
+        assert content is not None
+        outputs[0] = _Memory.of(content, max(content.nbytes, node.outputs[0].type.bytes))
+    kept: list[_Memory] = []
+    passed: list[Any] = []
+    for argument in kernel.arguments:
+        if isinstance(argument, ScalarArgument):
+            passed.append(ctypes.c_int32(argument.value))
+            continue
+        memory = _memory_for(argument, node, arrays, outputs, in_place)
+        kept.append(memory)
+        passed.append(memory.pointer)
+    before = [memory.block.copy() for memory in kept]
+    library.entry(*passed)
+    for argument, memory, old in zip(
+        [a for a in kernel.arguments if not isinstance(a, ScalarArgument)], kept, before, strict=True
+    ):
+        memory.check(f"{argument}")
+        if isinstance(argument, InputArgument | ConstantArgument) and all(memory is not o for o in outputs):
+            np.testing.assert_array_equal(memory.block, old, f"the kernel wrote to {argument}")
+    return [memory.content(value.dtype, value.shape) for memory, value in zip(outputs, node.outputs, strict=True)]
+
+
+def _memory_for(
+    argument: Argument, node: Node, arrays: Sequence[Array | None], outputs: Sequence[_Memory], in_place: int | None
+) -> _Memory:
+    if isinstance(argument, OutputArgument):
+        return outputs[argument.index]
+    if isinstance(argument, ScratchArgument):
+        return _Memory.of(None, argument.bytes)
+    if isinstance(argument, ConstantArgument):
+        return _Memory.of(argument.array, argument.array.nbytes)
+    assert isinstance(argument, InputArgument)
+    if argument.index == in_place:
+        return outputs[0]
+    array = arrays[argument.index]
+    assert array is not None, f"{node.op} has no input {argument.index}, but its kernel takes it"
+    return _Memory.of(array, array.nbytes)
+
+
+def check_kernel(
+    node: Node,
+    kernel: Kernel,
+    arrays: Sequence[Array | None],
+    host_code: str | None = None,
+    compiler: tuple[str, ...] = ("gcc",),
+) -> None:
+    """The kernel gives what the operator's reference gives: every bit for integers, 1e-5 relative for floats."""
+    wanted = OPERATORS[node.op].evaluate(node, arrays)
+    given = run_kernel_c(node, kernel, arrays, host_code, compiler)
+    for want, got in zip(wanted, given, strict=True):
+        assert want.shape == got.shape
+        assert want.dtype == got.dtype
+        if want.dtype.kind == "f":
+            scale = float(np.abs(want[np.isfinite(want)]).max(initial=1e-3))
+            np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-5 * min(scale, 1.0))
+        else:
+            np.testing.assert_array_equal(got, want)
