@@ -16,6 +16,7 @@ from tvm import s_tir, tirx
 from tvm.target import Target
 
 from tinyopt.errors import TinyoptError
+from tinyopt.targets.kernels.tir import with_float_literals
 
 _DEFINITION = re.compile(r"^(?:TVM_DLL )?(?P<result>\w+) (?P<name>\w+)\((?P<parameters>[^()]*)\) \{$", re.MULTILINE)
 
@@ -29,7 +30,7 @@ def lower_to_c(function: Any, symbol: str, written: Sequence[bool], may_alias: b
     target = {"kind": "c"}
     module = _bare_module(function, symbol, target)
     source = str(tvm.get_global_func("target.build.c")(module, Target(target)).inspect_source("c"))
-    return _static_definition(source, symbol, written, may_alias)
+    return with_float_literals(_static_definition(source, symbol, written, may_alias))
 
 
 def lower_to_object(function: Any, symbol: str, target: Mapping[str, Any], may_alias: bool, path: Path) -> None:
