@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from tinyopt.ops import integer_conv, integer_elementwise, integer_pool, integer_softmax, quantize
 from tinyopt.ops.conv import CONV_OPERATORS
 from tinyopt.ops.dense import DENSE_OPERATORS
 from tinyopt.ops.elementwise import ELEMENTWISE_OPERATORS
+from tinyopt.ops.integer_conv import INTEGER_CONV_OPERATORS
+from tinyopt.ops.integer_elementwise import INTEGER_ELEMENTWISE_OPERATORS
+from tinyopt.ops.integer_pool import INTEGER_POOL_OPERATORS
+from tinyopt.ops.integer_softmax import INTEGER_SOFTMAX_OPERATORS
 from tinyopt.ops.movement import MOVEMENT_OPERATORS
 from tinyopt.ops.normalization import NORMALIZATION_OPERATORS
 from tinyopt.ops.pool import POOL_OPERATORS
+from tinyopt.ops.quantize import QUANTIZE_OPERATORS
 from tinyopt.ops.record import ChannelRelation, Operator, QuantizationRule
 from tinyopt.ops.reduce import REDUCE_OPERATORS
 from tinyopt.ops.resize import RESIZE_OPERATORS
@@ -26,11 +30,11 @@ _FAMILIES: tuple[tuple[Operator, ...], ...] = (
     REDUCE_OPERATORS,
     MOVEMENT_OPERATORS,
     RESIZE_OPERATORS,
-    quantize.OPERATORS,
-    integer_conv.OPERATORS,
-    integer_elementwise.OPERATORS,
-    integer_pool.OPERATORS,
-    integer_softmax.OPERATORS,
+    QUANTIZE_OPERATORS,
+    INTEGER_CONV_OPERATORS,
+    INTEGER_ELEMENTWISE_OPERATORS,
+    INTEGER_POOL_OPERATORS,
+    INTEGER_SOFTMAX_OPERATORS,
 )
 
 OPERATORS: dict[str, Operator] = {operator.name: operator for family in _FAMILIES for operator in family}

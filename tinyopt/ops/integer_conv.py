@@ -17,17 +17,11 @@ from collections.abc import Sequence
 import numpy as np
 
 from tinyopt.ir import Array, Node, TensorType
-from tinyopt.ops.integer_rules import (
-    array,
-    invalid,
-    require,
-    require_activation,
-    require_constant,
-    require_rounding,
-    zero_point,
-)
+from tinyopt.ops.dense import matmul_type
+from tinyopt.ops.integer_rules import require_activation, require_constant, require_rounding, zero_point
 from tinyopt.ops.record import ChannelRelation, Operator, QuantizationRule
 from tinyopt.ops.requantize import requantize, rounded_shift
+from tinyopt.ops.rules import present, require, require_rank
 from tinyopt.ops.windows import convolve, convolve_transposed, output_plane, transposed_output_plane
 
 
@@ -36,7 +30,7 @@ def _require_weights(node: Node, outputs: int) -> None:
     weights = node.input(1)
     require_constant(node, weights, "int8", weights.shape, "weight")
     require(
-        node, weights.quantization is not None and weights.quantization.is_symmetric, "the weights are not symmetric"
+        weights.quantization is not None and weights.quantization.is_symmetric, node, "the weights are not symmetric"
     )
     require_constant(node, node.input(2), "int32", (outputs,), "bias")
     require_constant(node, node.input(3), "int32", (outputs,), "multiplier")
@@ -47,16 +41,16 @@ def _require_residual(node: Node, shape: tuple[int, ...]) -> None:
     if residual is None:
         return
     require_activation(node, residual)
-    require(node, residual.shape == shape, f"the residual has shape {residual.shape}, not the output's {shape}")
+    require(residual.shape == shape, node, f"the residual has shape {residual.shape}, not the output's {shape}")
 
 
 def _finish(node: Node, acc: Array, inputs: Sequence[Array | None]) -> list[Array]:
     """Bias, residual, requantization."""
-    acc = (acc.astype(np.int64) + array(inputs, 2)).astype(np.int32)
-    product = acc.astype(np.int64) * array(inputs, 3)
+    acc = (acc.astype(np.int64) + present(inputs[2])).astype(np.int32)
+    product = acc.astype(np.int64) * present(inputs[3])
     residual = node.optional_input(4)
     if residual is not None:
-        product += (array(inputs, 4).astype(np.int64) - zero_point(residual)) * node.int("residual_multiplier")
+        product += (present(inputs[4]).astype(np.int64) - zero_point(residual)) * node.int("residual_multiplier")
     return [rounded_shift(product, node.int("shift"), zero_point(node.output), node.int("low"), node.int("high"))]
 
 
@@ -65,14 +59,15 @@ def _infer_conv(node: Node) -> list[TensorType]:
     require_activation(node, x)
     require_activation(node, node.output)
     require_rounding(node)
-    require(node, len(node.inputs) == 5, f"it has {len(node.inputs)} inputs, not 5")
-    require(node, len(x.shape) == 4 and len(weights.shape) == 4, "input and weight need four dimensions")
+    require(len(node.inputs) == 5, node, f"it has {len(node.inputs)} inputs, not 5")
+    require_rank(node, x, 4)
+    require_rank(node, weights, 4)
     outputs, rows, columns, per_group = weights.shape
-    require(node, x.shape[3] == per_group * group, f"{x.shape[3]} channels do not fit {group} groups of {per_group}")
-    require(node, outputs % group == 0, f"{outputs} output channels do not fit {group} groups")
+    require(x.shape[3] == per_group * group, node, f"{x.shape[3]} channels do not fit {group} groups of {per_group}")
+    require(outputs % group == 0, node, f"{outputs} output channels do not fit {group} groups")
     _require_weights(node, outputs)
     plane = output_plane(x.shape[1:3], (rows, columns), node.ints("strides"), node.ints("pads"), node.ints("dilations"))
-    require(node, min(plane) > 0, f"the image {x.shape[1:3]} is smaller than the kernel")
+    require(min(plane) > 0, node, f"the image {x.shape[1:3]} is smaller than the kernel")
     shape = (x.shape[0], *plane, outputs)
     _require_residual(node, shape)
     return [TensorType("int8", shape)]
@@ -80,8 +75,8 @@ def _infer_conv(node: Node) -> list[TensorType]:
 
 def _evaluate_conv(node: Node, inputs: Sequence[Array | None]) -> list[Array]:
     acc = convolve(
-        array(inputs, 0).astype(np.float64),
-        array(inputs, 1).astype(np.float64),
+        present(inputs[0]).astype(np.float64),
+        present(inputs[1]).astype(np.float64),
         node.ints("strides"),
         node.ints("pads"),
         node.ints("dilations"),
@@ -101,10 +96,10 @@ def _infer_dense(node: Node) -> list[TensorType]:
     require_activation(node, x)
     require_activation(node, node.output)
     require_rounding(node)
-    require(node, len(node.inputs) == 5, f"it has {len(node.inputs)} inputs, not 5")
-    require(node, weights.type.rank == 2 and x.type.rank >= 1, "the weight needs two dimensions")
+    require(len(node.inputs) == 5, node, f"it has {len(node.inputs)} inputs, not 5")
+    require(weights.type.rank == 2 and x.type.rank >= 1, node, "the weight needs two dimensions")
     outputs, depth = weights.shape
-    require(node, x.shape[-1] == depth, f"the input's last dimension is {x.shape[-1]}, the weight's {depth}")
+    require(x.shape[-1] == depth, node, f"the input's last dimension is {x.shape[-1]}, the weight's {depth}")
     _require_weights(node, outputs)
     shape = (*x.shape[:-1], outputs)
     _require_residual(node, shape)
@@ -112,7 +107,7 @@ def _infer_dense(node: Node) -> list[TensorType]:
 
 
 def _evaluate_dense(node: Node, inputs: Sequence[Array | None]) -> list[Array]:
-    acc = array(inputs, 0).astype(np.float64) @ array(inputs, 1).astype(np.float64).T
+    acc = present(inputs[0]).astype(np.float64) @ present(inputs[1]).astype(np.float64).T
     return _finish(node, acc, inputs)
 
 
@@ -121,10 +116,11 @@ def _infer_conv_transpose(node: Node) -> list[TensorType]:
     require_activation(node, x)
     require_activation(node, node.output)
     require_rounding(node)
-    require(node, len(x.shape) == 4 and len(weights.shape) == 4, "input and weight need four dimensions")
+    require_rank(node, x, 4)
+    require_rank(node, weights, 4)
     channels, rows, columns, per_group = weights.shape
-    require(node, x.shape[3] == channels, f"the input has {x.shape[3]} channels, the weight takes {channels}")
-    require(node, channels % group == 0, f"{channels} channels do not fit {group} groups")
+    require(x.shape[3] == channels, node, f"the input has {x.shape[3]} channels, the weight takes {channels}")
+    require(channels % group == 0, node, f"{channels} channels do not fit {group} groups")
     _require_weights(node, per_group * group)
     plane = transposed_output_plane(
         x.shape[1:3],
@@ -134,14 +130,14 @@ def _infer_conv_transpose(node: Node) -> list[TensorType]:
         node.ints("dilations"),
         node.ints("output_padding"),
     )
-    require(node, min(plane) > 0, f"the padding leaves nothing of the image {x.shape[1:3]}")
+    require(min(plane) > 0, node, f"the padding leaves nothing of the image {x.shape[1:3]}")
     return [TensorType("int8", (x.shape[0], *plane, per_group * group))]
 
 
 def _evaluate_conv_transpose(node: Node, inputs: Sequence[Array | None]) -> list[Array]:
     acc = convolve_transposed(
-        array(inputs, 0).astype(np.float64) - zero_point(node.input(0)),
-        array(inputs, 1).astype(np.float64),
+        present(inputs[0]).astype(np.float64) - zero_point(node.input(0)),
+        present(inputs[1]).astype(np.float64),
         node.ints("strides"),
         node.ints("pads"),
         node.ints("dilations"),
@@ -161,18 +157,12 @@ def _infer_matmul(node: Node) -> list[TensorType]:
     for value in (a, b, node.output):
         require_activation(node, value)
     require_rounding(node)
-    require(node, a.type.rank >= 2 and b.type.rank >= 2, "the inputs need two dimensions or more")
-    require(node, a.shape[-1] == b.shape[-2], f"shapes {a.shape} and {b.shape} cannot be multiplied")
-    try:
-        batch = np.broadcast_shapes(a.shape[:-2], b.shape[:-2])
-    except ValueError:
-        raise invalid(node, f"shapes {a.shape} and {b.shape} cannot be multiplied") from None
-    return [TensorType("int8", (*batch, a.shape[-2], b.shape[-1]))]
+    return [TensorType("int8", matmul_type(node).shape)]
 
 
 def _evaluate_matmul(node: Node, inputs: Sequence[Array | None]) -> list[Array]:
-    a = array(inputs, 0).astype(np.float64) - zero_point(node.input(0))
-    b = array(inputs, 1).astype(np.float64) - zero_point(node.input(1))
+    a = present(inputs[0]).astype(np.float64) - zero_point(node.input(0))
+    b = present(inputs[1]).astype(np.float64) - zero_point(node.input(1))
     acc = np.asarray(a @ b, np.int64)
     low, high = node.int("low"), node.int("high")
     return [requantize(acc, node.int("multiplier"), node.int("shift"), zero_point(node.output), low, high)]
@@ -182,7 +172,7 @@ def _macs_matmul(node: Node) -> int:
     return node.output.type.elements * node.input(0).shape[-1]
 
 
-OPERATORS = (
+INTEGER_CONV_OPERATORS = (
     Operator(
         name="QConv",
         infer=_infer_conv,

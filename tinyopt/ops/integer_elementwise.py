@@ -15,17 +15,10 @@ from collections.abc import Sequence
 import numpy as np
 
 from tinyopt.ir import Array, Node, TensorType
-from tinyopt.ops.integer_rules import (
-    array,
-    invalid,
-    require,
-    require_activation,
-    require_constant,
-    require_rounding,
-    zero_point,
-)
+from tinyopt.ops.integer_rules import require_activation, require_constant, require_rounding, zero_point
 from tinyopt.ops.record import ChannelRelation, Operator, QuantizationRule
 from tinyopt.ops.requantize import requantize, rounded_shift
+from tinyopt.ops.rules import broadcast_shape, no_macs, one_per_output_element, present, require
 
 ADD_MULTIPLIER_BITS = 21
 
@@ -35,31 +28,24 @@ def _infer_binary(node: Node) -> list[TensorType]:
     for value in (a, b, node.output):
         require_activation(node, value)
     require_rounding(node)
-    return [TensorType("int8", _broadcast(node, a.shape, b.shape))]
-
-
-def _broadcast(node: Node, a: tuple[int, ...], b: tuple[int, ...]) -> tuple[int, ...]:
-    try:
-        return np.broadcast_shapes(a, b)
-    except ValueError:
-        raise invalid(node, f"shapes {a} and {b} do not broadcast") from None
+    return [TensorType("int8", broadcast_shape(node, a.shape, b.shape))]
 
 
 def _infer_add(node: Node) -> list[TensorType]:
     for key in ("multiplier_a", "multiplier_b"):
-        require(node, abs(node.int(key)) < 1 << ADD_MULTIPLIER_BITS, f"{key} does not fit {ADD_MULTIPLIER_BITS} bits")
+        require(abs(node.int(key)) < 1 << ADD_MULTIPLIER_BITS, node, f"{key} does not fit {ADD_MULTIPLIER_BITS} bits")
     return _infer_binary(node)
 
 
 def _evaluate_add(node: Node, inputs: Sequence[Array | None]) -> list[Array]:
-    a = (array(inputs, 0).astype(np.int64) - zero_point(node.input(0))) * node.int("multiplier_a")
-    b = (array(inputs, 1).astype(np.int64) - zero_point(node.input(1))) * node.int("multiplier_b")
+    a = (present(inputs[0]).astype(np.int64) - zero_point(node.input(0))) * node.int("multiplier_a")
+    b = (present(inputs[1]).astype(np.int64) - zero_point(node.input(1))) * node.int("multiplier_b")
     return [rounded_shift(a + b, node.int("shift"), zero_point(node.output), node.int("low"), node.int("high"))]
 
 
 def _evaluate_mul(node: Node, inputs: Sequence[Array | None]) -> list[Array]:
-    a = array(inputs, 0).astype(np.int64) - zero_point(node.input(0))
-    b = array(inputs, 1).astype(np.int64) - zero_point(node.input(1))
+    a = present(inputs[0]).astype(np.int64) - zero_point(node.input(0))
+    b = present(inputs[1]).astype(np.int64) - zero_point(node.input(1))
     return [_requantized(node, a * b, node.int("multiplier"))]
 
 
@@ -69,14 +55,14 @@ def _infer_prelu(node: Node) -> list[TensorType]:
     require_activation(node, node.output)
     require_rounding(node)
     require_constant(node, slope, "int32", slope.shape, "slope multiplier")
-    shape = _broadcast(node, x.shape, slope.shape)
-    require(node, shape == x.shape, f"the slope's shape {slope.shape} does not broadcast to the input's {x.shape}")
+    shape = broadcast_shape(node, x.shape, slope.shape)
+    require(shape == x.shape, node, f"the slope's shape {slope.shape} does not broadcast to the input's {x.shape}")
     return [TensorType("int8", x.shape)]
 
 
 def _evaluate_prelu(node: Node, inputs: Sequence[Array | None]) -> list[Array]:
-    centred = array(inputs, 0).astype(np.int64) - zero_point(node.input(0))
-    return [_requantized(node, centred, np.where(centred >= 0, node.int("multiplier"), array(inputs, 1)))]
+    centred = present(inputs[0]).astype(np.int64) - zero_point(node.input(0))
+    return [_requantized(node, centred, np.where(centred >= 0, node.int("multiplier"), present(inputs[1])))]
 
 
 def _requantized(node: Node, acc: Array, multiplier: Array | int) -> Array:
@@ -93,23 +79,15 @@ def _infer_lookup(node: Node) -> list[TensorType]:
 
 
 def _evaluate_lookup(_node: Node, inputs: Sequence[Array | None]) -> list[Array]:
-    return [array(inputs, 1)[array(inputs, 0).astype(np.int64) + 128]]
+    return [present(inputs[1])[present(inputs[0]).astype(np.int64) + 128]]
 
 
-def _macs_per_element(node: Node) -> int:
-    return node.output.type.elements
-
-
-def _no_macs(_node: Node) -> int:
-    return 0
-
-
-OPERATORS = (
+INTEGER_ELEMENTWISE_OPERATORS = (
     Operator(
         name="QAdd",
         infer=_infer_add,
         evaluate=_evaluate_add,
-        macs=_macs_per_element,
+        macs=one_per_output_element,
         channels=ChannelRelation.PER_CHANNEL,
         quantization=QuantizationRule.INTEGER,
         is_elementwise=True,
@@ -118,7 +96,7 @@ OPERATORS = (
         name="QMul",
         infer=_infer_binary,
         evaluate=_evaluate_mul,
-        macs=_macs_per_element,
+        macs=one_per_output_element,
         channels=ChannelRelation.PER_CHANNEL,
         quantization=QuantizationRule.INTEGER,
         is_elementwise=True,
@@ -127,7 +105,7 @@ OPERATORS = (
         name="QPRelu",
         infer=_infer_prelu,
         evaluate=_evaluate_prelu,
-        macs=_macs_per_element,
+        macs=one_per_output_element,
         channels=ChannelRelation.PER_CHANNEL,
         quantization=QuantizationRule.INTEGER,
         is_elementwise=True,
@@ -136,7 +114,7 @@ OPERATORS = (
         name="QLookup",
         infer=_infer_lookup,
         evaluate=_evaluate_lookup,
-        macs=_no_macs,
+        macs=no_macs,
         channels=ChannelRelation.PER_CHANNEL,
         quantization=QuantizationRule.INTEGER,
         is_elementwise=True,

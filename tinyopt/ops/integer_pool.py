@@ -15,17 +15,13 @@ from collections.abc import Sequence
 import numpy as np
 
 from tinyopt.ir import Array, Node, TensorType
-from tinyopt.ops.integer_rules import (
-    array,
-    require,
-    require_activation,
-    require_constant,
-    require_rounding,
-    zero_point,
-)
+from tinyopt.ops.integer_rules import require_activation, require_constant, require_rounding, zero_point
+from tinyopt.ops.pool import pool_macs, pool_type
 from tinyopt.ops.record import ChannelRelation, Operator, QuantizationRule
+from tinyopt.ops.reduce import reduced_type
 from tinyopt.ops.requantize import requantize
-from tinyopt.ops.windows import output_plane, reduce_windows, sliding_windows
+from tinyopt.ops.rules import one_per_input_element, present
+from tinyopt.ops.windows import NHWC, reduce_windows, sliding_windows
 
 
 def _infer_average_pool(node: Node) -> list[TensorType]:
@@ -33,52 +29,34 @@ def _infer_average_pool(node: Node) -> list[TensorType]:
     require_activation(node, x)
     require_activation(node, node.output)
     require_rounding(node)
-    require(node, len(x.shape) == 4, "the input needs four dimensions")
-    plane = output_plane(
-        x.shape[1:3], node.ints("kernel"), node.ints("strides"), node.ints("pads"), node.ints("dilations")
-    )
-    require(node, min(plane) > 0, f"the image {x.shape[1:3]} is smaller than the kernel")
-    positions = 1 if multiplier.shape == (1,) else math.prod(plane)
+    pooled = pool_type(node, NHWC)
+    positions = 1 if multiplier.shape == (1,) else math.prod(pooled.shape[1:3])
     require_constant(node, multiplier, "int32", (positions,), "multiplier")
-    return [TensorType("int8", (x.shape[0], *plane, x.shape[3]))]
+    return [pooled]
 
 
 def _evaluate_average_pool(node: Node, inputs: Sequence[Array | None]) -> list[Array]:
-    centred = array(inputs, 0).astype(np.int32) - zero_point(node.input(0))
+    centred = present(inputs[0]).astype(np.int32) - zero_point(node.input(0))
     windows = sliding_windows(
         centred, node.ints("kernel"), node.ints("strides"), node.ints("pads"), node.ints("dilations"), 0
     )
     acc = reduce_windows(windows, np.add)
-    multiplier = array(inputs, 1)
+    multiplier = present(inputs[1])
     by_position = multiplier.reshape(acc.shape[1:3] if multiplier.size > 1 else (1, 1))[:, :, None]  # OH, OW, C
     return [_requantized(node, acc, by_position)]
 
 
-def _macs_average_pool(node: Node) -> int:
-    return node.output.type.elements * math.prod(node.ints("kernel"))
-
-
 def _infer_reduce_sum(node: Node) -> list[TensorType]:
-    x, axes = node.input(0), node.ints("axes")
-    require_activation(node, x)
+    require_activation(node, node.input(0))
     require_activation(node, node.output)
     require_rounding(node)
-    require(node, all(0 <= axis < len(x.shape) for axis in axes), f"axes {axes} are not axes of shape {x.shape}")
-    if node.int("keepdims"):
-        shape = tuple(1 if axis in axes else size for axis, size in enumerate(x.shape))
-    else:
-        shape = tuple(size for axis, size in enumerate(x.shape) if axis not in axes)
-    return [TensorType("int8", shape)]
+    return [TensorType("int8", reduced_type(node).shape)]
 
 
 def _evaluate_reduce_sum(node: Node, inputs: Sequence[Array | None]) -> list[Array]:
-    centred = array(inputs, 0).astype(np.int64) - zero_point(node.input(0))
+    centred = present(inputs[0]).astype(np.int64) - zero_point(node.input(0))
     acc = np.asarray(np.sum(centred, axis=node.ints("axes"), keepdims=bool(node.int("keepdims"))))
     return [_requantized(node, acc, node.int("multiplier"))]
-
-
-def _macs_reduce_sum(node: Node) -> int:
-    return node.input(0).type.elements
 
 
 def _requantized(node: Node, acc: Array, multiplier: Array | int) -> Array:
@@ -86,12 +64,12 @@ def _requantized(node: Node, acc: Array, multiplier: Array | int) -> Array:
     return requantize(acc, multiplier, node.int("shift"), zero_point(node.output), low, high)
 
 
-OPERATORS = (
+INTEGER_POOL_OPERATORS = (
     Operator(
         name="QAveragePool",
         infer=_infer_average_pool,
         evaluate=_evaluate_average_pool,
-        macs=_macs_average_pool,
+        macs=pool_macs,
         channels=ChannelRelation.PER_CHANNEL,
         quantization=QuantizationRule.INTEGER,
         is_elementwise=False,
@@ -100,7 +78,7 @@ OPERATORS = (
         name="QReduceSum",
         infer=_infer_reduce_sum,
         evaluate=_evaluate_reduce_sum,
-        macs=_macs_reduce_sum,
+        macs=one_per_input_element,
         channels=ChannelRelation.OPAQUE,
         quantization=QuantizationRule.INTEGER,
         is_elementwise=False,

@@ -14,8 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tinyopt.ir import Array, Node, TensorType
-from tinyopt.ops.integer_rules import array, require, require_activation, require_constant, zero_point
+from tinyopt.ops.integer_rules import require_activation, require_constant, zero_point
 from tinyopt.ops.record import ChannelRelation, Operator, QuantizationRule
+from tinyopt.ops.rules import one_per_output_element, present, require, require_axis
 
 _ONE = 1 << 20
 
@@ -30,29 +31,25 @@ def _infer(node: Node) -> list[TensorType]:
     require_activation(node, x)
     require_activation(node, node.output)
     require_constant(node, node.input(1), "int32", (256,), "table")
-    require(node, 0 <= node.int("axis") < len(x.shape), f"axis {node.int('axis')} is no axis of shape {x.shape}")
-    require(node, node.int("ratio") > 0, f"ratio is {node.int('ratio')}, not positive")
+    require_axis(node, node.int("axis"), x.type.rank)
+    require(node.int("ratio") > 0, node, f"ratio is {node.int('ratio')}, not positive")
     return [TensorType("int8", x.shape)]
 
 
 def _evaluate(node: Node, inputs: Sequence[Array | None]) -> list[Array]:
-    x, axis = array(inputs, 0).astype(np.int64), node.int("axis")
-    exponentials = array(inputs, 1).astype(np.int64)[np.max(x, axis=axis, keepdims=True) - x]
+    x, axis = present(inputs[0]).astype(np.int64), node.int("axis")
+    exponentials = present(inputs[1]).astype(np.int64)[np.max(x, axis=axis, keepdims=True) - x]
     total = np.sum(exponentials, axis=axis, keepdims=True)
     levels = (exponentials * node.int("ratio") + total // 2) // total + zero_point(node.output)
     return [np.asarray(np.clip(levels, -128, 127), np.int8)]
 
 
-def _macs(node: Node) -> int:
-    return node.output.type.elements
-
-
-OPERATORS = (
+INTEGER_SOFTMAX_OPERATORS = (
     Operator(
         name="QSoftmax",
         infer=_infer,
         evaluate=_evaluate,
-        macs=_macs,
+        macs=one_per_output_element,
         channels=ChannelRelation.OPAQUE,
         quantization=QuantizationRule.INTEGER,
         is_elementwise=False,

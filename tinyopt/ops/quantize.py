@@ -9,71 +9,63 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from tinyopt.errors import InvalidModelError
 from tinyopt.ir import Array, Node, Quantization, TensorType, Value
 from tinyopt.ops.record import ChannelRelation, Operator, QuantizationRule
+from tinyopt.ops.rules import invalid, no_macs, present, require
 
 _FLIPPED = {"uint8": "int8", "int8": "uint8"}
 
 
 def quantization_of(node: Node, value: Value) -> Quantization:
-    """The quantization of one of the node's values; InvalidModelError where it has none."""
+    """The quantization of one of the node's values; refused where it has none."""
     if value.quantization is None:
-        raise InvalidModelError(f"{node.op} '{node.name}': '{value.name}' has no scale and zero point")
+        raise invalid(node, f"'{value.name}' has no scale and zero point")
     return value.quantization
 
 
 def _infer_quantize(node: Node) -> list[TensorType]:
     x = node.input(0)
-    if x.dtype not in ("float32", "float16", "float64"):
-        raise InvalidModelError(f"QuantizeLinear '{node.name}' reads '{x.name}' of {x.dtype}: it takes floating point")
+    require(
+        x.dtype in ("float32", "float16", "float64"), node, f"it reads '{x.name}' of {x.dtype}: it takes floating point"
+    )
     quantization_of(node, node.output)
     return [TensorType("int8", x.shape)]
 
 
 def _evaluate_quantize(node: Node, inputs: Sequence[Array | None]) -> list[Array]:
-    (x,) = inputs
-    assert x is not None
+    x = present(inputs[0])
     return [quantization_of(node, node.output).quantize(x, node.output.dtype)]
 
 
 def _infer_dequantize(node: Node) -> list[TensorType]:
     x = node.input(0)
-    if x.dtype not in ("int8", "int32"):
-        raise InvalidModelError(f"DequantizeLinear '{node.name}' reads '{x.name}' of {x.dtype}: it takes int8 or int32")
+    require(x.dtype in ("int8", "int32"), node, f"it reads '{x.name}' of {x.dtype}: it takes int8 or int32")
     quantization_of(node, x)
     return [TensorType("float32", x.shape)]
 
 
 def _evaluate_dequantize(node: Node, inputs: Sequence[Array | None]) -> list[Array]:
-    (x,) = inputs
-    assert x is not None
+    x = present(inputs[0])
     return [quantization_of(node, node.input(0)).dequantize(x)]
 
 
 def _infer_flip(node: Node) -> list[TensorType]:
     x = node.input(0)
-    if x.dtype not in _FLIPPED:
-        raise InvalidModelError(f"FlipSign '{node.name}' reads '{x.name}' of {x.dtype}: it takes uint8 or int8")
+    require(x.dtype in _FLIPPED, node, f"it reads '{x.name}' of {x.dtype}: it takes uint8 or int8")
     return [TensorType(_FLIPPED[x.dtype], x.shape)]
 
 
 def _evaluate_flip(node: Node, inputs: Sequence[Array | None]) -> list[Array]:
-    (x,) = inputs
-    assert x is not None
+    x = present(inputs[0])
     return [(x.view(np.uint8) ^ np.uint8(0x80)).view(_FLIPPED[x.dtype.name])]
 
 
-def _no_macs(_node: Node) -> int:
-    return 0
-
-
-OPERATORS = (
+QUANTIZE_OPERATORS = (
     Operator(
         name="QuantizeLinear",
         infer=_infer_quantize,
         evaluate=_evaluate_quantize,
-        macs=_no_macs,
+        macs=no_macs,
         channels=ChannelRelation.PER_CHANNEL,
         quantization=QuantizationRule.INTEGER,
         is_elementwise=True,
@@ -82,7 +74,7 @@ OPERATORS = (
         name="DequantizeLinear",
         infer=_infer_dequantize,
         evaluate=_evaluate_dequantize,
-        macs=_no_macs,
+        macs=no_macs,
         channels=ChannelRelation.PER_CHANNEL,
         quantization=QuantizationRule.INTEGER,
         is_elementwise=True,
@@ -91,7 +83,7 @@ OPERATORS = (
         name="FlipSign",
         infer=_infer_flip,
         evaluate=_evaluate_flip,
-        macs=_no_macs,
+        macs=no_macs,
         channels=ChannelRelation.PER_CHANNEL,
         quantization=QuantizationRule.INTEGER,
         is_elementwise=True,
