@@ -1,0 +1,224 @@
+"""The C text of a program: what the templates need, as plain values."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from importlib import resources
+
+import jinja2
+import numpy as np
+
+from tinyopt.artifact.names import c_comment
+from tinyopt.ir import Array, Value
+from tinyopt.lowering.program import ArenaSlot, FlashConstant, KernelCall, Location, Program, Scalar
+from tinyopt.targets.kernels.intrinsic import Intrinsic
+
+C_TYPES = {
+    "bool": "uint8_t",
+    "int8": "int8_t",
+    "uint8": "uint8_t",
+    "int16": "int16_t",
+    "uint16": "uint16_t",
+    "int32": "int32_t",
+    "uint32": "uint32_t",
+    "int64": "int64_t",
+    "float32": "float",
+}
+_NUMBERS_PER_LINE = 20
+
+
+@dataclass(frozen=True)
+class Names:
+    """The identifiers of one model: `prefix` for functions and files, `upper` for macros."""
+
+    prefix: str
+
+    @property
+    def upper(self) -> str:
+        return self.prefix.upper()
+
+
+@dataclass(frozen=True)
+class Boundary:
+    """A graph input or output as the header describes it."""
+
+    index: int
+    name: str  # safe inside a C comment
+    shape: str
+    elements: int
+    bytes: int
+    c_type: str
+    location: str  # a C expression
+    scale: str | None  # a C float literal, None for tensors that are not quantized
+    zero_point: int | None
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One call as the templates print it."""
+
+    index: int
+    comment: str
+    call: str
+
+
+@dataclass(frozen=True)
+class Function:
+    """A kernel's C definition with its readable name."""
+
+    name: str
+    text: str
+    arity: tuple[str, ...]  # the parameter types of its prototype, for kernels in object files
+
+
+def environment() -> jinja2.Environment:
+    """The templates' environment. Values are C text already; undefined names are errors."""
+    return jinja2.Environment(
+        loader=jinja2.PackageLoader("tinyopt.artifact"),
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+        autoescape=False,  # noqa: S701 - C text; names are made safe by c_identifier and c_comment
+    )
+
+
+def template_text(name: str) -> str:
+    return resources.files("tinyopt.artifact").joinpath("templates", name).read_text()
+
+
+class CSource:
+    """Turns a program into the values that the templates print."""
+
+    def __init__(self, program: Program, names: Names) -> None:
+        self.program = program
+        self.names = names
+        self._function_names = self._readable_names()
+
+    def _readable_names(self) -> dict[str, str]:
+        """For each compiled function a short name: `conv_0`, `conv_1`, `dense_0`, ... in the order of first use."""
+        counts: dict[str, int] = {}
+        named: dict[str, str] = {}
+        for call in self.program.calls:
+            if call.key not in named:
+                number = counts.get(call.kernel.name, 0)
+                counts[call.kernel.name] = number + 1
+                named[call.key] = f"{call.kernel.name}_{number}"
+        return named
+
+    def function_name(self, call: KernelCall) -> str:
+        """How the call's function is named: readable in C text, by content in object files."""
+        return self._function_names[call.key] if self.program.target.code == "c" else call.symbol
+
+    def functions(self) -> list[Function]:
+        seen: dict[str, Function] = {}
+        for call in self.program.calls:
+            if call.key not in seen:
+                text = ""
+                if self.program.target.code == "c":
+                    text = self.program.functions[call.key].decode()
+                    text = re.sub(rf"\b{call.symbol}\b", self._function_names[call.key], text)
+                types = tuple(
+                    "int32_t" if isinstance(a, Scalar) else ("void *" if a.is_written else "const void *")
+                    for a in call.arguments
+                )
+                seen[call.key] = Function(self.function_name(call), text, types)
+        return list(seen.values())
+
+    def intrinsics(self) -> list[Intrinsic]:
+        """The intrinsics that the kernels in use call, each once, those that others build on first."""
+        wanted = {i.name: i for call in self.program.calls for i in call.kernel.intrinsics}
+        texts = "\n".join(self.program.functions[call.key].decode() for call in self.program.calls) if wanted else ""
+        used = {name for name in wanted if re.search(rf"\b{name}\b", texts)}
+        while True:
+            needed = {
+                name for name in wanted if any(re.search(rf"\b{name}\b", wanted[u].c_text) for u in used if u != name)
+            }
+            if needed <= used:
+                return [intrinsic for name, intrinsic in wanted.items() if name in used]
+            used |= needed
+
+    def headers(self) -> list[str]:
+        text = "\n".join(function.text for function in self.functions())
+        found = {header for intrinsic in self.intrinsics() for header in intrinsic.headers}
+        if re.search(r"\b(expf|logf|tanhf|erff|sqrtf|fabsf|floorf|ceilf|roundf|rintf|nearbyintf|powf)\b", text):
+            found.add("math.h")
+        if re.search(r"\bmem(set|cpy|move)\b", text):
+            found.add("string.h")
+        return sorted(found - {"stdint.h", "stddef.h"})
+
+    def layers(self) -> list[Layer]:
+        return [self._layer(call) for call in self.program.calls]
+
+    def _layer(self, call: KernelCall) -> Layer:
+        shape = "x".join(str(size) for size in call.node.outputs[0].shape)
+        origins = ", ".join(call.node.origins) or call.node.name
+        arguments = ", ".join(self.argument(argument) for argument in call.arguments)
+        comment = c_comment(f"{call.node.op} -> {shape}, from {origins}")
+        return Layer(call.index, comment, f"{self.function_name(call)}({arguments})")
+
+    def argument(self, argument: Location | Scalar) -> str:
+        return str(argument.value) if isinstance(argument, Scalar) else self.pointer(argument.place)
+
+    def pointer(self, place: ArenaSlot | FlashConstant) -> str:
+        if isinstance(place, ArenaSlot):
+            return f"arena + {place.offset}"
+        return self.constant_name(place)
+
+    def constant_name(self, constant: FlashConstant) -> str:
+        return f"{self.names.prefix}_{constant.role}_{constant.index}"
+
+    def boundaries(self, values: Sequence[Value]) -> list[Boundary]:
+        return [self._boundary(index, value) for index, value in enumerate(values)]
+
+    def _boundary(self, index: int, value: Value) -> Boundary:
+        quantization = value.quantization
+        return Boundary(
+            index=index,
+            name=c_comment(value.name),
+            shape="x".join(str(size) for size in value.shape) or "scalar",
+            elements=value.type.elements,
+            bytes=value.type.bytes,
+            c_type=C_TYPES[value.dtype],
+            location=self.pointer(self.program.places[value]),
+            scale=None if quantization is None else float_literal(quantization.scale[0]),
+            zero_point=None if quantization is None else quantization.zero_point[0],
+        )
+
+
+def float_literal(value: float) -> str:
+    """A C literal that gives back the very same float32.
+
+    >>> float_literal(0.1), float_literal(1.0), float_literal(float("inf"))
+    ('0.1f', '1.0f', 'HUGE_VALF')
+    """
+    if np.isinf(value):
+        return "HUGE_VALF" if value > 0 else "-HUGE_VALF"
+    text = str(np.float32(value))
+    return f"{text}f" if any(mark in text for mark in ".en") else f"{text}.0f"
+
+
+def array_literal(array: Array) -> str:
+    """The elements between braces, some numbers to a line.
+
+    >>> array_literal(np.array([1, -2], np.int8))
+    '{1,-2}'
+    """
+    flat = array.reshape(-1)
+    items = [float_literal(v) for v in flat] if array.dtype.kind == "f" else list(map(str, flat.tolist()))
+    lines = [",".join(items[i : i + _NUMBERS_PER_LINE]) for i in range(0, len(items), _NUMBERS_PER_LINE)]
+    return "{" + ",\n".join(lines) + "}"
+
+
+def fnv1a(data: bytes) -> int:
+    """The 32-bit Fowler-Noll-Vo hash (FNV-1a), which the self-test computes of every layer's output."""
+    value = 2166136261
+    for byte in data:
+        value = ((value ^ byte) * 16777619) & 0xFFFFFFFF
+    return value
+
+
+def joined(lines: Iterable[str]) -> str:
+    return "\n".join(lines)
