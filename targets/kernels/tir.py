@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import importlib
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
@@ -186,6 +186,12 @@ def reinterpret(value: Expr, dtype: str) -> Expr:
 
 def broadcast(value: Expr, lanes: int) -> Expr:
     return _tirx().broadcast(value, lanes)
+
+
+def lanes(vectors: Sequence[Expr], indices: Iterable[int]) -> Expr:
+    """The elements `indices` of the vectors laid end to end, as a vector; one index gives a scalar (LLVM targets only)."""
+    tirx = importlib.import_module("tvm").tirx
+    return tirx.Shuffle(list(vectors), [tirx.const(index, "int32") for index in indices])
 
 
 def minimum(a: Expr, b: Expr) -> Expr:
