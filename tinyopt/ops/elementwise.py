@@ -75,16 +75,16 @@ def _leaky_relu(node: Node, x: Array) -> Array:
 
 def _sigmoid(node: Node, x: Array) -> Array:
     del node
-    return np.exp(-np.logaddexp(0, -x))  # 1 / (1 + e^-x) without overflow
+    return np.asarray(np.exp(-np.logaddexp(0, -x)))  # 1 / (1 + e^-x) without overflow
 
 
 def _tanh(node: Node, x: Array) -> Array:
     del node
-    return np.tanh(x)
+    return np.asarray(np.tanh(x))
 
 
 def _hard_sigmoid(node: Node, x: Array) -> Array:
-    return np.clip(x * np.float32(node.float("alpha")) + np.float32(node.float("beta")), 0, 1)
+    return np.asarray(np.clip(x * np.float32(node.float("alpha")) + np.float32(node.float("beta")), 0, 1))
 
 
 def _hard_swish(node: Node, x: Array) -> Array:
