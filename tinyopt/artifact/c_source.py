@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from importlib import resources
 
 import jinja2
 import numpy as np
@@ -81,12 +79,8 @@ def environment() -> jinja2.Environment:
         trim_blocks=True,
         lstrip_blocks=True,
         keep_trailing_newline=True,
-        autoescape=False,  # noqa: S701 - C text; names are made safe by c_identifier and c_comment
+        autoescape=False,
     )
-
-
-def template_text(name: str) -> str:
-    return resources.files("tinyopt.artifact").joinpath("templates", name).read_text()
 
 
 class CSource:
@@ -160,20 +154,26 @@ class CSource:
         return Layer(call.index, comment, f"{self.function_name(call)}({arguments})")
 
     def argument(self, argument: Location | Scalar) -> str:
-        return str(argument.value) if isinstance(argument, Scalar) else self.pointer(argument.place)
+        if isinstance(argument, Scalar):
+            return str(argument.value)
+        return self.pointer(argument.place, argument.is_written)
 
-    def pointer(self, place: ArenaSlot | FlashConstant) -> str:
+    def pointer(self, place: ArenaSlot | FlashConstant, is_written: bool) -> str:
+        """A C expression of type void pointer: it converts to whatever the kernel takes."""
         if isinstance(place, ArenaSlot):
-            return f"arena + {place.offset}"
-        return self.constant_name(place)
+            return f"(void *)(arena + {place.offset})" if is_written else f"(const void *)(arena + {place.offset})"
+        return f"(const void *){self.constant_name(place)}"
 
     def constant_name(self, constant: FlashConstant) -> str:
         return f"{self.names.prefix}_{constant.role}_{constant.index}"
 
-    def boundaries(self, values: Sequence[Value]) -> list[Boundary]:
-        return [self._boundary(index, value) for index, value in enumerate(values)]
+    def inputs(self) -> list[Boundary]:
+        return [self._boundary(index, value, True) for index, value in enumerate(self.program.graph.inputs)]
 
-    def _boundary(self, index: int, value: Value) -> Boundary:
+    def outputs(self) -> list[Boundary]:
+        return [self._boundary(index, value, False) for index, value in enumerate(self.program.graph.outputs)]
+
+    def _boundary(self, index: int, value: Value, is_written: bool) -> Boundary:
         quantization = value.quantization
         return Boundary(
             index=index,
@@ -182,7 +182,7 @@ class CSource:
             elements=value.type.elements,
             bytes=value.type.bytes,
             c_type=C_TYPES[value.dtype],
-            location=self.pointer(self.program.places[value]),
+            location=self.pointer(self.program.places[value], is_written),
             scale=None if quantization is None else float_literal(quantization.scale[0]),
             zero_point=None if quantization is None else quantization.zero_point[0],
         )
@@ -218,7 +218,3 @@ def fnv1a(data: bytes) -> int:
     for byte in data:
         value = ((value ^ byte) * 16777619) & 0xFFFFFFFF
     return value
-
-
-def joined(lines: Iterable[str]) -> str:
-    return "\n".join(lines)

@@ -1,0 +1,179 @@
+"""Write a program as C sources, or as libraries, with a self-test and a CMake file."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tinyopt.artifact.c_source import C_TYPES, Boundary, CSource, Names, array_literal, environment, fnv1a
+from tinyopt.artifact.names import c_comment
+from tinyopt.ir import Array, Value
+from tinyopt.lowering.program import ARENA_ALIGNMENT, FlashConstant, KernelCall, Program
+from tinyopt.toolchain import Compiler
+
+OBJECT_FLAGS = ("-std=c99", "-O2", "-fPIC", "-fvisibility=default", "-ffp-contract=off")
+
+
+def write_sources(
+    program: Program,
+    names: Names,
+    folder: Path,
+    version: str,
+    sample: Mapping[str, Array],
+    expected: Mapping[Value, Array],
+) -> None:
+    """Write the C files (or, for object targets, the glue, the weights and the kernels) of `program` into `folder`.
+
+    sample: the self-test's input arrays by name. expected: the reference's array for every value of the final graph.
+    """
+    source = CSource(program, names)
+    common = _common_values(source, version)
+    files: dict[str, str] = {
+        f"{names.prefix}.h": _render("model.h.j2", common | _header_values(source)),
+        f"{names.prefix}.c": _render("model.c.j2", common | _code_values(source)),
+        f"{names.prefix}_test.c": _render("test.c.j2", common | _test_values(source, sample, expected)),
+        "CMakeLists.txt": _render("CMakeLists.txt.j2", common),
+    }
+    if program.target.code == "c":
+        files[f"{names.prefix}_weights.c"] = _render("weights.c.j2", common | _weight_values(source))
+    for name, text in files.items():
+        (folder / name).write_text(text, encoding="ascii")
+
+
+def write_libraries(program: Program, names: Names, folder: Path, version: str, compiler: Compiler) -> None:
+    """Compile what `write_sources` wrote for an object target into `lib<name>.a` and `lib<name>.so`."""
+    source = CSource(program, names)
+    with tempfile.TemporaryDirectory(prefix="tinyopt-link-") as text_folder:
+        work = Path(text_folder)
+        glue, weights, kernels = work / f"{names.prefix}.o", work / f"{names.prefix}_weights.o", work / "kernels.o"
+        compiler.run(*OBJECT_FLAGS, "-c", f"{names.prefix}.c", "-o", glue, folder=folder)
+        _assemble_weights(source, version, work, compiler, weights)
+        objects = [glue, weights]
+        if program.functions:
+            parts: list[Path] = []
+            for key, code in sorted(program.functions.items()):
+                parts.append(work / f"{key}.o")
+                parts[-1].write_bytes(code)
+            compiler.run("-r", "-nostdlib", "-Wl,-S", *parts, "-o", kernels)  # one object, without TVM's debug names
+            objects.append(kernels)
+        compiler.archive(folder / f"lib{names.prefix}.a", objects)
+        exports = work / "exports.map"
+        exports.write_text(
+            f"{{ global: {names.prefix}_input; {names.prefix}_output; {names.prefix}_run; local: *; }};\n"
+        )
+        compiler.run(
+            "-shared",
+            "-Wl,--build-id=none",
+            f"-Wl,-soname,lib{names.prefix}.so",
+            f"-Wl,--version-script={exports}",
+            *objects,
+            "-lm",
+            "-o",
+            folder / f"lib{names.prefix}.so",
+        )
+
+
+def _assemble_weights(source: CSource, version: str, work: Path, compiler: Compiler, output: Path) -> None:
+    """All constants as one object; through .incbin, because megabytes of C initializers take a compiler minutes."""
+    blob = bytearray()
+    entries: list[dict[str, Any]] = []
+    for constant in source.program.constants:
+        data = np.ascontiguousarray(constant.array).tobytes() or b"\0"
+        entries.append({"name": source.constant_name(constant), "offset": len(blob), "bytes": len(data)})
+        blob += data
+    prefix = source.names.prefix
+    (work / f"{prefix}_weights.bin").write_bytes(bytes(blob))
+    values = _common_values(source, version) | {"constants": entries, "alignment": ARENA_ALIGNMENT}
+    (work / f"{prefix}_weights.S").write_text(_render("weights.S.j2", values), encoding="ascii")
+    compiler.run("-c", f"{prefix}_weights.S", "-o", output, folder=work)
+
+
+def _render(template: str, values: Mapping[str, Any]) -> str:
+    return environment().get_template(template).render(values)
+
+
+def _common_values(source: CSource, version: str) -> dict[str, Any]:
+    program = source.program
+    return {
+        "p": source.names.prefix,
+        "U": source.names.upper,
+        "comment": c_comment(f"Model {program.graph.name}."),
+        "version": version,
+        "target": program.target.name,
+        "code": program.target.code,
+        "weights_suffix": ".c" if program.target.code == "c" else " (in the library)",
+        "arena_bytes": max(program.arena_bytes, 1),
+        "arena_align": ARENA_ALIGNMENT,
+    }
+
+
+def _header_values(source: CSource) -> dict[str, Any]:
+    return {"inputs": source.inputs(), "outputs": source.outputs()}
+
+
+def _code_values(source: CSource) -> dict[str, Any]:
+    return {
+        "inputs": source.inputs(),
+        "outputs": source.outputs(),
+        "gcc_options": ", ".join(f'"{option}"' for option in source.program.target.gcc_options),
+        "headers": source.headers(),
+        "constants": [_constant(source, constant) for constant in source.program.constants],
+        "intrinsics": source.intrinsics(),
+        "functions": source.functions(),
+        "layers": source.layers(),
+    }
+
+
+def _weight_values(source: CSource) -> dict[str, Any]:
+    constants = [
+        _constant(source, constant) | {"literal": array_literal(_never_empty(constant.array))}
+        for constant in source.program.constants
+    ]
+    return {
+        "constants": constants,
+        "alignment": 4,  # words are the widest that kernels for microcontrollers load
+        "uses_infinity": any("HUGE_VALF" in constant["literal"] for constant in constants),
+    }
+
+
+def _constant(source: CSource, constant: FlashConstant) -> dict[str, Any]:
+    c_type = C_TYPES[constant.array.dtype.name]
+    return {"name": source.constant_name(constant), "type": c_type, "size": max(constant.array.size, 1)}
+
+
+def _never_empty(array: Array) -> Array:
+    return array if array.size else np.zeros(1, array.dtype)  # C has no arrays of length 0
+
+
+def _test_values(source: CSource, sample: Mapping[str, Array], expected: Mapping[Value, Array]) -> dict[str, Any]:
+    graph = source.program.graph
+    outputs = [_golden(b, expected[value]) for b, value in zip(source.outputs(), graph.outputs, strict=True)]
+    return {
+        "inputs": [_golden(b, sample[value.name]) for b, value in zip(source.inputs(), graph.inputs, strict=True)],
+        "outputs": outputs,
+        "layers": [_layer_hash(call, expected) for call in source.program.calls],
+        "has_float_outputs": any(output["c_type"] == "float" for output in outputs),
+    }
+
+
+def _golden(boundary: Boundary, array: Array) -> dict[str, Any]:
+    return {
+        "index": boundary.index,
+        "c_type": boundary.c_type,
+        "elements": max(boundary.elements, 1),
+        "literal": array_literal(_never_empty(array)),
+    }
+
+
+def _layer_hash(call: KernelCall, expected: Mapping[Value, Array]) -> dict[str, Any]:
+    """What the self-test compares after one layer; floats move by rounding from compiler to compiler: not hashed."""
+    value, slot = call.node.outputs[0], call.outputs[0]
+    is_exact = value.dtype not in ("float32", "float64")
+    data = np.ascontiguousarray(expected[value]).tobytes() if is_exact else b""
+    name = json.dumps(c_comment(call.node.name).replace("%", "?"))[1:-1]
+    return {"name": name, "offset": slot.offset, "bytes": len(data), "hash": fnv1a(data)}
