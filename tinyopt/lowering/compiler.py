@@ -7,6 +7,7 @@ scalars, call nothing of TVM, and allocate nothing. Only the worker process impo
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,8 @@ from tvm.target import Target
 from tinyopt.errors import TinyoptError
 from tinyopt.targets.kernels.tir import with_float_literals
 
+_IDENTIFIER = re.compile(r"\b[A-Za-z_]\w*")
+_VARIABLE = re.compile(r"^ *(?:float|double|u?int\d+_t|bool) (?P<name>\w+) = [^;]*;\n", re.MULTILINE)
 _DEFINITION = re.compile(r"^(?:TVM_DLL )?(?P<result>\w+) (?P<name>\w+)\((?P<parameters>[^()]*)\) \{$", re.MULTILINE)
 
 
@@ -30,7 +33,7 @@ def lower_to_c(function: Any, symbol: str, written: Sequence[bool], may_alias: b
     target = {"kind": "c"}
     module = _bare_module(function, symbol, target)
     source = str(tvm.get_global_func("target.build.c")(module, Target(target)).inspect_source("c"))
-    return with_float_literals(_static_definition(source, symbol, written, may_alias))
+    return with_float_literals(_without_unused_variables(_static_definition(source, symbol, written, may_alias)))
 
 
 def lower_to_object(function: Any, symbol: str, target: Mapping[str, Any], may_alias: bool, path: Path) -> None:
@@ -100,6 +103,16 @@ def _raw_pointers(function: Any) -> Any:
         declarations.append(tirx.DeclBuffer(parameter, data=pointer))
     body = tirx.SeqStmt([*declarations, function.body]) if declarations else function.body
     return tirx.PrimFunc(parameters, body, function.ret_type, attrs=function.attrs)
+
+
+def _without_unused_variables(text: str) -> str:
+    """Drop the names whose values TVM's simplifier has put in their place: a C compiler would warn of them."""
+    while True:
+        uses = Counter(_IDENTIFIER.findall(text))
+        unused = {m["name"] for m in _VARIABLE.finditer(text) if uses[m["name"]] == 1}
+        if not unused:
+            return text
+        text = _VARIABLE.sub(lambda m: "" if m["name"] in unused else m[0], text)
 
 
 def _static_definition(source: str, symbol: str, written: Sequence[bool], may_alias: bool) -> str:
