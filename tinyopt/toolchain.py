@@ -61,6 +61,14 @@ def find_compiler(target: Target, cc: str | None) -> Compiler:
     )
 
 
+def host_compiler() -> Compiler:
+    """The compiler of this machine, for tools that run here. Raises ToolchainError where there is none."""
+    for name in ("cc", "gcc", "clang"):
+        if path := shutil.which(name):
+            return _gnu_like((path,))
+    raise ToolchainError("no C compiler on this machine: looked for cc, gcc and clang on PATH; install gcc (Debian)")
+
+
 def find_emulator(target: Target) -> str:
     """The path of the target's emulator. Raises ToolchainError that says what to install."""
     emulator = target.emulator
