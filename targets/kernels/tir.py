@@ -58,12 +58,12 @@ class Buffer:
         _tirx().buffer_store(self.handle, value, [index])
 
     def vector(self, index: Expr, lanes: int) -> Expr:
-        """`lanes` neighbouring elements from `index` on (LLVM targets only)."""
-        return self.handle[_tirx().ramp(index, 1, lanes)]
+        """`lanes` neighbouring elements from `index` on (LLVM targets only, but for one lane: the element itself)."""
+        return self.handle[index if lanes == 1 else _tirx().ramp(index, 1, lanes)]
 
     def store_vector(self, index: Expr, value: Expr, lanes: int) -> None:
-        """Write a vector of `lanes` elements from `index` on (LLVM targets only)."""
-        _tirx().buffer_store(self.handle, value, [_tirx().ramp(index, 1, lanes)])
+        """Write a vector of `lanes` elements from `index` on (LLVM targets only, but for one lane: the element itself)."""
+        _tirx().buffer_store(self.handle, value, [index if lanes == 1 else _tirx().ramp(index, 1, lanes)])
 
     def address(self, index: Expr = 0) -> Expr:
         """A pointer to element `index`, for an intrinsic."""
@@ -185,7 +185,8 @@ def reinterpret(value: Expr, dtype: str) -> Expr:
 
 
 def broadcast(value: Expr, lanes: int) -> Expr:
-    return _tirx().broadcast(value, lanes)
+    """A vector with `value` in all lanes; for one lane the value itself."""
+    return value if lanes == 1 else _tirx().broadcast(value, lanes)
 
 
 def lanes(vectors: Sequence[Expr], indices: Iterable[int]) -> Expr:
