@@ -1,0 +1,1 @@
+"""Kernels in vectors, for TVM's LLVM code generator: any machine, and Arm's dot product."""

@@ -1,0 +1,147 @@
+"""float32 convolutions and dense layers: fused multiply-add by lane in tiles of pixels x channels.
+
+The same loop nest as the int8 one (`tile`), with one float to a word. Bias, residual and clamp are fused. Compared with a
+plain sum, rounding differs by the fused multiply-add and by the order of the terms only.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from tinyopt.ir import Array, Node, Value
+from tinyopt.targets.kernel import (
+    Argument,
+    ConstantArgument,
+    InputArgument,
+    Kernel,
+    OutputArgument,
+    Refusal,
+    ScratchArgument,
+)
+from tinyopt.targets.kernels.tir import Buffer, Expr, KernelBuilder, PrimFunc, lanes, llvm_call
+from tinyopt.targets.kernels.vector.float_ending import Clamp, clamped
+from tinyopt.targets.kernels.vector.rows import VECTOR_BYTES, Rows, plan_rows
+from tinyopt.targets.kernels.vector.tile import Arithmetic, Finished, TileLoops, pack_weights, pad_channels
+from tinyopt.targets.kernels.vector.tiling import LANES, TileSpec, choose_tile
+from tinyopt.targets.kernels.vector.window import Window, pointwise_window, window_of
+
+
+def fused_multiply_add(total: Expr, a: Expr, b: Expr) -> Expr:
+    """total + a * b for vectors of LANES floats, rounded once."""
+    return llvm_call("llvm.fma.v4f32", "float32x4", b, a, total)
+
+
+FLOAT = Arithmetic("float32", "float32", fused_multiply_add)
+
+
+@dataclass(frozen=True)
+class FloatTileSpec:
+    """What the compiled function depends on."""
+
+    tile: TileSpec
+    clamp: Clamp
+
+
+def plan_float_convolution(node: Node) -> Kernel | Refusal:
+    """Conv without groups."""
+    weights = node.input(1)
+    if node.int("group") != 1:
+        return Refusal("groups: the vector tiles take one group")
+    window = window_of(node, (weights.shape[1], weights.shape[2]))
+    if isinstance(window, Refusal):
+        return window
+    return _plan(node, window.flattened() if window.is_pointwise else window, "conv_vector")
+
+
+def plan_float_dense(node: Node) -> Kernel | Refusal:
+    """Dense: a pointwise convolution whose pixels are the rows of the input."""
+    rows, depth = node.output.type.elements // node.output.shape[-1], node.input(0).shape[-1]
+    return _plan(node, pointwise_window(rows, depth), "dense_vector")
+
+
+def _plan(node: Node, window: Window, name: str) -> Kernel | Refusal:
+    weights = node.input(1)
+    refusal = float_refusal(node, weights, node.optional_input(2))
+    if refusal is not None:
+        return refusal
+    rows = plan_rows(window, "float32", read_over_end=False)
+    residual = node.optional_input(3)
+    tile = choose_tile(rows, weights.shape[0], residual is not None)
+    arguments: list[Argument] = [
+        InputArgument(0),
+        ConstantArgument("weight", pack_weights(weights.data, tile)),
+        ConstantArgument("bias", pad_channels(bias_of(node, weights.shape[0]), tile)),
+    ]
+    if residual is not None:
+        arguments.append(InputArgument(3))
+    if not rows.is_in_place:
+        arguments.append(ScratchArgument(rows.ring_bytes, VECTOR_BYTES))
+    spec = FloatTileSpec(tile, Clamp.of(node))
+    return Kernel(float_convolution, spec, name, (*arguments, OutputArgument(0)))
+
+
+def float_refusal(node: Node, weights: Value, bias: Value | None) -> Refusal | None:
+    """Why the float kernels cannot take these weights."""
+    if not weights.is_constant or (bias is not None and not bias.is_constant):
+        return Refusal("weights that are not constant")
+    if weights.clusters is not None:
+        return Refusal("clustered weights: the scalar kernel decodes them")
+    if weights.dtype != "float32" or node.input(0).dtype != "float32":
+        return Refusal(f"elements of {node.input(0).dtype}, not float32")
+    return None
+
+
+def bias_of(node: Node, channels: int) -> Array:
+    """The node's bias, zeros where it has none."""
+    bias = node.optional_input(2)
+    return np.zeros(channels, np.float32) if bias is None else bias.data.reshape(channels)
+
+
+def float_convolution(spec: FloatTileSpec) -> PrimFunc:
+    """The convolution of `spec`; parameters as in `_plan`."""
+    tile = spec.tile
+    window = tile.rows.window
+    outputs = window.out_height * window.out_width * tile.out_channels
+    kernel = KernelBuilder("conv_vector")
+    with kernel.function():
+        x = kernel.buffer("x", "float32", window.height * window.width * window.channels)
+        weights = kernel.buffer("weights", "float32", tile.padded_channels * tile.words)
+        bias = kernel.buffer("bias", "float32", tile.padded_channels)
+        residual = kernel.buffer("residual", "float32", outputs) if tile.has_residual else None
+        ring = None if tile.rows.is_in_place else kernel.buffer("ring", "float32", tile.rows.ring_elements)
+        y = kernel.buffer("y", "float32", outputs)
+        rows = Rows(kernel, tile.rows, x, ring, 0)
+        loops = TileLoops(kernel, tile, FLOAT, rows, weights)
+        end = _Ending(kernel, spec.clamp, residual, y)
+        loops.write(lambda channel: bias.vector(channel, LANES), end.write)
+    return kernel.finish()
+
+
+@dataclass(frozen=True)
+class _Ending:
+    """Adds the residual, clamps, and writes finished tiles."""
+
+    kernel: KernelBuilder
+    clamp: Clamp
+    residual: Buffer | None
+    y: Buffer
+
+    def write(self, pixels: list[Finished]) -> None:
+        for pixel in pixels:
+            for v, value in enumerate(pixel.values):
+                self._write(pixel.index + v * LANES, value, min(pixel.valid - v * LANES, LANES))
+
+    def _write(self, index: Expr, value: Expr, valid: int) -> None:
+        if valid == LANES:
+            if self.residual is not None:
+                value = value + self.residual.vector(index, LANES)
+            self.y.store_vector(index, clamped(value, self.clamp, LANES), LANES)
+            return
+        value = self.kernel.let(value)
+        for lane in range(valid):
+            single = lanes([value], [lane])
+            if self.residual is not None:
+                single = single + self.residual[index + lane]
+            self.y[index + lane] = clamped(single, self.clamp, 1)

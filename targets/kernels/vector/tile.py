@@ -1,0 +1,199 @@
+"""The loop nest that float and int8 convolutions and dense layers share: tiles of pixels x channels, word by word.
+
+    for each output row, tile of pixels, tile of channels:
+        accumulators = bias
+        for each run of the window, each word of the run:
+            accumulators[pixel][channel] += weights[word][channel] * image[pixel][word]
+        write the accumulators out
+
+A vector of four words is loaded for each pixel, and its lanes multiply vectors of weights for four channels each: FMLA
+by lane for floats, SDOT by lane for int8 (a word is four of them). Weights are packed in the order in which they are read:
+[tile of channels][run][word][channel][element of the word], with zeros where the run or the channels do not fill up.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import numpy as np
+
+from tinyopt.ir import Array
+from tinyopt.targets.kernels.tir import Buffer, Expr, KernelBuilder, broadcast, lanes, minimum, reinterpret
+from tinyopt.targets.kernels.vector.rows import Rows
+from tinyopt.targets.kernels.vector.tiling import LANES, TileSpec
+
+UNROLLED_PRODUCTS = 256  # windows with up to so many vector products are written out without a loop over their rows
+
+
+@dataclass(frozen=True)
+class Arithmetic:
+    """What differs between element types. multiply_add(accumulator, weights, word): vectors of LANES channels."""
+
+    accumulator: str
+    word: str
+    multiply_add: Callable[[Expr, Expr, Expr], Expr]
+
+
+@dataclass(frozen=True)
+class Finished:
+    """The accumulators of one pixel: `values[v]` is a vector of LANES channels.
+
+    channel: the first of them. index: its place in the output. valid: how many channels there really are.
+    """
+
+    values: tuple[Expr, ...]
+    channel: Expr
+    index: Expr
+    valid: int
+
+
+Begin: TypeAlias = Callable[[Expr], Expr]  # the first value of the accumulators of LANES channels
+WriteTile: TypeAlias = Callable[[list[Finished]], None]
+
+
+def pack_weights(weights: Array, spec: TileSpec) -> Array:
+    """[O, KH, KW, I] weights in the order in which the tiles read them, as one flat array."""
+    per_run = weights.reshape(spec.out_channels, -1, spec.run_elements)
+    padded = np.zeros((spec.padded_channels, per_run.shape[1], spec.run_words * spec.word_elements), weights.dtype)
+    padded[: spec.out_channels, :, : spec.run_elements] = per_run
+    words = padded.reshape(spec.padded_channels, spec.words, spec.word_elements).transpose(1, 0, 2)
+    starts = range(0, spec.padded_channels, spec.channels)
+    tiles = [words[:, start : start + spec.channels].reshape(-1) for start in starts]
+    return np.ascontiguousarray(np.concatenate(tiles))
+
+
+def pad_channels(values: Array, spec: TileSpec) -> Array:
+    """Numbers per output channel, with zeros up to whole vectors."""
+    padded = np.zeros(spec.padded_channels, values.dtype)
+    padded[: spec.out_channels] = values
+    return padded
+
+
+class TileLoops:
+    """Writes the loop nest with an element type's arithmetic."""
+
+    def __init__(
+        self, kernel: KernelBuilder, spec: TileSpec, arithmetic: Arithmetic, rows: Rows, weights: Buffer
+    ) -> None:
+        self._kernel = kernel
+        self._spec = spec
+        self._arithmetic = arithmetic
+        self._rows = rows
+        self._weights = weights
+
+    def write(self, begin: Begin, end: WriteTile) -> None:
+        """All loops. begin: how accumulators start. end: writes a finished tile to the output."""
+        spec, window = self._spec, self._spec.rows.window
+        self._rows.prepare()
+        with self._kernel.loop(window.out_height) as out_row:
+            self._rows.advance(out_row)
+            with self._kernel.loop(-(-window.out_width // spec.pixels)) as step:
+                column = self._kernel.let(minimum(step * spec.pixels, window.out_width - spec.pixels))
+                if spec.whole_tiles:
+                    with self._kernel.loop(spec.whole_tiles) as tile:
+                        self._tile(out_row, column, tile * spec.channels, spec.channels, begin, end)
+                if spec.last_channels:
+                    start = spec.whole_tiles * spec.channels
+                    self._tile(out_row, column, start, spec.last_channels, begin, end)
+
+    def _tile(self, out_row: Expr, column: Expr, channel: Expr, channels: int, begin: Begin, end: WriteTile) -> None:
+        spec, window = self._spec, self._spec.rows.window
+        accumulators = self._kernel.local(self._arithmetic.accumulator, spec.pixels * channels)
+        for start in range(0, channels, LANES):
+            first = self._kernel.let(begin(channel + start))
+            for pixel in range(spec.pixels):
+                accumulators.store_vector(pixel * channels + start, first, LANES)
+        self._window(accumulators, out_row, column, channel, channels)
+        valid = min(channels, spec.out_channels - channel) if isinstance(channel, int) else channels
+        first_index = self._kernel.let((out_row * window.out_width + column) * spec.out_channels + channel)
+        end(
+            [
+                Finished(
+                    tuple(accumulators.vector(pixel * channels + v, LANES) for v in range(0, channels, LANES)),
+                    channel,
+                    first_index + pixel * spec.out_channels,
+                    valid,
+                )
+                for pixel in range(spec.pixels)
+            ]
+        )
+
+    def _window(self, accumulators: Buffer, out_row: Expr, column: Expr, channel: Expr, channels: int) -> None:
+        """Add the products of one window for each pixel."""
+        spec, window = self._spec, self._spec.rows.window
+        rows, row_runs = spec.runs
+        first_cell = column * (window.strides[1] * window.channels)
+        first_weight = self._kernel.let(channel * (spec.words * spec.word_elements))
+
+        def run(row: Expr, run_in_row: Expr) -> None:
+            cell = first_cell + run_in_row * (window.dilations[1] * window.channels)
+            start = self._kernel.let(self._rows.base(out_row, row) + cell)
+            weight = (row * row_runs + run_in_row) * (spec.run_words * channels * spec.word_elements)
+            self._run(accumulators, start, self._kernel.let(first_weight + weight), channels)
+
+        if spec.words * spec.pixels * channels // LANES <= UNROLLED_PRODUCTS:
+            for row in range(rows):
+                for run_in_row in range(row_runs):
+                    run(row, run_in_row)
+            return
+        with self._loop(rows) as row, self._loop(row_runs) as run_in_row:
+            run(row, run_in_row)
+
+    def _run(self, accumulators: Buffer, start: Expr, weight: Expr, channels: int) -> None:
+        """Add the products of one run, whose elements begin at `start` for the tile's first pixel."""
+        spec = self._spec
+        whole, rest = divmod(spec.run_words, LANES)
+        step_elements = LANES * spec.word_elements
+        if whole:
+            with self._loop(whole) as step:
+                self._words(
+                    accumulators,
+                    start + step * step_elements,
+                    weight + step * step_elements * channels,
+                    channels,
+                    LANES,
+                )
+        done = whole * step_elements
+        for words in self._pieces(rest):
+            self._words(accumulators, start + done, weight + done * channels, channels, words)
+            done += words * spec.word_elements
+
+    def _pieces(self, words: int) -> tuple[int, ...]:
+        """The loads for the last words of a run; in the ring, a load may reach over its end."""
+        if words == 3 and self._spec.rows.is_in_place:
+            return (2, 1)
+        return (words,) if words else ()
+
+    def _words(self, accumulators: Buffer, start: Expr, weight: Expr, channels: int, words: int) -> None:
+        """Add the products of 1 to LANES words."""
+        spec, window = self._spec, self._spec.rows.window
+        loaded = LANES if words == 3 else words
+        pixels = [
+            self._load(start + pixel * window.strides[1] * window.channels, loaded) for pixel in range(spec.pixels)
+        ]
+        for word in range(words):
+            vectors = [
+                self._kernel.let(
+                    self._weights.vector(
+                        weight + (word * channels + v) * spec.word_elements, LANES * spec.word_elements
+                    )
+                )
+                for v in range(0, channels, LANES)
+            ]
+            for pixel in range(spec.pixels):
+                factor = broadcast(pixels[pixel] if loaded == 1 else lanes([pixels[pixel]], [word]), LANES)
+                for v, vector in enumerate(vectors):
+                    place = pixel * channels + v * LANES
+                    total = self._arithmetic.multiply_add(accumulators.vector(place, LANES), vector, factor)
+                    accumulators.store_vector(place, total, LANES)
+
+    def _load(self, start: Expr, words: int) -> Expr:
+        elements = words * self._spec.word_elements
+        value = self._rows.data[start] if elements == 1 else self._rows.data.vector(start, elements)
+        word = self._arithmetic.word if words == 1 else f"{self._arithmetic.word}x{words}"
+        return self._kernel.let(value if self._rows.data.dtype == self._arithmetic.word else reinterpret(value, word))
+
+    def _loop(self, extent: int):  # type: ignore[no-untyped-def]
+        return self._kernel.loop(extent)

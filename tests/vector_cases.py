@@ -1,0 +1,150 @@
+"""Nodes with random data for the tests of the vector kernels: float and integer convolutions, dense layers, sums, pools."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from tinyopt.ir import Array, Attribute, Node, Quantization, Value
+from tinyopt.ops import OPERATORS
+from tinyopt.ops.requantize import multiplier_and_shift
+from tinyopt.ir import TensorType
+
+Pair = tuple[int, int]
+Pads = tuple[int, int, int, int]
+NO_PADS: Pads = (0, 0, 0, 0)
+
+_random = np.random.default_rng(7)
+
+
+def floats(*shape: int) -> Array:
+    return _random.normal(size=shape).astype(np.float32)
+
+
+def levels(*shape: int) -> Array:
+    return _random.integers(-128, 128, size=shape).astype(np.int8)
+
+
+def weights(*shape: int) -> Array:
+    return _random.integers(-127, 128, size=shape).astype(np.int8)
+
+
+def quantized(array: Array, zero_point: int, scale: float = 0.05) -> Value:
+    return Value("x", TensorType.of(array), None, Quantization.per_tensor(scale, zero_point))
+
+
+def finished(
+    op: str,
+    inputs: list[Value | None],
+    attributes: dict[str, Attribute],
+    quantization: Quantization | None = None,
+) -> Node:
+    """The node with the output that the operator's shape rule gives."""
+    node = Node(op, op.lower(), inputs, [Value("y", TensorType("int8" if quantization else "float32", ()), None, quantization)], attributes)
+    node.outputs[0].type = OPERATORS[op].infer(node)[0]
+    return node
+
+
+def window(strides: Pair = (1, 1), pads: Pads = NO_PADS, dilations: Pair = (1, 1)) -> dict[str, Attribute]:
+    return {"strides": strides, "pads": pads, "dilations": dilations, "layout": "NHWC"}
+
+
+def clamp(low: float = -math.inf, high: float = math.inf) -> dict[str, Attribute]:
+    return {"clamp_low": low, "clamp_high": high}
+
+
+def float_convolution(
+    image: tuple[int, int, int],
+    channels: int,
+    kernel: Pair = (1, 1),
+    strides: Pair = (1, 1),
+    pads: Pads = NO_PADS,
+    dilations: Pair = (1, 1),
+    group: int = 1,
+    residual: bool = False,
+    low: float = -math.inf,
+    high: float = math.inf,
+) -> tuple[Node, tuple[Array | None, ...]]:
+    """A float Conv of an NHWC image to `channels`."""
+    x = floats(1, *image)
+    inputs: list[Value | None] = [
+        Value("x", TensorType.of(x)),
+        Value.of("w", floats(channels, *kernel, image[2] // group)),
+        Value.of("b", floats(channels)),
+        None,
+    ]
+    attributes = {**window(strides, pads, dilations), "group": group, **clamp(low, high)}
+    node = finished("Conv", inputs, attributes)
+    added = floats(*node.output.shape) if residual else None
+    if added is not None:
+        node.inputs[3] = Value("r", TensorType.of(added))
+    return node, (x, inputs[1].data, inputs[2].data, added)  # type: ignore[union-attr]
+
+
+def float_dense(rows: int, depth: int, channels: int, low: float = -math.inf) -> tuple[Node, tuple[Array | None, ...]]:
+    """A float Dense."""
+    x, w, b = floats(rows, depth), floats(channels, depth), floats(channels)
+    inputs: list[Value | None] = [Value("x", TensorType.of(x)), Value.of("w", w), Value.of("b", b), None]
+    return finished("Dense", inputs, clamp(low)), (x, w, b, None)
+
+
+def _requantization(depth: int, channels: int, scale: float) -> tuple[Array, int]:
+    spread = scale / math.sqrt(depth) * _random.uniform(0.3, 1.0, channels)
+    return multiplier_and_shift(spread / 50)
+
+
+def integer_convolution(
+    image: tuple[int, int, int],
+    channels: int,
+    kernel: Pair = (1, 1),
+    strides: Pair = (1, 1),
+    pads: Pads = NO_PADS,
+    dilations: Pair = (1, 1),
+    group: int = 1,
+    residual: bool = False,
+    low: int = -128,
+    high: int = 127,
+    scale: float = 1.0,
+) -> tuple[Node, tuple[Array | None, ...]]:
+    """A QConv of an NHWC image to `channels`; scale 1 fills the range of int8 well."""
+    x, w = levels(1, *image), weights(channels, *kernel, image[2] // group)
+    multiplier, shift = _requantization(w[0].size, channels, scale)
+    bias = _random.integers(-20000, 20000, channels).astype(np.int32)
+    inputs: list[Value | None] = [
+        quantized(x, 11),
+        Value.of("w", w, Quantization.per_channel([0.01] * channels, [0] * channels, 0)),
+        Value.of("b", bias),
+        Value.of("m", multiplier),
+        None,
+    ]
+    attributes = {
+        **window(strides, pads, dilations),
+        "group": group,
+        "residual_multiplier": 0,
+        "shift": shift,
+        "low": low,
+        "high": high,
+    }
+    node = finished("QConv", inputs, attributes, Quantization.per_tensor(0.1, -7))
+    added = levels(*node.output.shape) if residual else None
+    if added is not None:
+        node.inputs[4] = quantized(added, 5)
+        node.attributes["residual_multiplier"] = int(0.4 * 2**shift)
+    return node, (x, w, bias, multiplier, added)
+
+
+def integer_dense(rows: int, depth: int, channels: int, scale: float = 1.0) -> tuple[Node, tuple[Array | None, ...]]:
+    """A QDense."""
+    x, w = levels(rows, depth), weights(channels, depth)
+    multiplier, shift = _requantization(depth, channels, scale)
+    bias = _random.integers(-20000, 20000, channels).astype(np.int32)
+    inputs: list[Value | None] = [
+        quantized(x, -128),
+        Value.of("w", w, Quantization.per_channel([0.01] * channels, [0] * channels, 0)),
+        Value.of("b", bias),
+        Value.of("m", multiplier),
+        None,
+    ]
+    attributes: dict[str, Attribute] = {"residual_multiplier": 0, "shift": shift, "low": -128, "high": 127}
+    return finished("QDense", inputs, attributes, Quantization.per_tensor(0.1, 3)), (x, w, bias, multiplier, None)
