@@ -169,7 +169,7 @@ def context_for(samples: Sequence[Mapping[str, Array]] = (), channel_multiple: i
 
 
 def apply(step: Pass, graph: Graph) -> list[Remark]:
-    """Run `step` on `graph` and verify what it left; then see that a second run changes nothing. Returns the remarks."""
+    """Run `step`, verify what it left, see that a second run changes nothing more; returns the remarks."""
     context = context_for()
     step.run(graph, context)
     verify(graph, after=step.name)

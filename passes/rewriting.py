@@ -1,0 +1,218 @@
+"""Tools of the graph passes: local rewriting rules that run until none of them applies.
+
+A rule looks at one node. Where its pattern is there, it changes the graph through the `Rewriter`, which keeps the
+answers to "who makes this value" and "who reads it" true, and returns True. Where it could have applied and must not,
+it declines with the reason and returns False. Only the refusals of the last sweep, which changed nothing, become remarks.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from tinyopt.ir import Array, Graph, Node, Quantization, TensorType, Value, merged_origins
+from tinyopt.pass_manager import PassContext
+
+Rule = Callable[["Rewriter", Node], bool]
+
+
+class Rewriter:
+    """A graph under change: who makes and who reads each value, and the remarks on the changes."""
+
+    def __init__(self, graph: Graph, context: PassContext) -> None:
+        self.graph = graph
+        self.context = context
+        self._producers: dict[Value, Node] = {}
+        self._consumers: dict[Value, list[Node]] = {}
+        self._declined: dict[tuple[str, tuple[str, ...]], list[Node]] = {}
+        self.refresh()
+
+    def refresh(self) -> None:
+        """Look at the graph again, after it was changed past the rewriter."""
+        self._producers = self.graph.producers()
+        self._consumers = self.graph.consumers()
+
+    def producer(self, value: Value) -> Node | None:
+        """The node that makes `value`; None for graph inputs and constants."""
+        return self._producers.get(value)
+
+    def readers(self, value: Value) -> list[Node]:
+        """The nodes that read `value`, each once."""
+        return self._consumers.get(value, [])
+
+    def has_one_reader(self, value: Value) -> bool:
+        """Whether exactly one node, and nobody outside the graph, reads `value`."""
+        return len(self.readers(value)) == 1 and not self.graph.is_output(value)
+
+    def only_reader(self, value: Value) -> Node | None:
+        return self.readers(value)[0] if self.has_one_reader(value) else None
+
+    def owned_producer(self, value: Value, *ops: str) -> Node | None:
+        """The node that makes `value`, if it is one of `ops` and `value` has one reader."""
+        node = self.producer(value)
+        return node if node is not None and node.op in ops and self.has_one_reader(value) else None
+
+    def new_value(self, stem: str, value_type: TensorType, quantization: Quantization | None = None) -> Value:
+        """A value of a name that is still free."""
+        return Value(self.graph.unique_name(stem), value_type, quantization=quantization)
+
+    def new_constant(self, stem: str, array: Array, quantization: Quantization | None = None) -> Value:
+        return Value.of(self.graph.unique_name(stem), np.ascontiguousarray(array), quantization)
+
+    def replace(self, old: Sequence[Node], new: Sequence[Node], message: str, operands: Sequence[Node] = ()) -> None:
+        """Put `new` where the last of `old` stands, and take `old` away.
+
+        Every value of `old` that is still read must be made by `new`. Origins of `old` are added to each of `new`.
+        operands: nodes that must stand before `new` and are not its equals: DequantizeLinear of its constants.
+        """
+        position = max(old, key=self._index)
+        origins = merged_origins(*sorted(old, key=self._index))
+        for node in new:
+            node.origins = tuple(dict.fromkeys((*origins, *node.origins)))
+        self.context.did(message, old, new)
+        self.graph.replace_node(position, [*operands, *new])
+        self.graph.remove(node for node in old if node is not position)
+        self.refresh()
+
+    def can_bypass(self, node: Node, source: Value) -> bool:
+        """Whether `source` may stand for the output of `node`: a graph output keeps its name, and is made by a node."""
+        if not self.graph.is_output(node.output):
+            return True
+        return source in self._producers and not self.graph.is_output(source)
+
+    def bypass(self, node: Node, source: Value, message: str) -> None:
+        """Remove `node` and let its readers read `source`, a value of the same type and quantization."""
+        assert source.type == node.output.type, (source, node.output)
+        assert self.can_bypass(node, source), node.name
+        self.context.did(message, [node], [])
+        self.graph.remove([node])
+        heirs = self.readers(node.output)
+        if self.graph.is_output(node.output):
+            maker = self._producers[source]
+            maker.outputs = [node.output if value is source else value for value in maker.outputs]
+            self.graph.replace_uses(source, node.output)
+            heirs = [maker]
+        else:
+            self.graph.replace_uses(node.output, source)
+        for heir in heirs:
+            heir.origins = merged_origins(heir, node)
+        self.refresh()
+
+    def decline(self, message: str, *nodes: Node) -> bool:
+        """Note a refusal, for the case that the node stays as it is; always False, so that a rule can return it."""
+        self._declined[message, tuple(node.name for node in nodes)] = list(nodes)
+        return False
+
+    def forget_refusals(self) -> None:
+        self._declined.clear()
+
+    def report_refusals(self) -> None:
+        """Make remarks of the refusals noted since they were last forgotten."""
+        for (message, _names), nodes in self._declined.items():
+            self.context.declined(message, nodes)
+
+    def _index(self, node: Node) -> int:
+        return next(i for i, candidate in enumerate(self.graph.nodes) if candidate is node)
+
+
+def rewrite(graph: Graph, context: PassContext, rules: Sequence[Rule]) -> bool:
+    """Apply `rules` to every node in running order until none applies; remove what nobody reads any more."""
+    rewriter = Rewriter(graph, context)
+    is_changed = False
+    while True:
+        rewriter.forget_refusals()
+        swept = _sweep(rewriter, rules)
+        swept |= remove_unread(rewriter)
+        if not swept:
+            rewriter.report_refusals()
+            return is_changed
+        is_changed = True
+
+
+def _sweep(rewriter: Rewriter, rules: Sequence[Rule]) -> bool:
+    is_changed = False
+    for node in list(rewriter.graph.nodes):
+        is_there = any(rewriter.producer(output) is node for output in node.outputs)
+        is_changed |= is_there and any(rule(rewriter, node) for rule in rules)
+    return is_changed
+
+
+def remove_unread(rewriter: Rewriter) -> bool:
+    """Remove the nodes that no output depends on, with a remark."""
+    dropped = rewriter.graph.remove_unused()
+    if not dropped:
+        return False
+    names = ", ".join(f"{node.op} '{node.name}'" for node in dropped)
+    rewriter.context.did(f"removed what no output depends on: {names}", dropped, [])
+    rewriter.refresh()
+    return True
+
+
+@dataclass(frozen=True)
+class StoredConstant:
+    """A constant as a node reads it: directly, or as integers behind a DequantizeLinear."""
+
+    value: Value  # holds the array, and the quantization where there is one
+    dequantize: Node | None
+
+    @property
+    def is_float(self) -> bool:
+        return self.dequantize is None
+
+
+def stored_constant(rewriter: Rewriter, value: Value) -> StoredConstant | None:
+    """The constant that `value` is, or is the dequantized form of; None for an activation."""
+    if value.is_constant:
+        return StoredConstant(value, None)
+    node = rewriter.producer(value)
+    if node is None or node.op != "DequantizeLinear" or not node.input(0).is_constant:
+        return None
+    return StoredConstant(node.input(0), node)
+
+
+def with_array(
+    rewriter: Rewriter, stored: StoredConstant, stem: str, array: Array, axis: Callable[[int], int]
+) -> tuple[Value, list[Node]]:
+    """The rearranged constant in the same form as `stored`, and the nodes that must stand before its reader.
+
+    `axis` says where the axis of the quantization went. Clusters are the caller's to carry on.
+    """
+    quantization = rearranged_quantization(stored.value.quantization, axis)
+    constant = rewriter.new_constant(stem, array, quantization)
+    if stored.dequantize is None:
+        return constant, []
+    old = stored.dequantize
+    output = Value(rewriter.graph.unique_name(f"{stem}_float"), TensorType("float32", constant.shape))
+    name = rewriter.graph.unique_name(f"{old.name}_rearranged")
+    return output, [Node("DequantizeLinear", name, [constant], [output], dict(old.attributes), old.origins)]
+
+
+def rearranged_quantization(quantization: Quantization | None, axis: Callable[[int], int]) -> Quantization | None:
+    """`quantization` after its axis moved."""
+    if quantization is None or quantization.axis is None:
+        return quantization
+    return Quantization(quantization.scale, quantization.zero_point, axis(quantization.axis))
+
+
+def is_unclamped(node: Node) -> bool:
+    """Whether the node's fused clamp, if its operator has one, does nothing."""
+    return (
+        node.attributes.get("clamp_low", -math.inf) == -math.inf
+        and node.attributes.get("clamp_high", math.inf) == math.inf
+    )
+
+
+def scalar_constant(value: Value) -> float | None:
+    """The number that every element of a constant has; None where they differ or the value is no constant."""
+    if value.constant is None or value.constant.size == 0:
+        return None
+    first = value.constant.flat[0]
+    return float(first) if bool(np.all(value.constant == first)) else None
+
+
+def names_of(nodes: Iterable[Node]) -> str:
+    """`Conv 'a', Relu 'b'`: for messages."""
+    return ", ".join(f"{node.op} '{node.name}'" for node in nodes)
