@@ -1,0 +1,116 @@
+"""Does the compiled library give the bytes of the reference? Layer by layer, and against onnxruntime."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from tinyopt.evaluate import evaluate_all
+from tinyopt.execution.built_model import BuiltModel
+from tinyopt.execution.runner import run_built_model
+from tinyopt.ir import Array, Graph, Node, Value
+from tinyopt.onnx_session import OnnxSession
+
+FLOAT_ABSOLUTE = 1e-4
+FLOAT_RELATIVE = 1e-3
+
+# float operators whose result is the same on every machine: one correctly rounded operation per element
+_EXACT_FLOAT_OPS = frozenset({"QuantizeLinear", "DequantizeLinear"})
+
+
+@dataclass(frozen=True)
+class Validation:
+    """What was compared, and the first thing that differs.
+
+    exact_layers, float_layers: how many layers were compared bit for bit, and by tolerance.
+    first_difference: one line that names sample, layer and values; None where all is as it must be.
+    different_bytes: of all outputs, against the numpy reference. onnxruntime_steps: the largest difference of an integer
+    output from onnxruntime's, in steps; onnxruntime_error: the largest absolute difference of a float output.
+    """
+
+    samples: int
+    exact_layers: int
+    float_layers: int
+    first_difference: str | None
+    different_bytes: int
+    output_bytes: int
+    onnxruntime_steps: int
+    onnxruntime_error: float
+
+
+def validate(
+    built: BuiltModel, samples: Sequence[Mapping[str, Array]], cc: str | None, cache_dir: Path
+) -> Validation:
+    """Run `samples` on the target and compare every layer with the numpy reference and the outputs with onnxruntime."""
+    result = run_built_model(built, samples, "trace", cc, cache_dir)
+    by_name = {node.name: node for node in built.graph.nodes}
+    nodes = [by_name[layer["name"]] for layer in built.layers]
+    inexact = inexact_values(built.graph)
+    session = OnnxSession(built.graph)
+    first: str | None = None
+    different = total = steps = 0
+    error = 0.0
+    for number, sample in enumerate(samples):
+        reference = evaluate_all(built.graph, sample)
+        if first is None:
+            first = _first_difference(number, nodes, result.traces[number], reference, inexact)
+        for name, theirs in session.run(sample).items():
+            ours = result.outputs[number][name]
+            expected = next(reference[value] for value in built.graph.outputs if value.name == name)
+            different += int(np.count_nonzero(_bytes(ours) != _bytes(expected)))
+            total += ours.nbytes
+            gap = float(np.max(np.abs(ours.astype(np.float64) - theirs.astype(np.float64)), initial=0.0))
+            if ours.dtype.kind == "f":
+                error = max(error, gap)
+            else:
+                steps = max(steps, int(gap))
+    exact = sum(_is_exact(node.outputs[0], inexact) for node in nodes)
+    return Validation(len(samples), exact, len(nodes) - exact, first, different, total, steps, error)
+
+
+def inexact_values(graph: Graph) -> set[Value]:
+    """The values that depend on float arithmetic, which moves by rounding from machine to machine."""
+    inexact: set[Value] = set()
+    for node in graph.nodes:
+        is_float = any(v.dtype.startswith("float") for v in [*node.variable_inputs, *node.outputs])
+        if (is_float and node.op not in _EXACT_FLOAT_OPS) or any(v in inexact for v in node.present_inputs):
+            inexact.update(node.outputs)
+    return inexact
+
+
+def _is_exact(value: Value, inexact: set[Value]) -> bool:
+    return value not in inexact
+
+
+def _first_difference(
+    sample: int,
+    nodes: Sequence[Node],
+    trace: Sequence[Array],
+    reference: Mapping[Value, Array],
+    inexact: set[Value],
+) -> str | None:
+    for index, (node, ours) in enumerate(zip(nodes, trace, strict=True)):
+        expected = reference[node.outputs[0]]
+        wrong = ~_equal(ours, expected, _is_exact(node.outputs[0], inexact))
+        if wrong.any():
+            place = tuple(int(i) for i in np.argwhere(wrong)[0])
+            return (
+                f"sample {sample}, layer {index} ({node.op} '{node.name}'): {int(wrong.sum())} of {ours.size} elements "
+                f"differ, first at {place}: {ours[place]}, reference {expected[place]}"
+            )
+    return None
+
+
+def _equal(ours: Array, expected: Array, is_exact: bool) -> Array:
+    if is_exact:
+        return np.asarray(ours == expected) | (np.isnan(ours) & np.isnan(expected) if ours.dtype.kind == "f" else False)
+    if ours.dtype.kind == "f":
+        return np.isclose(ours, expected, rtol=FLOAT_RELATIVE, atol=FLOAT_ABSOLUTE, equal_nan=True)
+    return np.asarray(np.abs(ours.astype(np.int64) - expected.astype(np.int64)) <= 1)
+
+
+def _bytes(array: Array) -> Array:
+    return np.frombuffer(np.ascontiguousarray(array).tobytes(), np.uint8)

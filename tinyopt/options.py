@@ -1,0 +1,40 @@
+"""What the user asks of a compilation, as one frozen record."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import MappingProxyType
+from typing import Literal
+
+NOTHING: Mapping[str, str] = MappingProxyType({})
+
+
+@dataclass(frozen=True)
+class CompileOptions:
+    """The options of `tinyopt compile`, with its defaults.
+
+    calibration, evaluation: `file.npz:array` and `file.npz:inputs,labels`; see tinyopt.samples. real = (raw - mean) * scale.
+    prune: the share of multiply-accumulates to remove, 0 to 1. cluster: values per layer's weights, 0 for no clustering.
+    boundary: element type at inputs and outputs; None leaves it to the target. name: prefix of C names and files.
+    settings: options of passes as text, {"pass": {"option": "value"}}. cache_dir: None for no cache.
+    """
+
+    target: str = "arm"
+    name: str | None = None
+    shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict[str, tuple[int, ...]])
+    calibration: str | None = None
+    calibration_mean: float = 0.0
+    calibration_scale: float = 1.0
+    calibration_samples: int | None = None
+    evaluation: str | None = None
+    is_quantized: bool = True
+    prune: float = 0.0
+    cluster: int = 0
+    boundary: Literal["int8", "float"] | None = None
+    disabled_passes: tuple[str, ...] = ()
+    settings: Mapping[str, Mapping[str, str]] = field(default_factory=dict[str, Mapping[str, str]])
+    cc: str | None = None
+    cache_dir: Path | None = None
+    seed: int = 0

@@ -1,0 +1,151 @@
+"""The default pipeline, and running it: each pass verified, recorded, and measured against the graph before it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from tinyopt.errors import UsageError
+from tinyopt.evaluate import evaluate
+from tinyopt.ir import Array, Graph, Value
+from tinyopt.onnx_session import OnnxSession
+from tinyopt.ops import OPERATORS, QuantizationRule
+from tinyopt.options import CompileOptions
+from tinyopt.pass_manager import Pass, PassContext, PassRecord, installed_passes, run_pass, with_options
+from tinyopt.passes.cluster_weights import ClusterWeights
+from tinyopt.passes.eliminate_dead_channels import EliminateDeadChannels
+from tinyopt.passes.fold_batchnorm import FoldBatchNorm
+from tinyopt.passes.fold_constants import FoldConstants
+from tinyopt.passes.fuse_operators import FuseOperators
+from tinyopt.passes.lower_integer import LowerInteger
+from tinyopt.passes.nhwc_layout import NhwcLayout
+from tinyopt.passes.prune_channels import PruneChannels
+from tinyopt.passes.quantize import Quantize
+from tinyopt.passes.simplify import Simplify
+from tinyopt.samples import Sample, to_input
+
+DRIFT_SAMPLES = 4  # enough to see a pass go wrong; accuracy is measured apart, on all samples
+
+# the canonical pipeline, in running order
+DEFAULT_PASSES: tuple[type[Pass], ...] = (
+    FoldConstants,
+    Simplify,
+    FoldBatchNorm,
+    NhwcLayout,
+    FuseOperators,
+    EliminateDeadChannels,
+    PruneChannels,
+    ClusterWeights,
+    Quantize,
+    LowerInteger,
+)
+
+
+@dataclass(frozen=True)
+class Drift:
+    """How far the outputs moved from those of the graph before: largest difference, and signal to noise in decibels."""
+
+    max_abs: float
+    snr_db: float
+
+
+@dataclass(frozen=True)
+class PipelineStep:
+    """One pass's record and the drift that it caused; None where it changed nothing."""
+
+    record: PassRecord
+    drift: Drift | None
+
+
+def build_pipeline(options: CompileOptions, boundary: str) -> list[Pass]:
+    """The passes to run, with the options applied: the default ones, then installed ones where their entry says so.
+
+    Passes of other packages run before quantization, on the fused float graph.
+    Raises UsageError for an unknown pass or option.
+    """
+    steps: list[Pass] = [step() for step in DEFAULT_PASSES]
+    third_party = [step() for step in installed_passes().values()]
+    before_quantize = next(i for i, step in enumerate(steps) if isinstance(step, Quantize))
+    steps[before_quantize:before_quantize] = third_party
+    steps = [_with_main_options(step, options, boundary) for step in steps]
+    known = {step.name: step for step in steps}
+    for name in [*options.settings, *options.disabled_passes]:
+        if name not in known:
+            raise UsageError(f"no pass '{name}'; there are: {', '.join(known)}")
+    disabled = set(options.disabled_passes) | ({"quantize"} if not options.is_quantized else set())
+    return [with_options(step, options.settings.get(step.name, {})) for step in steps if step.name not in disabled]
+
+
+def _with_main_options(step: Pass, options: CompileOptions, boundary: str) -> Pass:
+    """The options that have a place of their own on the command line."""
+    match step:
+        case PruneChannels():
+            return replace(step, ratio=options.prune)
+        case ClusterWeights():
+            return replace(step, clusters=options.cluster)
+        case LowerInteger():
+            return replace(step, boundary=boundary)
+        case _:
+            return step
+
+
+def run_pipeline(
+    graph: Graph, steps: Sequence[Pass], context: PassContext, drift_samples: Sequence[Sample]
+) -> list[PipelineStep]:
+    """Run the passes on `graph` in place."""
+    results: list[PipelineStep] = []
+    outputs = real_outputs(graph, drift_samples)
+    for number, step in enumerate(steps):
+        context.on_progress(f"pass {step.name}", number, len(steps))
+        record = run_pass(step, graph, context)
+        drift = None
+        if record.is_changed:
+            before, outputs = outputs, real_outputs(graph, drift_samples)
+            drift = measure_drift(before, outputs)
+        results.append(PipelineStep(record, drift))
+    context.on_progress("passes", len(steps), len(steps))
+    return results
+
+
+def real_outputs(graph: Graph, samples: Sequence[Sample]) -> list[list[Array]]:
+    """The outputs as real numbers, for inputs given as real numbers or in the graph's own type.
+
+    Float and QDQ graphs run in onnxruntime; graphs of integer operators in the reference interpreter.
+    """
+    is_integer = any(OPERATORS[node.op].quantization is QuantizationRule.INTEGER for node in graph.nodes)
+    session = None if is_integer else OnnxSession(graph)
+    results: list[list[Array]] = []
+    for sample in samples:
+        fed = graph_inputs(graph, sample)
+        found = evaluate(graph, fed) if session is None else session.run(fed)
+        results.append([as_real(found[value.name], value) for value in graph.outputs])
+    return results
+
+
+def graph_inputs(graph: Graph, sample: Sample) -> dict[str, Array]:
+    """`sample` in the types of the graph's inputs, which a pass may have made int8 meanwhile."""
+    return {value.name: to_input(sample[value.name], value) for value in graph.inputs}
+
+
+def as_real(array: Array, value: Value) -> Array:
+    """Integers with a quantization as the numbers that they stand for."""
+    if value.quantization is None or array.dtype.kind == "f":
+        return array
+    return value.quantization.dequantize(array)
+
+
+def measure_drift(before: Sequence[Sequence[Array]], after: Sequence[Sequence[Array]]) -> Drift:
+    """Over all samples and outputs. The ratio is infinite where nothing moved."""
+    old = np.concatenate([array.astype(np.float64).ravel() for sample in before for array in sample])
+    new = np.concatenate([array.astype(np.float64).ravel() for sample in after for array in sample])
+    noise = float(np.sum((new - old) ** 2))
+    signal = float(np.sum(old**2))
+    ratio = np.inf if noise == 0 else 10 * np.log10(max(signal, 1e-300) / noise)
+    return Drift(float(np.max(np.abs(new - old), initial=0.0)), float(ratio))
+
+
+def pass_help(steps: Mapping[str, Pass]) -> str:
+    """The documentation of passes as the command line prints it."""
+    return "\n\n".join(f"{name}\n{(type(step).__doc__ or '').strip()}" for name, step in steps.items())
