@@ -1,0 +1,260 @@
+"""Remove channels that are constant whatever the input, and channels that nobody reads."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tinyopt.ir import Array, Graph, Node, Value
+from tinyopt.pass_manager import Pass, PassContext
+from tinyopt.passes.channel_groups import ChannelGroup, find_channel_groups, keep_channels
+from tinyopt.passes.channel_intervals import Bounds, Interval, find_intervals
+from tinyopt.passes.channel_links import WeightUse, constant_source, weight_use
+
+
+@dataclass(frozen=True)
+class EliminateDeadChannels(Pass):
+    """Remove channels that are constant whatever the input, and channels that nobody reads.
+
+    What: interval analysis runs forward from what is known of the input (its type, or input_low and input_high) and finds
+        channels that can only hold one number; liveness runs backward from the weights and finds channels whose every column
+        is zero. Such channels leave all layers of their group; a constant other than zero moves into its readers' biases.
+        Weights below `negligible` times their layer's largest count as zero and are set to zero: training leaves 1e-30 where
+        it decayed a channel away.
+    Before -> After:
+        conv1[64] -> Relu -> conv2, rows 3..63 of conv1 all zero  ->  conv1[3] -> Relu -> conv2 with another bias
+    Exactness: exact in real arithmetic but for the negligible weights, which a float32 sum cannot see as long as no channel of
+        a tensor is 100,000 times as large as all others; outputs move by rounding only. No calibration sample is used as a
+        proof. Exact in the integers of a model that arrives quantized.
+    Refuses when: the channels reach an input or output of the graph, or an operator that mixes or moves them in a way that is
+        not followed; a constant other than zero is read by a padded convolution (the padding is zero, the constant is not).
+    Source: Moore, Interval Analysis, 1966; liveness as in any data-flow analysis.
+    """
+
+    name: ClassVar[str] = "eliminate-dead-channels"
+
+    input_low: float = -math.inf
+    input_high: float = math.inf
+    negligible: float = 1e-12
+
+    def run(self, graph: Graph, context: PassContext) -> bool:
+        is_flushed = _flush_negligible_weights(graph, self.negligible, context)
+        tally = _Tally(graph)
+        while _remove_from_one_group(graph, self.input_low, self.input_high, tally):
+            pass
+        tally.report(graph, context)
+        if not tally.constant:
+            context.note("no channel is proved constant or unread")
+        _report_kept(graph, self.input_low, self.input_high, context)
+        return is_flushed or bool(tally.constant)
+
+
+@dataclass(frozen=True, eq=False)
+class _Verdict:
+    """What may leave a group: channels that are constant at every reader, and channels that no reader reads."""
+
+    constant: NDArray[np.bool_]
+    unread: NDArray[np.bool_]
+    padded: tuple[str, ...]  # readers that keep a channel only because they pad it
+
+    @property
+    def removable(self) -> NDArray[np.bool_]:
+        return self.constant | self.unread
+
+
+class _Tally:
+    """How many channels each layer had, and what was removed from it."""
+
+    def __init__(self, graph: Graph) -> None:
+        uses = [use for node in graph.nodes if (use := weight_use(node)) is not None]
+        self.before = {id(use.node): use.weights.shape[use.output_axis] for use in uses}
+        self.constant: dict[int, int] = {}
+
+    def add(self, group: ChannelGroup, constant: int) -> None:
+        for use in (*group.producers, *group.depthwise):
+            self.constant[id(use.node)] = self.constant.get(id(use.node), 0) + constant
+
+    def report(self, graph: Graph, context: PassContext) -> None:
+        """One remark for each layer that lost channels."""
+        for node in graph.nodes:
+            if id(node) not in self.constant:
+                continue
+            use = weight_use(node)
+            assert use is not None
+            before, after = self.before[id(node)], use.weights.shape[use.output_axis]
+            constant = min(self.constant[id(node)], before - after)
+            context.did(f"{node.name}: {_reasons(constant, before - after, before)}: removed", [node], [node])
+
+
+def _reasons(constant: int, removed: int, before: int) -> str:
+    """For example: 9 of 16 channels are constant, 2 are never read."""
+    unread = removed - constant
+    if not unread:
+        return f"{constant} of {before} channels are constant"
+    if not constant:
+        return f"{unread} of {before} channels are never read"
+    return f"{constant} of {before} channels are constant, {unread} are never read"
+
+
+def _flush_negligible_weights(graph: Graph, share: float, context: PassContext) -> bool:
+    """Set weights to zero that are below `share` of their layer's largest."""
+    is_changed = False
+    for node in graph.nodes:
+        use = weight_use(node)
+        if use is None or not use.weights.is_constant:
+            continue
+        magnitudes = np.abs(use.weights.data)
+        tiny = (magnitudes < share * magnitudes.max(initial=0.0)) & (magnitudes > 0)
+        if not tiny.any():
+            continue
+        use.weights.constant = np.where(tiny, np.zeros_like(use.weights.data), use.weights.data)
+        is_changed = True
+        context.did(
+            f"{node.name}: {int(tiny.sum()):,} of {tiny.size:,} weights, the largest {magnitudes[tiny].max():.1g}, are below"
+            f" {share:g} of the layer's largest: set to zero",
+            [node],
+            [node],
+        )
+    return is_changed
+
+
+def _remove_from_one_group(graph: Graph, input_low: float, input_high: float, tally: _Tally) -> bool:
+    """Remove what can be from the first group that has something to remove; whether there was one."""
+    intervals = find_intervals(graph, input_low, input_high)
+    for group in find_channel_groups(graph):
+        if group.blocked is not None or not group.consumers:
+            continue
+        verdict = _judge(graph, group, intervals)
+        removable = verdict.removable
+        if removable.all():
+            removable[0] = False  # a layer without channels is no layer
+        if removable.any():
+            _remove(graph, group, np.flatnonzero(removable), intervals)
+            tally.add(group, int((removable & verdict.constant).sum()))
+            return True
+    return False
+
+
+def _judge(graph: Graph, group: ChannelGroup, intervals: dict[Value, Interval]) -> _Verdict:
+    constant = np.ones(group.size, np.bool_)
+    unread = np.ones(group.size, np.bool_)
+    padded: list[str] = []
+    for use in group.consumers:
+        member = group.member(use.node.input(0), use.channel_axis)
+        levels = intervals[use.node.input(0)].along(use.channel_axis, use.node.input(0).shape[use.channel_axis])
+        is_read = _nonzero_columns(use, intervals)
+        exact = levels.is_exact
+        foldable = exact & ((levels.low == 0) | _takes_constants(graph, use))
+        if _is_padded(use.node) and bool((exact & is_read & ~foldable).any()):
+            padded.append(use.node.name)
+        constant &= member.by_channel(foldable | ~is_read).all(axis=(0, 2))
+        unread &= member.by_channel(~is_read).all(axis=(0, 2))
+    return _Verdict(constant & ~unread, unread, tuple(padded))
+
+
+def _nonzero_columns(use: WeightUse, intervals: dict[Value, Interval]) -> NDArray[np.bool_]:
+    weights = _real_weights(use, intervals)
+    return np.asarray(_columns_first(use, weights).any(axis=1), np.bool_)
+
+
+def _real_weights(use: WeightUse, intervals: dict[Value, Interval]) -> Bounds:
+    return intervals[use.weights].low  # exact: links block weights that are computed
+
+
+def _columns_first(use: WeightUse, weights: Array) -> Array:
+    """The weights as [input channel, everything else]."""
+    assert use.input_axis is not None
+    return np.moveaxis(weights, use.input_axis, 0).reshape(weights.shape[use.input_axis], -1)
+
+
+def _is_padded(node: Node) -> bool:
+    return "pads" in node.attributes and any(pad > 0 for pad in node.ints("pads"))
+
+
+def _takes_constants(graph: Graph, use: WeightUse) -> bool:
+    """Whether a constant channel other than zero can move into the layer's bias."""
+    if use.node.op == "ConvTranspose" or _is_padded(use.node):
+        return False  # cells at the border see it through fewer taps
+    bias = use.node.optional_input(2)
+    producers = graph.producers()
+    if bias is None:
+        return use.weights.is_constant
+    source = constant_source(bias, producers)
+    if source is None or source is bias:
+        return source is bias
+    return len(graph.consumers()[source]) == 1 and _bias_steps_are_products(use, source, producers)
+
+
+def _bias_steps_are_products(use: WeightUse, bias: Value, producers: dict[Value, Node]) -> bool:
+    """Whether an integer bias counts in steps of (input scale) * (weight scale), so that every constant's share is whole."""
+    x, weights = producers.get(use.node.input(0)), constant_source(use.weights, producers)
+    if x is None or x.op != "DequantizeLinear" or weights is None:
+        return False
+    quantizations = [x.input(0).quantization, weights.quantization, bias.quantization]
+    if any(quantization is None for quantization in quantizations):
+        return False
+    x_scale, weight_scale, bias_scale = (np.array(q.scale, np.float64) for q in quantizations if q is not None)
+    return bool(np.allclose(x_scale * weight_scale, bias_scale, rtol=1e-6, atol=0))
+
+
+def _remove(graph: Graph, group: ChannelGroup, doomed: NDArray[np.int64], intervals: dict[Value, Interval]) -> None:
+    for use in group.consumers:
+        x = use.node.input(0)
+        member = group.member(x, use.channel_axis)
+        columns = member.indices(doomed, group.size)
+        level = intervals[x].along(use.channel_axis, x.shape[use.channel_axis]).low[columns]
+        weights = np.moveaxis(_real_weights(use, intervals), (use.output_axis, use.input_axis or 0), (0, 1))
+        per_column = weights[:, columns].reshape(weights.shape[0], len(columns), -1).sum(axis=2)  # O, columns
+        is_read = per_column.any(axis=0)
+        _add_to_bias(graph, use.node, per_column[:, is_read] @ level[is_read])
+    kept = np.setdiff1d(np.arange(group.size), doomed)
+    keep_channels(graph, group, [int(channel) for channel in kept])
+
+
+def _add_to_bias(graph: Graph, node: Node, addend: Bounds) -> None:
+    if not addend.any():
+        return
+    bias = node.optional_input(2)
+    source = None if bias is None else constant_source(bias, graph.producers())
+    if source is not None and source is not bias:
+        _add_to_integer_bias(source, addend)
+    elif bias is None or len(graph.consumers()[bias]) > 1:
+        old = np.zeros(len(addend), np.float32) if bias is None else bias.data
+        node.inputs[2] = Value.of(graph.unique_name(f"{node.name}_bias"), (old + addend).astype(np.float32))
+    else:
+        bias.constant = (bias.data + addend).astype(bias.data.dtype)
+
+
+def _add_to_integer_bias(bias: Value, addend: Bounds) -> None:
+    assert bias.quantization is not None
+    steps = addend / bias.quantization.scale_array(1).astype(np.float64)
+    assert np.all(np.abs(steps - np.rint(steps)) < 0.5 - 1e-3), "every share of a constant is a whole number of steps"
+    bias.constant = (bias.data + np.rint(steps)).astype(bias.data.dtype)
+
+
+def _report_kept(graph: Graph, input_low: float, input_high: float, context: PassContext) -> None:
+    """One remark for each group that keeps channels which could go, and why."""
+    intervals = find_intervals(graph, input_low, input_high)
+    for group in find_channel_groups(graph):
+        if not group.consumers or not group.members:
+            continue
+        verdict = _judge(graph, group, intervals)
+        count = int(verdict.removable.sum())
+        nodes = [use.node for use in group.producers]
+        if count and group.blocked is not None:
+            context.declined(f"{group.label}: {count} dead channels are kept: {group.blocked}", nodes)
+        elif verdict.padded:
+            context.declined(
+                f"{group.label}: channels that are constant but not zero are kept: {_listed(verdict.padded)} pads them"
+                " with zeros",
+                nodes,
+            )
+
+
+def _listed(names: Sequence[str]) -> str:
+    return ", ".join(f"'{name}'" for name in names)
