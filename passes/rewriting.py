@@ -1,8 +1,9 @@
 """Tools of the graph passes: local rewriting rules that run until none of them applies.
 
 A rule looks at one node. Where its pattern is there, it changes the graph through the `Rewriter`, which keeps the
-answers to "who makes this value" and "who reads it" true, and returns True. Where it could have applied and must not,
-it declines with the reason and returns False. Only the refusals of the last sweep, which changed nothing, become remarks.
+answers to "who makes this value" and "who reads it" true, and returns True. Where it could have applied and must
+not, it declines with the reason and returns False. Only the refusals of the last sweep, which changed nothing,
+become remarks.
 """
 
 from __future__ import annotations
