@@ -1,0 +1,223 @@
+"""A whole layer as a matrix product: blocks of pixels, pairs of channels, and clustered weights decoded on the way.
+
+With plain weights each block is gathered once and meets all channels. Clustered weights are decoded for a few pairs of
+channels at a time, which then go over all pixels, so that no copy of the layer's weights ever lies in RAM.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from tinyopt.ir import Array, Node
+from tinyopt.targets.kernel import (
+    Argument,
+    ConstantArgument,
+    InputArgument,
+    OutputArgument,
+    ScalarArgument,
+    ScratchArgument,
+)
+from tinyopt.targets.kernels.dsp.intrinsics import LOAD_WORD
+from tinyopt.targets.kernels.dsp.packing import Pair, as_words, pack_channel_pairs
+from tinyopt.targets.kernels.dsp.product import (
+    ANY_SIZE,
+    PIXELS,
+    PRODUCT_INTRINSICS,
+    RESIDUAL_INTRINSICS,
+    Residual,
+    Shape,
+    Tensors,
+    tile,
+)
+from tinyopt.targets.kernels.intrinsic import Intrinsic
+from tinyopt.targets.kernels.packing import pack_rows
+from tinyopt.targets.kernels.requantize import Requantization, zero_point_of
+from tinyopt.targets.kernels.tir import Buffer, Expr, KernelBuilder, cast, minimum, read
+
+DECODED_BYTES = 4096
+DECODED_CHANNEL_PAIRS = 8
+READ_AHEAD_BYTES = 4  # the last group of packed indices is loaded as whole words
+
+
+@dataclass(frozen=True)
+class ClusterCode:
+    """Weights as packed indices. channel_pairs: decoded at a time."""
+
+    bits: int
+    channel_pairs: int
+
+
+@dataclass(frozen=True)
+class LayerSpec:
+    """pairs: words of the depth. rest: pixels of the last block, 0 where it is a full one."""
+
+    pairs: int
+    rest: int
+    channels_are_odd: bool
+    to: Requantization
+    has_residual: bool
+    clusters: ClusterCode | None
+
+    @property
+    def row_words(self) -> int:
+        """Words of one pair of channels; decoding works on two at a time."""
+        return self.pairs if self.clusters is None else self.pairs + self.pairs % 2
+
+    @property
+    def intrinsics(self) -> tuple[Intrinsic, ...]:
+        return (*PRODUCT_INTRINSICS, LOAD_WORD, *(RESIDUAL_INTRINSICS if self.has_residual else ()))
+
+
+def layer_spec(node: Node, pairs: int) -> LayerSpec:
+    """The spec of a QConv (one group) or QDense whose depth takes `pairs` words."""
+    channels = node.output.shape[-1]
+    pixels = node.output.type.elements // channels
+    clusters = None
+    if (coded := node.input(1).clusters) is not None and coded.index_bits < 8:
+        row_bytes = 4 * (pairs + pairs % 2)
+        at_once = min(max(1, DECODED_BYTES // row_bytes), DECODED_CHANNEL_PAIRS, (channels + 1) // 2)
+        clusters = ClusterCode(coded.index_bits, at_once)
+    has_residual = node.optional_input(4) is not None
+    return LayerSpec(pairs, pixels % PIXELS, channels % 2 == 1, Requantization.of(node), has_residual, clusters)
+
+
+def layer_arguments(node: Node, spec: LayerSpec, pairs: list[Pair]) -> tuple[Argument, ...]:
+    """What `declare_layer` declares, in its order."""
+    channels = node.output.shape[-1]
+    arguments: list[Argument] = [
+        *_weight_arguments(node, spec, pairs),
+        ConstantArgument("bias", _even(node.input(2).data)),
+        ConstantArgument("multiplier", _even(node.input(3).data)),
+        ScratchArgument(4 * PIXELS * spec.pairs, 4),
+        OutputArgument(0),
+        ScalarArgument(node.output.type.elements // channels),
+        ScalarArgument(channels),
+    ]
+    if spec.has_residual:
+        residual = node.input(4)
+        numbers = zero_point_of(node, residual), node.int("residual_multiplier")
+        arguments += [InputArgument(4), *(ScalarArgument(number) for number in numbers)]
+    return tuple(arguments)
+
+
+def _weight_arguments(node: Node, spec: LayerSpec, pairs: list[Pair]) -> list[Argument]:
+    weight = node.input(1)
+    channels = weight.shape[0]
+    if spec.clusters is None:
+        return [ConstantArgument("weight", as_words(pack_channel_pairs(weight.data.reshape(channels, -1), pairs)))]
+    coded = weight.clusters
+    assert coded is not None
+    indices = pack_channel_pairs(coded.indices.reshape(channels, -1), pairs)
+    padded = np.pad(indices, ((0, 0), (0, spec.row_words - spec.pairs), (0, 0)))
+    packed = pack_rows(padded.reshape(1, -1), spec.clusters.bits)[0]
+    return [
+        ConstantArgument("weight", np.pad(packed, (0, READ_AHEAD_BYTES))),
+        ConstantArgument("codebook", coded.codebook.view(np.uint8)),
+        ScratchArgument(4 * spec.row_words * spec.clusters.channel_pairs, 4),
+    ]
+
+
+def _even(array: Array) -> Array:
+    return np.pad(array, (0, len(array) % 2))
+
+
+@dataclass(frozen=True)
+class Layer:
+    """The parameters of the function. `tensors.weights` are words, in flash or decoded in scratch."""
+
+    tensors: Tensors
+    packed: Buffer | None
+    codebook: Buffer | None
+    pixels: Expr
+    channels: Expr
+
+
+def declare_layer(kernel: KernelBuilder, spec: LayerSpec) -> Layer:
+    packed = codebook = None
+    if spec.clusters is None:
+        weights = kernel.buffer("weights", "int32", ANY_SIZE)
+    else:
+        packed = kernel.buffer("packed", "uint8", ANY_SIZE)
+        codebook = kernel.buffer("codebook", "uint8", 256)
+        weights = kernel.buffer("decoded", "int32", spec.row_words * spec.clusters.channel_pairs)
+    bias = kernel.buffer("bias", "int32", ANY_SIZE)
+    multiplier = kernel.buffer("multiplier", "int32", ANY_SIZE)
+    block = kernel.buffer("block", "int32", PIXELS * spec.pairs)
+    output = kernel.buffer("y", "int8", ANY_SIZE)
+    pixels, channels = kernel.scalar("pixels"), kernel.scalar("channels")
+    residual = None
+    if spec.has_residual:
+        values = kernel.buffer("residual", "int8", ANY_SIZE)
+        residual = Residual(values, kernel.scalar("residual_zero_point"), kernel.scalar("residual_multiplier"))
+    tensors = Tensors(block, weights, bias, multiplier, output, residual)
+    return Layer(tensors, packed, codebook, pixels, channels)
+
+
+Gather = Callable[[Expr, Expr], None]  # widens a pixel, the first argument, into lane (the second) of the block
+
+
+def run_layer(
+    kernel: KernelBuilder, spec: LayerSpec, layer: Layer, rewind: Callable[[], None], gather: Gather
+) -> None:
+    """All pixels and channels. `gather` is called for the pixels in order, after `rewind` from the first one on."""
+    channel_pairs = kernel.let((layer.channels + 1) >> 1)
+    if spec.clusters is None:
+        rewind()
+        _blocks(kernel, spec, layer, 0, channel_pairs, gather)
+        return
+    at_once = spec.clusters.channel_pairs
+    with kernel.loop((channel_pairs + (at_once - 1)) // at_once) as part:
+        first = kernel.let(part * at_once)
+        count = kernel.let(minimum(at_once, channel_pairs - first))
+        _decode(kernel, spec, spec.clusters.bits, layer, first, count)
+        rewind()
+        _blocks(kernel, spec, layer, first, count, gather)
+
+
+def _blocks(
+    kernel: KernelBuilder, spec: LayerSpec, layer: Layer, first: Expr, channel_pairs: Expr, gather: Gather
+) -> None:
+    """All blocks times `channel_pairs` pairs of channels, from pair `first` on."""
+    with kernel.loop((layer.pixels + (PIXELS - 1)) >> 2) as block:
+        pixel = kernel.let(block * PIXELS)
+        if not spec.rest:
+            with kernel.loop(PIXELS) as lane:
+                gather(pixel + lane, lane)
+            _channels(kernel, spec, layer, PIXELS, first, channel_pairs, pixel)
+            return
+        count = kernel.let(minimum(PIXELS, layer.pixels - pixel))
+        with kernel.loop(count) as lane:
+            gather(pixel + lane, lane)
+        with kernel.when_else(count == PIXELS) as (then, other):
+            with then:
+                _channels(kernel, spec, layer, PIXELS, first, channel_pairs, pixel)
+            with other:
+                _channels(kernel, spec, layer, spec.rest, first, channel_pairs, pixel)
+
+
+def _channels(
+    kernel: KernelBuilder, spec: LayerSpec, layer: Layer, pixels: int, first: Expr, channel_pairs: Expr, pixel: Expr
+) -> None:
+    shape = Shape(spec.pairs, pixels, layer.channels, spec.channels_are_odd)
+    with kernel.loop(channel_pairs) as pair:
+        channel = kernel.let((first + pair) * 2)
+        tile(kernel, shape, layer.tensors, spec.to, pair * spec.row_words, channel, pixel)
+
+
+def _decode(kernel: KernelBuilder, spec: LayerSpec, bits: int, layer: Layer, first: Expr, count: Expr) -> None:
+    """Look up the weights of `count` pairs of channels. Eight indices lie in `bits` bytes and give two words."""
+    assert layer.packed is not None and layer.codebook is not None
+    groups = spec.row_words // 2
+    with kernel.loop(count * groups) as group:
+        start = kernel.let((first * groups + group) * bits)
+        for half in range(2):
+            word = kernel.let(read(LOAD_WORD, layer.packed.address(start + bits * half // 2)))
+            shift = bits * half * 4 % 8
+            levels = [
+                cast(layer.codebook[(word >> (shift + index * bits)) & ((1 << bits) - 1)], "int32") << 8 * index
+                for index in range(4)
+            ]
+            layer.tensors.weights[group * 2 + half] = levels[0] | levels[1] | levels[2] | levels[3]

@@ -1,0 +1,145 @@
+"""The matrix product that convolutions and dense layers come down to: pairs of channels times blocks of pixels.
+
+A *block* is the widened activations of up to four pixels, interleaved: word [pair][pixel], two int16 each. One tile is
+two channels times the block's pixels over the whole depth; its inner step is LDR, SXTB16, SXTB16 with ROR for the
+weights, and for each pixel one LDR and two SMLAD.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from tinyopt.targets.kernels.dsp.intrinsics import REQUANTIZE_RESIDUAL, SMLAD, SXTB16, SXTB16_ROR8
+from tinyopt.targets.kernels.intrinsic import Intrinsic
+from tinyopt.targets.kernels.requantize import INT8_HIGH, INT8_LOW, SMMLAR, SSAT8, Requantization, requantize_sum, wide
+from tinyopt.targets.kernels.tir import Buffer, Expr, KernelBuilder, call, cast, maximum, minimum
+
+PIXELS = 4  # of a full block
+ANY_SIZE = 1 << 24  # buffers whose extent is not known when the function is compiled
+
+PRODUCT_INTRINSICS: tuple[Intrinsic, ...] = (SMLAD, SXTB16, SXTB16_ROR8, SMMLAR, SSAT8)
+RESIDUAL_INTRINSICS: tuple[Intrinsic, ...] = (REQUANTIZE_RESIDUAL,)
+
+
+@dataclass(frozen=True)
+class Residual:
+    """A tensor of the output's shape that is added before the requantization."""
+
+    values: Buffer
+    zero_point: Expr
+    multiplier: Expr
+
+
+@dataclass(frozen=True)
+class Tensors:
+    """What a tile reads and writes. `weights` are words: two channels times two places of the depth."""
+
+    block: Buffer
+    weights: Buffer
+    bias: Buffer
+    multiplier: Buffer
+    output: Buffer
+    residual: Residual | None
+
+
+@dataclass(frozen=True)
+class Shape:
+    """pairs: words of the depth. pixels: of this block. channels: of the output, which may be odd."""
+
+    pairs: int
+    pixels: int
+    channels: Expr
+    channels_are_odd: bool
+
+
+def unrolled_steps(pairs: int) -> int:
+    """Steps in the body of the loop over the depth: all of a short one, else at most 8 that divide it where some do."""
+    if pairs <= 10:
+        return pairs
+    return next((steps for steps in (8, 7, 6, 5) if pairs % steps == 0), 8)
+
+
+def tile(
+    kernel: KernelBuilder, shape: Shape, tensors: Tensors, to: Requantization, weight: Expr, channel: Expr, pixel: Expr
+) -> None:
+    """Two channels from `channel` on times the block, whose first pixel is `pixel`; weights from word `weight` on."""
+    pixels = shape.pixels
+    acc = kernel.local("int32", 2 * pixels)
+    for lane in range(2):
+        bias = kernel.let(tensors.bias[channel + lane])
+        for n in range(pixels):
+            acc[lane * pixels + n] = bias
+    _accumulate(kernel, shape, tensors, acc, weight)
+    _store(kernel, shape, tensors, to, acc, channel, pixel)
+
+
+def _accumulate(kernel: KernelBuilder, shape: Shape, tensors: Tensors, acc: Buffer, weight: Expr) -> None:
+    steps = unrolled_steps(shape.pairs)
+    whole = shape.pairs // steps * steps
+    if whole == steps:
+        for pair in range(steps):
+            _step(kernel, shape.pixels, tensors, acc, weight + pair, pair)
+    else:
+        with kernel.loop(shape.pairs // steps) as outer:
+            for pair in range(steps):
+                _step(kernel, shape.pixels, tensors, acc, weight + outer * steps + pair, outer * steps + pair)
+    for pair in range(whole, shape.pairs):
+        _step(kernel, shape.pixels, tensors, acc, weight + pair, pair)
+
+
+def _step(kernel: KernelBuilder, pixels: int, tensors: Tensors, acc: Buffer, weight: Expr, pair: Expr) -> None:
+    word = kernel.let(tensors.weights[weight])
+    lanes = kernel.let(call(SXTB16, word)), kernel.let(call(SXTB16_ROR8, word))
+    for n in range(pixels):
+        x = kernel.let(tensors.block[pair * PIXELS + n])
+        for lane in range(2):
+            acc[lane * pixels + n] = call(SMLAD, lanes[lane], x, acc[lane * pixels + n])
+
+
+def _store(
+    kernel: KernelBuilder, shape: Shape, tensors: Tensors, to: Requantization, acc: Buffer, channel: Expr, pixel: Expr
+) -> None:
+    for lane in range(2):
+        multiplier = kernel.let(tensors.multiplier[channel + lane])
+        if lane == 1 and shape.channels_are_odd:
+            with kernel.when(channel + 1 < shape.channels):
+                _store_lane(kernel, shape, tensors, to, acc, multiplier, lane, channel, pixel)
+        else:
+            _store_lane(kernel, shape, tensors, to, acc, multiplier, lane, channel, pixel)
+
+
+def _store_lane(
+    kernel: KernelBuilder,
+    shape: Shape,
+    tensors: Tensors,
+    to: Requantization,
+    acc: Buffer,
+    multiplier: Expr,
+    lane: int,
+    channel: Expr,
+    pixel: Expr,
+) -> None:
+    for n in range(shape.pixels):
+        place = (pixel + n) * shape.channels + channel + lane
+        level = finish(acc[lane * shape.pixels + n], multiplier, to, tensors.residual, place)
+        tensors.output[place] = cast(level, "int8")
+
+
+def finish(acc: Expr, multiplier: Expr, to: Requantization, residual: Residual | None, place: Expr) -> Expr:
+    """The int8 level of an accumulator, in SMMLAR and SSAT where the shift is 32."""
+    if residual is None:
+        if to.shift != 32:
+            return requantize_sum(wide(acc) * wide(multiplier), to)
+        return saturate(call(SMMLAR, acc, multiplier, to.zero_point), to)
+    centred = cast(residual.values[place], "int32") - residual.zero_point
+    if to.shift != 32:
+        return requantize_sum(wide(acc) * wide(multiplier) + wide(centred) * wide(residual.multiplier), to)
+    return saturate(call(REQUANTIZE_RESIDUAL, acc, multiplier, centred, residual.multiplier, to.zero_point), to)
+
+
+def saturate(level: Expr, to: Requantization) -> Expr:
+    """Between low and high, with SSAT doing what it can."""
+    level = call(SSAT8, level)
+    if to.low > INT8_LOW:
+        level = maximum(level, to.low)
+    return minimum(level, to.high) if to.high < INT8_HIGH else level

@@ -1,0 +1,119 @@
+"""Nodes with random weights and scales that use the whole int8 range, for the tests of the integer kernels."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from dsp_harness import Case
+from tinyopt.ir import Array, Attribute, Clusters, Node, Quantization, TensorType, Value
+from tinyopt.ops import OPERATORS
+from tinyopt.targets.kernel import Kernel, KernelPlanner, Refusal
+
+
+class CaseMaker:
+    """Makes integer nodes and the kernels that a planner plans for them."""
+
+    def __init__(self, seed: int) -> None:
+        self._random = np.random.default_rng(seed)
+
+    def levels(self, shape: Sequence[int]) -> Array:
+        return self._random.integers(-128, 128, tuple(shape)).astype(np.int8)
+
+    def activation(self, name: str, shape: Sequence[int], zero_point: int) -> Value:
+        return Value(name, TensorType("int8", tuple(shape)), quantization=Quantization.per_tensor(0.1, zero_point))
+
+    def conv(
+        self,
+        planner: KernelPlanner,
+        image: tuple[int, int, int],
+        channels: int,
+        window: tuple[int, int] = (1, 1),
+        strides: tuple[int, int] = (1, 1),
+        pads: tuple[int, int, int, int] = (0, 0, 0, 0),
+        depthwise: bool = False,
+        **options: int | bool,
+    ) -> Case:
+        """QConv on an image (height, width, channels)."""
+        group = image[2] if depthwise else 1
+        weights = self._random.integers(-127, 128, (channels, *window, image[2] // group)).astype(np.int8)
+        attributes: dict[str, Attribute] = {"strides": strides, "pads": pads, "dilations": (1, 1), "group": group}
+        return self._weighted("QConv", planner, (1, *image), weights, attributes, **options)
+
+    def dense(
+        self, planner: KernelPlanner, shape: tuple[int, ...], channels: int, **options: int | bool
+    ) -> Case:
+        weights = self._random.integers(-127, 128, (channels, shape[-1])).astype(np.int8)
+        return self._weighted("QDense", planner, shape, weights, {}, **options)
+
+    def _weighted(
+        self,
+        op: str,
+        planner: KernelPlanner,
+        shape: tuple[int, ...],
+        weights: Array,
+        attributes: dict[str, Attribute],
+        residual: bool = False,
+        shift: int = 32,
+        low: int = -128,
+        high: int = 127,
+        clusters: int = 0,
+        input_zero: int = 3,
+        output_zero: int = -5,
+    ) -> Case:
+        """bias and multipliers are such that outputs fill the int8 range, with some beyond it."""
+        channels = len(weights)
+        weight = Value.of("w", weights, Quantization.per_channel([0.1] * channels, [0] * channels, 0))
+        if clusters:
+            self._cluster(weight, clusters)
+        depth = weights[0].size
+        bias = self._random.integers(-3000, 3000, channels) - input_zero * weight.data.reshape(channels, -1).sum(1)
+        deviation = 127 / (74.0 * 73.0 * np.sqrt(depth))
+        scales = self._random.uniform(0.3, 1.0, channels) * deviation
+        multiplier = np.minimum(np.rint(scales * 2.0**shift), 2**31 - 1)
+        x = self.activation("x", shape, input_zero)
+        inputs: list[Value | None] = [
+            x,
+            weight,
+            Value.of("bias", bias.astype(np.int32)),
+            Value.of("multiplier", multiplier.astype(np.int32)),
+            None,
+        ]
+        rounding = {"shift": shift, "low": low, "high": high, "residual_multiplier": round(0.4 * 2.0**shift)}
+        node = Node(op, "node", inputs, [x], {**attributes, **rounding})
+        shape_out = OPERATORS[op].infer(node)[0].shape
+        node.outputs = [self.activation("y", shape_out, output_zero)]
+        if residual:
+            node.inputs[4] = self.activation("residual", shape_out, 7)
+        return self.case(node, planner)
+
+    def _cluster(self, weight: Value, clusters: int) -> None:
+        codebook = np.sort(self._random.choice(np.arange(-127, 128), clusters, replace=False)).astype(np.int8)
+        indices = self._random.integers(0, clusters, weight.shape).astype(np.uint8)
+        scale = np.full(weight.shape[0], 0.1, np.float32)
+        weight.clusters = Clusters(indices, codebook, scale)
+        weight.constant = weight.clusters.integers()
+
+    def unary(
+        self, op: str, planner: KernelPlanner, shape: tuple[int, ...], attributes: dict[str, Attribute], *others: Value
+    ) -> Case:
+        """A node of one activation and further constants."""
+        x = self.activation("x", shape, 3)
+        node = Node(op, "node", [x, *others], [x], attributes)
+        node.outputs = [self.activation("y", OPERATORS[op].infer(node)[0].shape, -5 if others else 3)]
+        return self.case(node, planner)
+
+    def add(
+        self, planner: KernelPlanner, shapes: Sequence[tuple[int, ...]], attributes: dict[str, Attribute]
+    ) -> Case:
+        inputs = [self.activation(f"x{i}", shape, 20 * i - 9) for i, shape in enumerate(shapes)]
+        node = Node("QAdd", "node", list(inputs), [inputs[0]], attributes)
+        node.outputs = [self.activation("y", OPERATORS["QAdd"].infer(node)[0].shape, 11)]
+        return self.case(node, planner)
+
+    def case(self, node: Node, planner: KernelPlanner) -> Case:
+        kernel = planner(node)
+        assert isinstance(kernel, Kernel), kernel.reason if isinstance(kernel, Refusal) else kernel
+        arrays = tuple(None if v is None else v.constant if v.is_constant else self.levels(v.shape) for v in node.inputs)
+        return Case(node, kernel, arrays)

@@ -1,0 +1,178 @@
+"""Runs many kernels for Cortex-M in one program on an emulated board, and compares every byte with the references."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tinyopt.ir import Array, Node
+from tinyopt.ops import OPERATORS
+from tinyopt.targets.kernel import (
+    ConstantArgument,
+    InputArgument,
+    Kernel,
+    OutputArgument,
+    ScalarArgument,
+    ScratchArgument,
+)
+from tinyopt.targets.kernels.intrinsic import Intrinsic
+
+EMULATION = Path(__file__).resolve().parents[1] / "tinyopt" / "emulation"
+COMPILER, EMULATOR = "arm-none-eabi-gcc", "qemu-system-arm"
+MACHINE = ("-mcpu=cortex-m4", "-mthumb", "-mfloat-abi=hard", "-mfpu=fpv4-sp-d16")
+FLAGS = ("-std=gnu99", "-O2", "-fno-schedule-insns", "-Wall", "-Wextra", "-Werror")
+CANARY = 32
+
+MAIN = f"""
+#define CANARY {CANARY}
+#define GARBAGE 0xA5
+static int8_t memory[1 << 20] __attribute__((aligned(16)));
+static unsigned used;
+/* `bytes` bytes of garbage between canaries */
+static void *claim(unsigned bytes) {{
+  int8_t *start = memory + used + CANARY;
+  memset(start - CANARY, GARBAGE, bytes + 2 * CANARY + 16);
+  used += (bytes + 2 * CANARY + 15) & ~15u;
+  return start;
+}}
+static int intact(const void *start, unsigned bytes) {{
+  const uint8_t *p = (const uint8_t *)start;
+  for (unsigned i = 0; i < CANARY; ++i)
+    if (p[bytes + i] != GARBAGE || p[-1 - (int)i] != GARBAGE) return 0;
+  return 1;
+}}
+static int compare(unsigned number, const int8_t *got, const int8_t *wanted, unsigned bytes) {{
+  for (unsigned i = 0; i < bytes; ++i)
+    if (got[i] != wanted[i]) {{
+      printf("case %u: byte %u is %d, not %d\\n", number, i, got[i], wanted[i]);
+      return 0;
+    }}
+  return 1;
+}}
+"""
+
+
+@dataclass(frozen=True, eq=False)
+class Case:
+    """A node, the kernel for it, and what flows in (None for an absent input, constants included)."""
+
+    node: Node
+    kernel: Kernel
+    arrays: tuple[Array | None, ...]
+
+
+def require_tools() -> None:
+    for tool in (COMPILER, EMULATOR):
+        if shutil.which(tool) is None:
+            pytest.skip(f"{tool} is not installed")
+
+
+def run_cases(cases: Sequence[Case], folder: Path, plugin: Path | None = None, flags: Sequence[str] = FLAGS) -> str:
+    """What the program printed; raises where it differs from the references. `plugin` counts each case's instructions."""
+    (folder / "cases.c").write_text(program_text(cases))
+    program = build(folder / "cases.c", folder, flags)
+    counting = () if plugin is None else ("-plugin", f"{plugin},out={folder / 'counts.txt'},model=m4")
+    command = (EMULATOR, "-M", "mps2-an386", "-nographic", "-semihosting", "-kernel", str(program), *counting)
+    result = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
+    assert result.stdout.endswith("done\n"), result.stdout[-2000:] + result.stderr[-2000:]
+    return result.stdout.removesuffix("done\n")
+
+
+def build(source: Path, folder: Path, flags: Sequence[str]) -> Path:
+    program = folder / "cases.elf"
+    start = (str(EMULATION / "startup.c"), "-L", str(EMULATION), "-T", str(EMULATION / "mps2.ld"))
+    link = ("--specs=rdimon.specs", "-nostartfiles", "-o", str(program))
+    result = subprocess.run(
+        (COMPILER, *MACHINE, *flags, str(source), *start, *link), capture_output=True, text=True, check=False
+    )
+    assert result.returncode == 0, result.stderr[-4000:]
+    return program
+
+
+def program_text(cases: Sequence[Case]) -> str:
+    """One C file: the intrinsics, each function once, each case's data, and a main that runs them all."""
+    from tinyopt.lowering.compiler import lower_to_c
+
+    intrinsics: dict[str, Intrinsic] = {i.name: i for case in cases for i in case.kernel.intrinsics}
+    headers = ["stdint.h", "stdbool.h", "string.h", "math.h", *(h for i in intrinsics.values() for h in i.headers)]
+    includes = [f"#include <{header}>\n" for header in dict.fromkeys(["stdio.h", *headers])]
+    parts = [i.c_text.replace("static inline", "__attribute__((unused)) static inline") for i in intrinsics.values()]
+    functions: dict[tuple[object, object, bool], str] = {}
+    calls: list[str] = []
+    for number, case in enumerate(cases):
+        kernel = case.kernel
+        key = kernel.template, kernel.spec, kernel.in_place is not None
+        if key not in functions:
+            functions[key] = f"kernel_{len(functions)}"
+            written = [isinstance(argument, OutputArgument | ScratchArgument) for argument in kernel.arguments]
+            text = lower_to_c(kernel.template(kernel.spec), functions[key], written, kernel.in_place is not None)
+            parts.append(text.replace("static void", "__attribute__((noipa)) static void", 1))
+        calls.append(f"  run_{number}();\n")
+        parts.append(case_text(number, case, functions[key], parts))
+    return "".join([*includes, MAIN, *parts, "int main(void) {\n", *calls, '  puts("done");\n  return 0;\n}\n'])
+
+
+def case_text(number: int, case: Case, function: str, parts: list[str]) -> str:
+    """The function that runs one case, apart and in place."""
+    wanted = OPERATORS[case.node.op].evaluate(case.node, case.arrays)[0]
+    parts.append(_array(f"wanted_{number}", wanted))
+    lines = [_run_text(number, case, function, parts, wanted.nbytes, None)]
+    if case.kernel.in_place is not None:
+        lines.append(_run_text(number, case, function, parts, wanted.nbytes, case.kernel.in_place))
+    return f"static void run_{number}(void) {{\n{''.join(lines)}}}\n"
+
+
+def _run_text(
+    number: int, case: Case, function: str, parts: list[str], bytes: int, in_place: int | None
+) -> str:
+    if in_place is not None:
+        content = case.arrays[in_place]
+        assert content is not None
+        room = max(bytes, content.nbytes)
+    else:
+        room = bytes
+    lines = ["  {\n    used = 0;\n", f"    int8_t *y = (int8_t *)claim({room});\n"]
+    checks = [f"intact(y, {room})"]
+    passed: list[str] = []
+    for place, argument in enumerate(case.kernel.arguments):
+        name = f"data_{number}_{place}"
+        if isinstance(argument, ScalarArgument):
+            passed.append(str(argument.value))
+        elif isinstance(argument, OutputArgument):
+            passed.append("(void *)y")
+        elif isinstance(argument, ScratchArgument):
+            lines.append(f"    void *s{place} = claim({argument.bytes});\n")
+            checks.append(f"intact(s{place}, {argument.bytes})")
+            passed.append(f"s{place}")
+        else:
+            assert isinstance(argument, ConstantArgument | InputArgument)
+            array = argument.array if isinstance(argument, ConstantArgument) else case.arrays[argument.index]
+            assert array is not None
+            text = _array(name, array)
+            if text not in parts:
+                parts.append(text)
+            if isinstance(argument, InputArgument) and argument.index == in_place:
+                lines.append(f"    memcpy(y, {name}, sizeof {name});\n")
+                passed.append("(void *)y")
+            else:
+                passed.append(f"(const void *){name}")
+    marks = ('__asm volatile("mov r9, r9");', '__asm volatile("mov r10, r10");') if in_place is None else ("", "")
+    lines.append(f"    {marks[0]}\n    {function}({', '.join(passed)});\n    {marks[1]}\n")
+    how = "" if in_place is None else " in place"
+    lines.append(f'    if (!({" && ".join(checks)})) puts("case {number}{how}: it wrote outside");\n')
+    lines.append(f'    if (!compare({number}, y, wanted_{number}, {bytes})) puts("  so it is{how}");\n  }}\n')
+    return "".join(lines)
+
+
+def _array(name: str, array: Array) -> str:
+    kind = {"int8": "int8_t", "uint8": "uint8_t", "int32": "int32_t"}[array.dtype.name]
+    numbers = ",".join(str(value) for value in np.asarray(array).reshape(-1).tolist())
+    numbers = re.sub(r"-2147483648", "(-2147483647 - 1)", numbers)
+    return f"static const {kind} {name}[{max(array.size, 1)}] __attribute__((aligned(16))) = {{{numbers}}};\n"
