@@ -11,10 +11,9 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
 from tinyopt.errors import UsageError
-from tinyopt.ir import Array, Graph, Node
+from tinyopt.ir import Graph, Node
+from tinyopt.samples import Sample
 from tinyopt.verify import verify
-
-Sample = Mapping[str, Array]  # one batch-1 array for each graph input, by name
 
 ENTRY_POINT_GROUP = "tinyopt.passes"
 
@@ -109,7 +108,12 @@ def run_pass(step: Pass, graph: Graph, context: PassContext) -> PassRecord:
     if not is_changed and not context.remarks:
         context.note("nothing here matches")
     return PassRecord(
-        step.name, dataclasses.asdict(step), is_changed, seconds, tuple(context.remarks), graph.copy() if is_changed else graph
+        step.name,
+        dataclasses.asdict(step),
+        is_changed,
+        seconds,
+        tuple(context.remarks),
+        graph.copy() if is_changed else graph,
     )
 
 
@@ -125,7 +129,9 @@ def installed_passes() -> dict[str, type[Pass]]:
         except Exception as error:
             raise UsageError(f"pass '{entry.name}' ({entry.value}) cannot be loaded: {error}") from error
         if not (isinstance(loaded, type) and issubclass(loaded, Pass)):
-            raise UsageError(f"entry point '{entry.name}' ({entry.value}) is not a subclass of tinyopt.pass_manager.Pass")
+            raise UsageError(
+                f"entry point '{entry.name}' ({entry.value}) is not a subclass of tinyopt.pass_manager.Pass"
+            )
         found[loaded.name] = loaded
     return found
 

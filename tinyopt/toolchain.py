@@ -35,6 +35,11 @@ class Compiler:
         library.unlink(missing_ok=True)
         _run([*self.archiver, "rcsD", str(library), *map(str, objects)], None)
 
+    def flash_bytes(self, file: Path) -> int:
+        """Bytes of code, constants and initialized data in an object or program (`text` + `data` of the size tool)."""
+        text, data = _run([*self.size, str(file)], None).splitlines()[1].split()[:2]
+        return int(text) + int(data)
+
 
 def find_compiler(target: Target, cc: str | None) -> Compiler:
     """The compiler for `target`: `cc`, else $TINYOPT_CC, else the target's own names on PATH, else the ziglang package.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import tempfile
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -177,3 +178,31 @@ def _layer_hash(call: KernelCall, expected: Mapping[Value, Array]) -> dict[str, 
     data = np.ascontiguousarray(expected[value]).tobytes() if is_exact else b""
     name = json.dumps(c_comment(call.node.name).replace("%", "?"))[1:-1]
     return {"name": name, "offset": slot.offset, "bytes": len(data), "hash": fnv1a(data)}
+
+
+@dataclass(frozen=True)
+class Sections:
+    """Bytes in flash, measured on objects that the target's compiler made: code with its own tables, and constants."""
+
+    code_bytes: int
+    weight_bytes: int
+
+
+def measure_sections(program: Program, names: Names, folder: Path, compiler: Compiler) -> Sections | None:
+    """Compile the sources in `folder`, as a user would, and read the sections' sizes; None without a size tool."""
+    if not compiler.size:
+        return None
+    prefix = names.prefix
+    with tempfile.TemporaryDirectory(prefix="tinyopt-size-") as text_folder:
+        work = Path(text_folder)
+        code = [work / f"{prefix}.o"]
+        compiler.run("-std=c99", "-O3", "-c", f"{prefix}.c", "-o", code[0], folder=folder)
+        for key, content in program.functions.items():
+            if program.target.code == "object":
+                code.append(work / f"{key}.o")
+                code[-1].write_bytes(content)
+        return Sections(sum(compiler.flash_bytes(path) for path in code), _weight_bytes(program))
+
+
+def _weight_bytes(program: Program) -> int:
+    return sum(constant.array.nbytes for constant in program.constants)

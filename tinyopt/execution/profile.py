@@ -34,13 +34,13 @@ def profile(built: BuiltModel, sample: Sample, cc: str | None, cache_dir: Path) 
     Raises UsageError where the target is not emulated, ToolchainError where an emulator or compiler is missing.
     """
     if built.target.emulator.kind == "native":
-        raise UsageError(f"instructions are counted under QEMU: compile for arm or a Cortex-M, not for {built.target.name}")
+        raise UsageError(
+            f"instructions are counted under QEMU: compile for arm or a Cortex-M, not for {built.target.name}"
+        )
     counts = run_built_model(built, [sample], "profile", cc, cache_dir).counts
     if len(counts) != len(built.layers):
         raise ToolchainError(f"the instruction counter saw {len(counts)} layers of {len(built.layers)}")
     return [
-        LayerProfile(
-            layer["index"], layer["name"], layer["op"], layer["kernel"], layer["macs"], instructions, cycles
-        )
+        LayerProfile(layer["index"], layer["name"], layer["op"], layer["kernel"], layer["macs"], instructions, cycles)
         for layer, (instructions, cycles) in zip(built.layers, counts, strict=True)
     ]

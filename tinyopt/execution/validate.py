@@ -41,9 +41,7 @@ class Validation:
     onnxruntime_error: float
 
 
-def validate(
-    built: BuiltModel, samples: Sequence[Mapping[str, Array]], cc: str | None, cache_dir: Path
-) -> Validation:
+def validate(built: BuiltModel, samples: Sequence[Mapping[str, Array]], cc: str | None, cache_dir: Path) -> Validation:
     """Run `samples` on the target and compare every layer with the numpy reference and the outputs with onnxruntime."""
     result = run_built_model(built, samples, "trace", cc, cache_dir)
     by_name = {node.name: node for node in built.graph.nodes}

@@ -1,0 +1,226 @@
+"""The compiler as a library: `compile_model` is the whole way from an ONNX file to an output folder."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tinyopt import __version__
+from tinyopt.artifact.c_source import Names
+from tinyopt.artifact.names import c_identifier
+from tinyopt.artifact.write import measure_sections, write_libraries, write_sources
+from tinyopt.errors import UsageError
+from tinyopt.evaluate import evaluate_all
+from tinyopt.execution.built_model import load_built_model
+from tinyopt.execution.runner import run_built_model
+from tinyopt.graph_file import save_graph
+from tinyopt.ir import Graph
+from tinyopt.lowering.kernel_cache import default_cache_dir
+from tinyopt.lowering.lower import lower
+from tinyopt.lowering.program import Program
+from tinyopt.onnx_export import save_model
+from tinyopt.onnx_import import ImportResult, import_model
+from tinyopt.options import CompileOptions
+from tinyopt.pass_manager import PassContext
+from tinyopt.pipeline import (
+    DRIFT_SAMPLES,
+    PipelineStep,
+    as_real,
+    build_pipeline,
+    graph_inputs,
+    real_outputs,
+    run_pipeline,
+)
+from tinyopt.report.build import Evaluation, build_report
+from tinyopt.report.text import plain_text
+from tinyopt.samples import Sample, load_labelled, load_samples, random_samples
+from tinyopt.targets import target_named
+from tinyopt.targets.target import Target
+from tinyopt.text import print_graph
+from tinyopt.toolchain import Compiler, find_compiler
+
+Progress = Callable[[str, int, int], None]
+
+
+@dataclass(frozen=True, eq=False)
+class CompileResult:
+    """What one compilation gave. `report` is what report.json holds."""
+
+    folder: Path | None
+    program: Program
+    steps: tuple[PipelineStep, ...]
+    report: dict[str, Any]
+
+
+def no_progress(_what: str, _done: int, _total: int) -> None:
+    """Progress that nobody looks at."""
+
+
+def compile_model(
+    model: Path, output: Path, options: CompileOptions, on_progress: Progress = no_progress
+) -> CompileResult:
+    """Compile the ONNX file `model` into the folder `output`, which is written whole or not at all.
+
+    Raises TinyoptError: see its subclasses for what can be wrong.
+    """
+    target = target_named(options.target)
+    check_output_folder(output)
+    imported = import_model(model, options.shapes)
+    original = imported.graph.copy()
+    calibration = _load_calibration(imported.graph, options)
+    labelled = None
+    if options.evaluation:
+        labelled = load_labelled(
+            options.evaluation, imported.graph.inputs, options.calibration_mean, options.calibration_scale
+        )
+    compiler = find_compiler(target, options.cc) if target.code == "object" else _optional_compiler(target, options.cc)
+
+    steps = optimize(imported.graph, target, options, calibration, on_progress)
+    program = lower(imported.graph, target, options.cache_dir, lambda d, n: on_progress("compiling kernels", d, n))
+
+    names = Names(c_identifier(options.name or model.stem))
+    with _fresh_folder(output) as folder:
+        sample = graph_inputs(program.graph, (calibration or random_samples(original.inputs, 1, options.seed))[0])
+        write_sources(program, names, folder, __version__, sample, evaluate_all(program.graph, sample))
+        save_graph(program.graph, folder / f"{names.prefix}.graph.npz")
+        if target.code == "object":
+            assert compiler is not None, "object targets always find a compiler or raise"
+            write_libraries(program, names, folder, __version__, compiler)
+        write_passes(folder / "passes", original, steps)
+        sections = None if compiler is None else measure_sections(program, names, folder, compiler)
+        report = build_report(model.name, _sha256(model), names, original, imported.notes, steps, program, sections)
+        _write_report(folder, report)
+        if labelled is not None:
+            report["evaluation"] = _evaluate(original, program, *labelled, options, folder).as_dict()
+            _write_report(folder, report)
+    return CompileResult(output, program, tuple(steps), report)
+
+
+def optimize(
+    graph: Graph, target: Target, options: CompileOptions, calibration: Sequence[Sample], on_progress: Progress
+) -> list[PipelineStep]:
+    """Run the pipeline on `graph` in place; its drift is measured on calibration samples, or on noise without any."""
+    pipeline = build_pipeline(options, options.boundary or target.boundary)
+    context = PassContext(target.facts, calibration, options.seed, on_progress=on_progress)
+    drift_samples = calibration[:DRIFT_SAMPLES] or random_samples(graph.inputs, DRIFT_SAMPLES, options.seed)
+    return run_pipeline(graph, pipeline, context, drift_samples)
+
+
+def write_passes(folder: Path, original: Graph, steps: Sequence[PipelineStep]) -> None:
+    """`00-import` and one `NN-name` for each pass that changed the graph: .onnx for Netron, .txt for diffs."""
+    folder.mkdir(parents=True, exist_ok=True)
+    changed = [(i, step.record) for i, step in enumerate(steps, start=1) if step.record.is_changed]
+    for number, name, graph in [(0, "import", original), *((i, r.pass_name, r.graph) for i, r in changed)]:
+        save_model(graph, folder / f"{number:02d}-{name}.onnx")
+        (folder / f"{number:02d}-{name}.txt").write_text(print_graph(graph), encoding="utf-8")
+
+
+def check_output_folder(output: Path) -> None:
+    """Raises UsageError where `output` exists and holds something that tinyopt did not write."""
+    if output.exists() and not (output / "report.json").is_file() and (output.is_file() or any(output.iterdir())):
+        raise UsageError(f"{output} exists and is no output folder of tinyopt; choose another with --output")
+
+
+def _load_calibration(graph: Graph, options: CompileOptions) -> Sequence[Sample]:
+    if options.calibration is None:
+        return ()
+    return load_samples(
+        options.calibration,
+        graph.inputs,
+        options.calibration_mean,
+        options.calibration_scale,
+        options.calibration_samples,
+    )
+
+
+def _optional_compiler(target: Target, cc: str | None) -> Compiler | None:
+    """C text can be written without a compiler; only the code size stays unmeasured then."""
+    from tinyopt.errors import ToolchainError
+
+    try:
+        return find_compiler(target, cc)
+    except ToolchainError:
+        if cc:
+            raise
+        return None
+
+
+class _fresh_folder:  # noqa: N801 - used as a function
+    """A new folder beside `output` that takes its place when all went well, and vanishes when not."""
+
+    def __init__(self, output: Path) -> None:
+        self._output = output
+
+    def __enter__(self) -> Path:
+        parent = self._output.resolve().parent
+        parent.mkdir(parents=True, exist_ok=True)
+        self._work = Path(tempfile.mkdtemp(prefix=f".{self._output.name}-", dir=parent))
+        self._work.chmod(0o755)
+        return self._work
+
+    def __exit__(self, kind: object, *_: object) -> None:
+        if kind is None:
+            if self._output.exists():
+                old = Path(tempfile.mkdtemp(prefix=f".{self._output.name}-old-", dir=self._work.parent))
+                os.replace(self._output, old / "out")
+                os.replace(self._work, self._output)
+                shutil.rmtree(old)
+            else:
+                os.replace(self._work, self._output)
+        else:
+            shutil.rmtree(self._work, ignore_errors=True)
+
+
+def _evaluate(
+    original: Graph,
+    program: Program,
+    samples: Sequence[Sample],
+    labels: Sequence[int],
+    options: CompileOptions,
+    folder: Path,
+) -> Evaluation:
+    """Top-1 of the model as it came and as it was compiled.
+
+    On targets that run here the compiled library itself is asked, elsewhere the numpy reference, whose bytes it gives.
+    """
+    before = np.array([outputs[0].argmax() for outputs in real_outputs(original, samples)])
+    fed = [graph_inputs(program.graph, sample) for sample in samples]
+    output = program.graph.outputs[0]
+    if program.target.emulator.kind == "native":
+        runs = run_built_model(
+            load_built_model(folder), fed, "run", options.cc, options.cache_dir or default_cache_dir()
+        )
+        found, source = [run[output.name] for run in runs.outputs], "the compiled library"
+    else:
+        found, source = [evaluate_all(program.graph, sample)[output] for sample in fed], "the numpy reference"
+    after = np.array([as_real(array, output).argmax() for array in found])
+    truth = np.asarray(labels)
+    return Evaluation(
+        len(truth),
+        float(np.mean(before == truth)),
+        float(np.mean(after == truth)),
+        float(np.mean(before == after)),
+        source,
+    )
+
+
+def _write_report(folder: Path, report: dict[str, Any]) -> None:
+    from tinyopt.report.build import to_json
+
+    (folder / "report.json").write_text(to_json(report), encoding="utf-8")
+    (folder / "report.txt").write_text(plain_text(report), encoding="utf-8")
+
+
+def _sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+__all__ = ["CompileOptions", "CompileResult", "ImportResult", "compile_model", "replace"]

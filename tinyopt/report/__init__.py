@@ -1,0 +1,1 @@
+"""What a compilation did and what it costs, as data and as text."""

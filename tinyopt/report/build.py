@@ -1,0 +1,137 @@
+"""The report as data: what report.json holds, and what every other form of the report is printed from."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from tinyopt import __version__
+from tinyopt.artifact.c_source import Names
+from tinyopt.artifact.write import Sections
+from tinyopt.ir import Graph, Value
+from tinyopt.lowering.program import KernelCall, Program
+from tinyopt.ops import OPERATORS
+from tinyopt.ops.facts import graph_macs, weight_bytes
+from tinyopt.pipeline import Drift, PipelineStep
+
+SCHEMA_VERSION = 1
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Top-1 on labelled samples, as shares of 1. `source` says what ran the compiled side."""
+
+    samples: int
+    float_top1: float
+    compiled_top1: float
+    agreement: float
+    source: str
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def build_report(
+    model_name: str,
+    model_sha256: str,
+    names: Names,
+    original: Graph,
+    notes: Sequence[str],
+    steps: Sequence[PipelineStep],
+    program: Program,
+    sections: Sections | None,
+) -> dict[str, Any]:
+    """Everything that is known of a compilation and does not change from run to run: no times, no paths."""
+    constants = sum(constant.array.nbytes for constant in program.constants)
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "tinyopt": __version__,
+        "prefix": names.prefix,
+        "model": {"file": model_name, "sha256": model_sha256, "name": original.name, "notes": list(notes)},
+        "target": {"name": program.target.name, "description": program.target.description},
+        "inputs": [_boundary(value) for value in program.graph.inputs],
+        "outputs": [_boundary(value) for value in program.graph.outputs],
+        "before": _totals(original),
+        "after": _totals(program.graph)
+        | {
+            "arena_bytes": program.arena_bytes,
+            "arena_lower_bound_bytes": program.arena_lower_bound_bytes,
+            "flash_constant_bytes": constants,
+            "flash_code_bytes": None if sections is None else sections.code_bytes,
+            "flash_bytes": None if sections is None else sections.code_bytes + constants,
+        },
+        "passes": [_pass(step) for step in steps],
+        "layers": [_layer(call) for call in program.calls],
+    }
+
+
+def to_json(report: dict[str, Any]) -> str:
+    """Sorted, indented, and strict JSON: infinities become null."""
+    return json.dumps(_finite(report), indent=1, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {str(key): _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value
+
+
+def _boundary(value: Value) -> dict[str, Any]:
+    quantization = value.quantization
+    return {
+        "name": value.name,
+        "dtype": value.dtype,
+        "shape": list(value.shape),
+        "scale": None if quantization is None else quantization.scale[0],
+        "zero_point": None if quantization is None else quantization.zero_point[0],
+    }
+
+
+def _totals(graph: Graph) -> dict[str, Any]:
+    return {
+        "nodes": len(graph.nodes),
+        "macs": graph_macs(graph),
+        "parameters": sum(constant.type.elements for constant in graph.constants()),
+        "weight_bytes": weight_bytes(graph),
+    }
+
+
+def _pass(step: PipelineStep) -> dict[str, Any]:
+    record = step.record
+    return {
+        "name": record.pass_name,
+        "options": record.options,
+        "is_changed": record.is_changed,
+        "remarks": [asdict(remark) for remark in record.remarks],
+        "drift": None if step.drift is None else _drift(step.drift),
+        "after": _totals(record.graph),
+    }
+
+
+def _drift(drift: Drift) -> dict[str, Any]:
+    return {"max_abs": drift.max_abs, "snr_db": drift.snr_db}
+
+
+def _layer(call: KernelCall) -> dict[str, Any]:
+    output = call.node.outputs[0]
+    return {
+        "index": call.index,
+        "name": call.node.name,
+        "op": call.node.op,
+        "kernel": call.kernel.name,
+        "origins": list(call.node.origins),
+        "dtype": output.dtype,
+        "shape": list(output.shape),
+        "macs": OPERATORS[call.node.op].macs(call.node),
+        "weight_bytes": call.weight_bytes,
+        "offset": call.outputs[0].offset,
+        "bytes": call.outputs[0].bytes,
+        "refusals": list(call.refusals),
+    }
