@@ -1,0 +1,132 @@
+"""Operators that select or move values work on int8 as they are.
+
+QuantizeLinear is lifted above them, or DequantizeLinear sunk below, until no float lies between. Both are exact:
+rounding acts on each element by itself, and it is monotonic, so that the largest stays the largest.
+
+    float -> Mover -> Quantize(q)            =>   float -> Quantize(q) -> Mover (int8)
+    int8 -> Dequantize -> Mover -> float     =>   int8 -> Mover (int8) -> Dequantize -> float
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from tinyopt.ir import Graph, Node, Quantization, TensorType, Value
+from tinyopt.passes.integer_rules.site import Refusal, quantization_of
+
+MOVERS = frozenset(
+    ("Reshape", "Transpose", "Concat", "Split", "Slice", "Pad", "Gather", "Identity", "MaxPool", "ReduceMax", "Resize")
+)
+
+
+def is_float_mover(node: Node) -> bool:
+    """Whether the node moves float32 values, and could move int8 ones."""
+    if node.op not in MOVERS or node.outputs[0].dtype != "float32":
+        return False
+    return node.op != "Resize" or node.str("mode") == "nearest"
+
+
+def lift_quantize(graph: Graph, node: Node) -> bool:
+    """Quantize what the mover reads instead of what it gives. Returns whether that was possible."""
+    if len(node.outputs) != 1:
+        return False
+    quantizers = quantizers_of(graph, node.output)
+    if not quantizers:
+        return False
+    quantization = quantization_of(quantizers[0].output)
+    inputs: list[Value | None] = []
+    for value in node.inputs:
+        if value is None or value.dtype != "float32":
+            inputs.append(value)
+        elif value.is_constant:
+            levels = quantization.quantize(value.data, "int8")
+            inputs.append(Value.of(graph.unique_name(f"{value.name}_int8"), levels, quantization))
+        else:
+            quantize = _quantize(graph, value, quantization, node)
+            graph.insert(node, [quantize])
+            inputs.append(quantize.output)
+    target = quantizers[0].output
+    attributes = dict(node.attributes)
+    if node.op == "Pad":
+        attributes["value"] = _level(node.float("value"), quantization)
+    lifted = Node(node.op, node.name, inputs, [target], attributes, node.origins)
+    graph.replace_node(node, [lifted])
+    merge_quantizers(graph, quantizers)
+    return True
+
+
+def sink_dequantize(graph: Graph, node: Node) -> Node | Refusal:
+    """Dequantize what the mover gives instead of what it reads; all its inputs must have one quantization."""
+    producers = graph.producers()
+    sources: list[Value | None] = []
+    for value in node.inputs:
+        if value is None or value.dtype != "float32":
+            sources.append(value)
+            continue
+        producer = producers.get(value)
+        if producer is None or producer.op != "DequantizeLinear":
+            return Refusal(f"'{value.name}' is not quantized")
+        sources.append(producer.input(0))
+    floats = [source for source, value in zip(sources, node.inputs, strict=True) if source is not value and source]
+    quantization = quantization_of(floats[0])
+    if not quantization.is_per_tensor or any(source.dtype != "int8" for source in floats):
+        return Refusal(f"'{floats[0].name}' is not int8 with one scale")
+    if any(quantization_of(source) != quantization for source in floats):
+        return Refusal("its inputs have different scales and its output is not quantized")
+    attributes = dict(node.attributes)
+    if node.op == "Pad":
+        level = attributes["value"] = _level(node.float("value"), quantization)
+        if node.str("mode") == "constant" and _real(level, quantization) != node.float("value"):
+            return Refusal(f"it pads with {node.float('value'):g}, which is no level of its input")
+    moved = [_twin(graph, output, "int8", quantization) for output in node.outputs]
+    integer = Node(node.op, node.name, sources, moved, attributes, node.origins)
+    names = [graph.unique_name(f"{output.name}_dequantize") for output in node.outputs]
+    dequantize = [
+        Node("DequantizeLinear", name, [source], [output], {}, node.origins)
+        for name, source, output in zip(names, moved, node.outputs, strict=True)
+    ]
+    graph.replace_node(node, [integer, *dequantize])
+    return integer
+
+
+def quantizers_of(graph: Graph, value: Value) -> list[Node]:
+    """The readers of `value` where all are QuantizeLinear with equal parameters, none where it is a graph output."""
+    readers = graph.consumers()[value]
+    if graph.is_output(value) or not readers or any(reader.op != "QuantizeLinear" for reader in readers):
+        return []
+    quantization = quantization_of(readers[0].output)
+    is_common = quantization.is_per_tensor and all(quantization_of(r.output) == quantization for r in readers)
+    return readers if is_common else []
+
+
+def merge_quantizers(graph: Graph, quantizers: list[Node]) -> None:
+    """Remove these, whose equal results all have become the first one's; graph outputs among them keep their names."""
+    target = quantizers[0].output
+    graph.remove(quantizers)
+    for twin in quantizers[1:]:
+        forward(graph, twin.output, target, twin)
+
+
+def forward(graph: Graph, old: Value, new: Value, node: Node) -> None:
+    """Let readers of `old` read `new`; where `old` is a graph output it becomes a copy of `new`, made by Identity."""
+    for reader in graph.nodes:
+        reader.inputs = [new if value is old else value for value in reader.inputs]
+    if graph.is_output(old):
+        graph.nodes.append(Node("Identity", node.name, [new], [old], {}, node.origins))
+
+
+def _quantize(graph: Graph, value: Value, quantization: Quantization, node: Node) -> Node:
+    quantized = _twin(graph, value, "int8", quantization)
+    return Node("QuantizeLinear", graph.unique_name(f"{value.name}_quantize"), [value], [quantized], {}, node.origins)
+
+
+def _twin(graph: Graph, value: Value, dtype: str, quantization: Quantization) -> Value:
+    return Value(graph.unique_name(f"{value.name}_{dtype}"), TensorType(dtype, value.shape), quantization=quantization)
+
+
+def _level(real: float, quantization: Quantization) -> int:
+    return int(quantization.quantize(np.array([real]), "int8")[0])
+
+
+def _real(level: int, quantization: Quantization) -> float:
+    return (level - quantization.zero_point[0]) * quantization.scale[0]

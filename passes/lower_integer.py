@@ -1,0 +1,182 @@
+"""Turn quantized float operators into integer ones: DequantizeLinear -> operator -> QuantizeLinear becomes one node."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from tinyopt.errors import UsageError
+from tinyopt.ir import Graph, Node, TensorType, Value
+from tinyopt.ops import OPERATORS, QuantizationRule
+from tinyopt.pass_manager import Pass, PassContext
+from tinyopt.passes.integer_rules import RULES, Refusal, Site, rescaling_table
+from tinyopt.passes.integer_rules.movers import (
+    forward,
+    is_float_mover,
+    lift_quantize,
+    merge_quantizers,
+    quantizers_of,
+    sink_dequantize,
+)
+from tinyopt.passes.integer_rules.site import quantization_of
+
+BOUNDARIES = ("float", "int8")
+
+
+@dataclass(frozen=True)
+class LowerInteger(Pass):
+    """Make integer operators of the quantized float ones.
+
+    What: every operator whose inputs come from DequantizeLinear and whose output goes to QuantizeLinear becomes one
+        operator on int8 that multiplies, adds and shifts integers; functions of one variable become tables of 256
+        entries; operators that move values work on int8 directly.
+    Before -> After:
+        int8 -> DequantizeLinear -> Conv -> QuantizeLinear -> int8    =>    int8 -> QConv -> int8
+        with boundary=int8 also: float input -> QuantizeLinear    =>    int8 input, its scale in the header
+    Exactness: the correctly rounded value of what the float operators say; onnxruntime's QDQ result differs by one step
+        at most for each operator, where a value lies between two levels. Tables and moved values are exact.
+    Refuses when: an input or the output is not quantized, weights have zero points or are float, a sum could exceed
+        32 bits, or the operator has no integer form. It then stays in float between DequantizeLinear and
+        QuantizeLinear.
+    Source: Jacob et al., arXiv:1712.05877, section 2.
+    """
+
+    name: ClassVar[str] = "lower-integer"
+
+    boundary: str = "float"
+
+    def run(self, graph: Graph, context: PassContext) -> bool:
+        if self.boundary not in BOUNDARIES:
+            raise UsageError(f"lower-integer.boundary is '{self.boundary}', not one of {', '.join(BOUNDARIES)}")
+        if not any(_is_quantized_activation(value) for value in graph.values()):
+            return False
+        is_changed = _lift(graph, context)
+        for node in list(graph.nodes):
+            is_changed |= _lower(graph, node, context)
+        if self.boundary == "int8":
+            is_changed |= _quantize_boundary(graph, context)
+        return bool(graph.remove_unused()) or is_changed
+
+
+def _is_quantized_activation(value: Value) -> bool:
+    return value.dtype == "int8" and value.quantization is not None and not value.is_constant
+
+
+def _lift(graph: Graph, context: PassContext) -> bool:
+    """Lift QuantizeLinear above movers, the last mover first, so that chains of them end on int8."""
+    movers = [node for node in reversed(graph.nodes) if is_float_mover(node)]
+    lifted = [node for node in movers if lift_quantize(graph, node)]
+    for node in lifted:
+        context.did(f"{node.op} '{node.name}' works on int8", [node], [node])
+    return bool(lifted)
+
+
+def _lower(graph: Graph, node: Node, context: PassContext) -> bool:
+    """Lower one node; returns whether anything changed."""
+    if node.op == "QuantizeLinear":
+        return _join_quantize(graph, node, context)
+    if OPERATORS[node.op].quantization is QuantizationRule.INTEGER or node.outputs[0].dtype != "float32":
+        return False
+    lowered = sink_dequantize(graph, node) if is_float_mover(node) else _lower_by_rule(graph, node)
+    if isinstance(lowered, Refusal):
+        context.declined(f"{node.op} '{node.name}' stays in float: {lowered.reason}", [node])
+        return False
+    context.did(f"{node.op} '{node.name}' became {lowered.op} on int8", [node], [lowered])
+    return True
+
+
+def _lower_by_rule(graph: Graph, node: Node) -> Node | Refusal:
+    if node.op not in RULES:
+        return Refusal("it has no integer form")
+    quantizers = [] if len(node.outputs) != 1 else quantizers_of(graph, node.output)
+    if not quantizers:
+        return Refusal("its output is not quantized, or something reads it in float")
+    operands = _operands(graph, node)
+    if isinstance(operands, Refusal):
+        return operands
+    lowered = RULES[node.op](Site(graph, node, operands, quantizers[0].output))
+    if isinstance(lowered, Node):
+        graph.replace_node(node, [lowered])
+        merge_quantizers(graph, quantizers)
+    return lowered
+
+
+def _operands(graph: Graph, node: Node) -> tuple[Value | None, ...] | Refusal:
+    """For each input the integers behind its DequantizeLinear, or the constant itself."""
+    producers = graph.producers()
+    found: list[Value | None] = []
+    for value in node.inputs:
+        producer = None if value is None else producers.get(value)
+        if producer is not None and producer.op == "DequantizeLinear":
+            found.append(producer.input(0))
+        elif value is None or value.is_constant:
+            found.append(value)
+        else:
+            return Refusal(f"its input '{value.name}' is not quantized")
+    return tuple(found)
+
+
+def _join_quantize(graph: Graph, node: Node, context: PassContext) -> bool:
+    """DequantizeLinear -> QuantizeLinear: nothing where the parameters are equal, else a table."""
+    producer = graph.producers().get(node.input(0))
+    if producer is None or producer.op != "DequantizeLinear" or producer.input(0).dtype != "int8":
+        return False
+    source, target = producer.input(0), node.output
+    if quantization_of(source) == quantization_of(target):
+        graph.remove([node])
+        forward(graph, target, source, node)
+        return True
+    if not (quantization_of(source).is_per_tensor and quantization_of(target).is_per_tensor):
+        context.declined(f"'{node.name}' stays: '{source.name}' has more than one scale", [node])
+        return False
+    levels = rescaling_table(quantization_of(source), quantization_of(target))
+    table = Value.of(graph.unique_name(f"{node.name}_table"), levels)
+    lookup = Node("QLookup", node.name, [source, table], [target], {}, node.origins)
+    graph.replace_node(node, [lookup])
+    context.did(f"'{source.name}' is rescaled by a table", [node], [lookup])
+    return True
+
+
+def _quantize_boundary(graph: Graph, context: PassContext) -> bool:
+    """Take int8 where a float input is only quantized, give int8 where a float output is only dequantized."""
+    is_changed = False
+    for value in list(graph.inputs):
+        if value.dtype == "float32":
+            is_changed |= _quantize_input(graph, value, context)
+    producers = graph.producers()
+    for value in list(graph.outputs):
+        if value.dtype == "float32":
+            is_changed |= _quantize_output(graph, value, producers.get(value), context)
+    return is_changed
+
+
+def _quantize_input(graph: Graph, value: Value, context: PassContext) -> bool:
+    quantizers = quantizers_of(graph, value)
+    if not quantizers:
+        context.declined(f"input '{value.name}' stays float: not all its readers quantize it alike")
+        return False
+    quantization = quantization_of(quantizers[0].output)
+    twin = Value(value.name, TensorType("int8", value.shape), quantization=quantization)
+    graph.inputs = [twin if old is value else old for old in graph.inputs]
+    graph.remove(quantizers)
+    for node in quantizers:
+        forward(graph, node.output, twin, node)
+    context.did(f"input '{value.name}' is int8 with scale {quantization.scale[0]:g}", quantizers)
+    return True
+
+
+def _quantize_output(graph: Graph, value: Value, producer: Node | None, context: PassContext) -> bool:
+    if producer is None or producer.op != "DequantizeLinear":
+        context.declined(f"output '{value.name}' stays float: it is computed in float")
+        return False
+    source = producer.input(0)
+    if source.dtype != "int8" or not quantization_of(source).is_per_tensor:
+        context.declined(f"output '{value.name}' stays float: '{source.name}' is not int8 with one scale")
+        return False
+    if graph.is_output(source) or source.is_constant or any(source is given for given in graph.inputs):
+        context.declined(f"output '{value.name}' stays float: '{source.name}' is an input or output under its own name")
+        return False
+    graph.outputs = [source if old is value else old for old in graph.outputs]
+    source.name, value.name = value.name, source.name
+    context.did(f"output '{source.name}' is int8 with scale {quantization_of(source).scale[0]:g}", [producer])
+    return True
