@@ -1,10 +1,10 @@
 """Channel groups: the slices of weights and tensors that can only be removed together.
 
-    conv1 -> Relu -> depthwise -> conv2, and conv1 -> + <- conv3: channel i of conv1's rows, of its bias, of the depthwise weights,
-    of conv2's columns and of conv3's rows is one channel of one group.
+    conv1 -> Relu -> depthwise -> conv2, and conv1 -> + <- conv3: channel i of conv1's rows, of its bias, of the
+    depthwise weights, of conv2's columns and of conv3's rows is one channel of one group.
 
-A group is a connected component of the graph of linked dimensions (`channel_links`), with the place of each channel in every
-member: after a flattening Reshape one channel is a block of columns.
+A group is a connected component of the graph of linked dimensions (`channel_links`), with the place of each channel in
+every member: after a flattening Reshape one channel is a block of columns.
 
 Source: the dependency graphs of Fang et al., "DepGraph: Towards Any Structural Pruning", arXiv:2301.12900.
 """
@@ -18,7 +18,7 @@ import networkx as nx
 import numpy as np
 from numpy.typing import NDArray
 
-from tinyopt.ir import Array, Clusters, Graph, Node, Quantization, TensorType, Value
+from tinyopt.ir import Array, Clusters, Graph, Quantization, TensorType, Value
 from tinyopt.passes.channel_links import Dimension, Link, Links, WeightUse, collect_links, weight_use
 
 _SHAPE_ATTRIBUTES = {"Reshape": "shape", "Slice": "sizes", "Resize": "sizes"}
@@ -86,7 +86,10 @@ def find_channel_groups(graph: Graph) -> list[ChannelGroup]:
 
 
 def keep_channels(graph: Graph, group: ChannelGroup, kept: Sequence[int]) -> None:
-    """Remove all channels of `group` but `kept` (ascending): constants, types, quantization and attributes are rewritten."""
+    """Remove all channels of `group` but `kept` (ascending).
+
+    Constants, types, quantization and attributes are rewritten, those behind a DequantizeLinear too.
+    """
     assert group.blocked is None, group.blocked
     assert kept, "a layer keeps at least one channel"
     channels = np.asarray(kept, np.int64)
@@ -117,7 +120,7 @@ def _add_link(dimensions: nx.Graph[Dimension], link: Link) -> None:
 
 
 def _resolve_flattenings(dimensions: nx.Graph[Dimension], links: Links, uses: Sequence[WeightUse]) -> None:
-    """Let the channels of a flattened image be the axis that some layer's weights share; the other axes only repeat them."""
+    """Find the channels of each flattened image: they lie along the axis that some layer's weights share."""
     weighted = {(use.weights, use.output_axis) for use in uses}
     weighted |= {(use.weights, use.input_axis) for use in uses if use.input_axis is not None}
     for flattening in links.flattenings:
@@ -182,7 +185,7 @@ def _take(value: Value, axis: int, indices: NDArray[np.int64]) -> None:
     if value.quantization is not None and value.quantization.axis == axis:
         old = value.quantization
         scale, zero_point = (tuple(items[i] for i in indices) for items in (old.scale, old.zero_point))
-        value.quantization = Quantization(scale, zero_point, axis)  # type: ignore[arg-type]
+        value.quantization = Quantization(scale, zero_point, axis)
     if value.clusters is not None:
         value.clusters = _take_clusters(value.clusters, axis, indices)
 

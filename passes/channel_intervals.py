@@ -1,8 +1,8 @@
 """Interval analysis: between which two numbers every channel of every tensor must lie, whatever the input holds.
 
-Each operator maps the intervals of its inputs to that of its output (Moore, Interval Analysis, 1966). Arrays of bounds broadcast
-over the tensor: each of their axes has the tensor's size or 1. What no rule is written for may be anything, so the answer is
-always safe. Computed in float64; rounding in float32 is not part of it.
+Each operator maps the intervals of its inputs to that of its output (Moore, Interval Analysis, 1966). Arrays of bounds
+broadcast over the tensor: each of their axes has the tensor's size or 1. What no rule is written for may be anything,
+so the answer is always safe. Computed in float64; rounding in float32 is not part of it.
 """
 
 from __future__ import annotations
@@ -101,7 +101,10 @@ def _anything(value: Value) -> Interval:
 
 def _without_nan(interval: Interval) -> Interval:
     """Bounds that came out as infinity minus infinity say nothing."""
-    low, high = np.where(np.isnan(interval.low), -np.inf, interval.low), np.where(np.isnan(interval.high), np.inf, interval.high)
+    low, high = (
+        np.where(np.isnan(interval.low), -np.inf, interval.low),
+        np.where(np.isnan(interval.high), np.inf, interval.high),
+    )
     return Interval(low, high)
 
 
@@ -298,7 +301,10 @@ def _quantize(node: Node, reader: _Reader) -> list[Interval]:
     x, quantization, rank = reader.input(node, 0), node.output.quantization, node.output.type.rank
     assert quantization is not None
     limits = np.iinfo(DTYPES[node.output.dtype])
-    scale, zero_point = quantization.scale_array(rank).astype(np.float64), quantization.zero_point_array(rank)
+    scale, zero_point = (
+        parameters.astype(np.float64)
+        for parameters in (quantization.scale_array(rank), quantization.zero_point_array(rank))
+    )
     low = np.rint(x.low / scale - _LEVEL_SLACK) + zero_point
     high = np.rint(x.high / scale + _LEVEL_SLACK) + zero_point
     return [Interval(low, high).clip(float(limits.min), float(limits.max))]
@@ -307,7 +313,10 @@ def _quantize(node: Node, reader: _Reader) -> list[Interval]:
 def _dequantize(node: Node, reader: _Reader) -> list[Interval]:
     x, quantization, rank = reader.input(node, 0), node.input(0).quantization, node.output.type.rank
     assert quantization is not None
-    scale, zero_point = quantization.scale_array(rank).astype(np.float64), quantization.zero_point_array(rank)
+    scale, zero_point = (
+        parameters.astype(np.float64)
+        for parameters in (quantization.scale_array(rank), quantization.zero_point_array(rank))
+    )
     return [Interval((x.low - zero_point) * scale, (x.high - zero_point) * scale)]
 
 

@@ -1,8 +1,8 @@
 """How one operator ties the dimensions of its tensors together: the facts under the channel groups.
 
-A dimension is a pair (value, axis). A link says that two dimensions hold the same channels, so that a channel can only be
-removed from both; a block says that a dimension must stay as it is, and why. Constants are values like all others, so weights,
-biases and slopes are tied by the same links.
+A dimension is a pair (value, axis). A link says that two dimensions hold the same channels, so that a channel can only
+be removed from both; a block says that a dimension must stay as it is, and why. Constants are values like all others,
+so weights, biases and slopes are tied by the same links.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ Dimension: TypeAlias = tuple[Value, int]
 
 @dataclass(frozen=True)
 class Link:
-    """`wide` holds the channels of `narrow`: its index is (outer index, channel, inner index), of sizes outer, n, inner."""
+    """`wide` holds the channels of `narrow`: index = (outer index, channel, inner index), of sizes outer, n, inner."""
 
     wide: Dimension
     narrow: Dimension
@@ -59,7 +59,7 @@ class Links:
 
 @dataclass(frozen=True)
 class WeightUse:
-    """Where the weights of a convolution or dense layer keep their channels. `input_axis` is None where it is depthwise."""
+    """Where the weights of a layer keep their channels. `input_axis` is None where the layer is depthwise."""
 
     node: Node
     weights: Value  # as the node reads them: a constant, or what a DequantizeLinear gives

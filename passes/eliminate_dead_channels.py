@@ -21,18 +21,19 @@ from tinyopt.passes.channel_links import WeightUse, constant_source, weight_use
 class EliminateDeadChannels(Pass):
     """Remove channels that are constant whatever the input, and channels that nobody reads.
 
-    What: interval analysis runs forward from what is known of the input (its type, or input_low and input_high) and finds
-        channels that can only hold one number; liveness runs backward from the weights and finds channels whose every column
-        is zero. Such channels leave all layers of their group; a constant other than zero moves into its readers' biases.
-        Weights below `negligible` times their layer's largest count as zero and are set to zero: training leaves 1e-30 where
-        it decayed a channel away.
+    What: interval analysis runs forward from what is known of the input (its type, or input_low and input_high) and
+        finds channels that can only hold one number; liveness runs backward from the weights and finds channels whose
+        every column is zero. Such channels leave all layers of their group; a constant other than zero moves into its
+        readers' biases. Weights below `negligible` times their layer's largest count as zero and are set to zero:
+        training leaves 1e-30 where it decayed a channel away.
     Before -> After:
         conv1[64] -> Relu -> conv2, rows 3..63 of conv1 all zero  ->  conv1[3] -> Relu -> conv2 with another bias
-    Exactness: exact in real arithmetic but for the negligible weights, which a float32 sum cannot see as long as no channel of
-        a tensor is 100,000 times as large as all others; outputs move by rounding only. No calibration sample is used as a
-        proof. Exact in the integers of a model that arrives quantized.
-    Refuses when: the channels reach an input or output of the graph, or an operator that mixes or moves them in a way that is
-        not followed; a constant other than zero is read by a padded convolution (the padding is zero, the constant is not).
+    Exactness: exact in real arithmetic but for the negligible weights, which a float32 sum cannot see as long as no
+        channel of a tensor is 100,000 times as large as all others; outputs move by rounding only. No calibration
+        sample is used as a proof. Exact in the integers of a model that arrives quantized.
+    Refuses when: the channels reach an input or output of the graph, or an operator that mixes or moves them in a way
+        that is not followed; a constant other than zero is read by a padded convolution (the padding is zero, the
+        constant is not).
     Source: Moore, Interval Analysis, 1966; liveness as in any data-flow analysis.
     """
 
@@ -115,8 +116,8 @@ def _flush_negligible_weights(graph: Graph, share: float, context: PassContext) 
         use.weights.constant = np.where(tiny, np.zeros_like(use.weights.data), use.weights.data)
         is_changed = True
         context.did(
-            f"{node.name}: {int(tiny.sum()):,} of {tiny.size:,} weights, the largest {magnitudes[tiny].max():.1g}, are below"
-            f" {share:g} of the layer's largest: set to zero",
+            f"{node.name}: {int(tiny.sum()):,} of {tiny.size:,} weights, the largest {magnitudes[tiny].max():.1g},"
+            f" are below {share:g} of the layer's largest: set to zero",
             [node],
             [node],
         )
@@ -191,7 +192,7 @@ def _takes_constants(graph: Graph, use: WeightUse) -> bool:
 
 
 def _bias_steps_are_products(use: WeightUse, bias: Value, producers: dict[Value, Node]) -> bool:
-    """Whether an integer bias counts in steps of (input scale) * (weight scale), so that every constant's share is whole."""
+    """Whether an integer bias counts in steps of (input scale) * (weight scale): every constant's share is whole."""
     x, weights = producers.get(use.node.input(0)), constant_source(use.weights, producers)
     if x is None or x.op != "DequantizeLinear" or weights is None:
         return False

@@ -28,16 +28,18 @@ _MARK = ".pruned"  # ends the names of pruned weights, so that a second run know
 class PruneChannels(Pass):
     """Remove the least important channels until a share of the multiply-accumulates is gone.
 
-    What: channels that can only leave together form a group; a channel's importance is the sum of the absolute weights of its
-        slices, each weight tensor's sum scaled to a mean of 1, so that layers can be compared. Step by step the group gives up
-        its least important channels whose loss costs least importance for each multiply-accumulate saved. Layers keep a
-        multiple of the target's lane width, and at least a quarter of their channels.
+    What: channels that can only leave together form a group; a channel's importance is the sum of the absolute weights
+        of its slices, each weight tensor's sum scaled to a mean of 1, so that layers can be compared. Step by step the
+        group gives up its least important channels whose loss costs least importance for each multiply-accumulate
+        saved. Layers keep a multiple of the target's lane width, and at least a quarter of their channels.
     Before -> After: with ratio=0.2
         conv1[64] -> Relu -> depthwise[64] -> conv2[64]  ->  conv1[48] -> Relu -> depthwise[48] -> conv2[64]
     Exactness: not exact: the outputs change with the ratio; measure the accuracy afterwards. Nothing is retrained.
-    Refuses when: ratio is 0 (the default); the graph is quantized already (its scales were chosen for all channels); channels
-        reach an input or output of the graph or an operator that is not followed; a layer's name matches a pattern in `keep`.
-    Source: Li et al., Pruning Filters for Efficient ConvNets, arXiv:1608.08710; groups as in DepGraph, arXiv:2301.12900.
+    Refuses when: ratio is 0 (the default); the graph is quantized already (its scales were chosen for all channels);
+        channels reach an input or output of the graph or an operator that is not followed; a layer's name matches a
+        pattern in `keep`.
+    Source: Li et al., Pruning Filters for Efficient ConvNets, arXiv:1608.08710; groups as in DepGraph,
+        arXiv:2301.12900.
     """
 
     name: ClassVar[str] = "prune-channels"
@@ -52,12 +54,16 @@ class PruneChannels(Pass):
             context.declined("ratio is 0: no channel is pruned; ratio=0.2 removes a fifth of the multiply-accumulates")
             return False
         if any(node.op == "QuantizeLinear" for node in graph.nodes):
-            context.declined("the model is quantized already: its scales were chosen for all channels; prune the float model")
+            context.declined(
+                "the model is quantized already: its scales were chosen for all channels; prune the float model"
+            )
             return False
         if pruned := [value.name for value in graph.constants() if _MARK in value.name]:
             context.declined(f"'{pruned[0]}' is pruned already: ratio counts from the model before any pruning")
             return False
-        candidates = [_Candidate.of(group, context.facts.channel_multiple) for group in self._open_groups(graph, context)]
+        candidates = [
+            _Candidate.of(group, context.facts.channel_multiple) for group in self._open_groups(graph, context)
+        ]
         before = graph_macs(graph)
         _choose(_MacModel.of(graph, [c.group for c in candidates]), candidates, before * (1 - self.ratio))
         is_changed = _apply(graph, candidates, context)
@@ -80,7 +86,11 @@ class PruneChannels(Pass):
         if not group.consumers:
             return "no layer's weights read its channels"
         for use in (*group.producers, *group.depthwise):
-            if any(fnmatch.fnmatchcase(name, pattern) for pattern in self.keep for name in (use.node.name, *use.node.origins)):
+            if any(
+                fnmatch.fnmatchcase(name, pattern)
+                for pattern in self.keep
+                for name in (use.node.name, *use.node.origins)
+            ):
                 return f"'{use.node.name}' is named in keep"
         if group.size <= channel_multiple:
             return f"{group.size} channels are no more than the target's {channel_multiple} lanes"
@@ -111,7 +121,7 @@ class _Candidate:
         return count if count >= max(self.multiple, _SMALLEST_SHARE * self.group.size) else None
 
     def penalty(self, kept: int) -> float:
-        """The harm done when `kept` channels stay. It grows with the square of what is lost: many small losses harm less."""
+        """The harm done when `kept` channels stay: the square of what is lost; many small losses harm less."""
         return float(self.lost_share[self.group.size - kept] ** 2)
 
 
@@ -132,7 +142,9 @@ def _importance(group: ChannelGroup) -> NDArray[np.float64]:
 class _MacModel:
     """The graph's multiply-accumulates for any channel counts: each node's are proportional to those of its groups."""
 
-    nodes: tuple[tuple[int, tuple[int, ...]], ...]  # multiply-accumulates at full width, the groups that they scale with
+    nodes: tuple[
+        tuple[int, tuple[int, ...]], ...
+    ]  # multiply-accumulates at full width, the groups that they scale with
 
     @classmethod
     def of(cls, graph: Graph, groups: Sequence[ChannelGroup]) -> _MacModel:
@@ -185,7 +197,9 @@ def _apply(graph: Graph, candidates: Sequence[_Candidate], context: PassContext)
                 use.weights.name = graph.unique_name(use.weights.name + _MARK)
         nodes = [use.node for use in group.producers]
         lost = candidate.lost_share[group.size - kept]
-        context.did(f"{group.label}: {kept} of {group.size} channels stay, {lost:.1%} of the importance goes", nodes, nodes)
+        context.did(
+            f"{group.label}: {kept} of {group.size} channels stay, {lost:.1%} of the importance goes", nodes, nodes
+        )
     return any(candidate.kept != candidate.group.size for candidate in candidates)
 
 
