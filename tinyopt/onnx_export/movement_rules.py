@@ -47,12 +47,14 @@ def _pad(node: Node, emit: Emitter) -> None:
 
 
 def _resize(node: Node, emit: Emitter) -> None:
-    """ONNX takes scales or sizes: scales where they give just these sizes."""
+    """ONNX takes scales or sizes: scales where they give just these sizes, however the product is rounded."""
     x, sizes, scales = node.input(0), node.ints("sizes"), node.attributes["scales"]
     assert isinstance(scales, tuple)
     singles = np.array(scales, np.float32)
     inputs: tuple[str, ...]
-    if all(math.floor(np.float32(x.shape[i]) * singles[i]) == sizes[i] for i in range(x.type.rank)):
+    exact = [math.floor(size * float(scale)) for size, scale in zip(x.shape, singles, strict=True)]
+    rounded = [math.floor(np.float32(size) * scale) for size, scale in zip(x.shape, singles, strict=True)]
+    if exact == rounded == list(sizes):
         inputs = ("", emit.array(singles, f"{node.name}/scales"))
     else:
         inputs = ("", "", emit.ints(sizes, f"{node.name}/sizes"))
