@@ -11,10 +11,11 @@ import numpy as np
 from tinyopt.errors import InvalidModelError, UsageError
 from tinyopt.ir import Array, Graph, Value
 from tinyopt.onnx_session import OnnxSession
-from tinyopt.pass_manager import Pass, PassContext, Sample
+from tinyopt.pass_manager import Pass, PassContext
 from tinyopt.passes.quantization.insertion import make_explicit
 from tinyopt.passes.quantization.parameters import choose, parameters_of
 from tinyopt.passes.quantization.ranges import MinMaxObserver, PercentileObserver, RangeObserver
+from tinyopt.samples import Sample
 
 METHODS = ("minmax", "percentile")
 
