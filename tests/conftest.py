@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+_GOLDEN = Path(__file__).resolve().parent / "golden"
 _BESIDE = Path(__file__).resolve().parents[2] / "shared"
 
 
@@ -27,3 +29,21 @@ def models_dir() -> Path:
 def data_dir() -> Path:
     """Calibration and test samples for them."""
     return _folder("TINYOPT_DATA", "data")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--update-golden", action="store_true", help="write the texts in tests/golden anew")
+
+
+@pytest.fixture
+def golden(request: pytest.FixtureRequest) -> Callable[[str, str], None]:
+    """Compare a text with tests/golden/<name>.txt, or write it there under --update-golden."""
+
+    def compare(name: str, text: str) -> None:
+        file = _GOLDEN / f"{name}.txt"
+        if request.config.getoption("--update-golden"):
+            _GOLDEN.mkdir(exist_ok=True)
+            file.write_text(text)
+        assert text == file.read_text(), f"{file.name} differs; --update-golden writes it anew"
+
+    return compare
