@@ -7,7 +7,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +16,8 @@ import numpy as np
 from tinyopt import __version__
 from tinyopt.artifact.c_source import Names
 from tinyopt.artifact.names import c_identifier
-from tinyopt.artifact.write import measure_sections, write_libraries, write_sources
-from tinyopt.errors import UsageError
+from tinyopt.artifact.write import measure_code, write_libraries, write_sources
+from tinyopt.errors import ToolchainError, UsageError
 from tinyopt.evaluate import evaluate_all
 from tinyopt.execution.built_model import load_built_model
 from tinyopt.execution.runner import run_built_model
@@ -27,7 +27,7 @@ from tinyopt.lowering.kernel_cache import default_cache_dir
 from tinyopt.lowering.lower import lower
 from tinyopt.lowering.program import Program
 from tinyopt.onnx_export import save_model
-from tinyopt.onnx_import import ImportResult, import_model
+from tinyopt.onnx_import import import_model
 from tinyopt.options import CompileOptions
 from tinyopt.pass_manager import PassContext
 from tinyopt.pipeline import (
@@ -39,7 +39,7 @@ from tinyopt.pipeline import (
     real_outputs,
     run_pipeline,
 )
-from tinyopt.report.build import Evaluation, build_report
+from tinyopt.report.build import Evaluation, build_report, to_json
 from tinyopt.report.text import plain_text
 from tinyopt.samples import Sample, load_labelled, load_samples, random_samples
 from tinyopt.targets import target_named
@@ -54,7 +54,8 @@ Progress = Callable[[str, int, int], None]
 class CompileResult:
     """What one compilation gave. `report` is what report.json holds."""
 
-    folder: Path | None
+    folder: Path
+    original: Graph  # as it was imported
     program: Program
     steps: tuple[PipelineStep, ...]
     report: dict[str, Any]
@@ -95,13 +96,14 @@ def compile_model(
             assert compiler is not None, "object targets always find a compiler or raise"
             write_libraries(program, names, folder, __version__, compiler)
         write_passes(folder / "passes", original, steps)
-        sections = None if compiler is None else measure_sections(program, names, folder, compiler)
-        report = build_report(model.name, _sha256(model), names, original, imported.notes, steps, program, sections)
+        code = None if compiler is None else measure_code(program, names, folder, compiler)
+        digest = _sha256(model)
+        report = build_report(model.name, digest, names.prefix, original, imported.notes, steps, program, code)
         _write_report(folder, report)
         if labelled is not None:
             report["evaluation"] = _evaluate(original, program, *labelled, options, folder).as_dict()
             _write_report(folder, report)
-    return CompileResult(output, program, tuple(steps), report)
+    return CompileResult(output, original, program, tuple(steps), report)
 
 
 def optimize(
@@ -143,8 +145,6 @@ def _load_calibration(graph: Graph, options: CompileOptions) -> Sequence[Sample]
 
 def _optional_compiler(target: Target, cc: str | None) -> Compiler | None:
     """C text can be written without a compiler; only the code size stays unmeasured then."""
-    from tinyopt.errors import ToolchainError
-
     try:
         return find_compiler(target, cc)
     except ToolchainError:
@@ -213,14 +213,9 @@ def _evaluate(
 
 
 def _write_report(folder: Path, report: dict[str, Any]) -> None:
-    from tinyopt.report.build import to_json
-
     (folder / "report.json").write_text(to_json(report), encoding="utf-8")
     (folder / "report.txt").write_text(plain_text(report), encoding="utf-8")
 
 
 def _sha256(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
-
-
-__all__ = ["CompileOptions", "CompileResult", "ImportResult", "compile_model", "replace"]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import tempfile
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -180,29 +179,15 @@ def _layer_hash(call: KernelCall, expected: Mapping[Value, Array]) -> dict[str, 
     return {"name": name, "offset": slot.offset, "bytes": len(data), "hash": fnv1a(data)}
 
 
-@dataclass(frozen=True)
-class Sections:
-    """Bytes in flash, measured on objects that the target's compiler made: code with its own tables, and constants."""
-
-    code_bytes: int
-    weight_bytes: int
-
-
-def measure_sections(program: Program, names: Names, folder: Path, compiler: Compiler) -> Sections | None:
-    """Compile the sources in `folder`, as a user would, and read the sections' sizes; None without a size tool."""
+def measure_code(program: Program, names: Names, folder: Path, compiler: Compiler) -> int | None:
+    """Bytes of code and its own tables, compiled from `folder` as a user would with -O3; None without a size tool."""
     if not compiler.size:
         return None
-    prefix = names.prefix
     with tempfile.TemporaryDirectory(prefix="tinyopt-size-") as text_folder:
-        work = Path(text_folder)
-        code = [work / f"{prefix}.o"]
-        compiler.run("-std=c99", "-O3", "-c", f"{prefix}.c", "-o", code[0], folder=folder)
-        for key, content in program.functions.items():
-            if program.target.code == "object":
-                code.append(work / f"{key}.o")
-                code[-1].write_bytes(content)
-        return Sections(sum(compiler.flash_bytes(path) for path in code), _weight_bytes(program))
-
-
-def _weight_bytes(program: Program) -> int:
-    return sum(constant.array.nbytes for constant in program.constants)
+        objects = [Path(text_folder) / f"{names.prefix}.o"]
+        compiler.run("-std=c99", "-O3", "-c", f"{names.prefix}.c", "-o", objects[0], folder=folder)
+        if program.target.code == "object":
+            for key, content in program.functions.items():
+                objects.append(Path(text_folder) / f"{key}.o")
+                objects[-1].write_bytes(content)
+        return sum(compiler.flash_bytes(path) for path in objects)

@@ -27,8 +27,9 @@ class Validation:
 
     exact_layers, float_layers: how many layers were compared bit for bit, and by tolerance.
     first_difference: one line that names sample, layer and values; None where all is as it must be.
-    different_bytes: of all outputs, against the numpy reference. onnxruntime_steps: the largest difference of an integer
-    output from onnxruntime's, in steps; onnxruntime_error: the largest absolute difference of a float output.
+    different_bytes: of all outputs, against the numpy reference.
+    onnxruntime_steps: the largest difference of an integer output from onnxruntime's, in steps.
+    onnxruntime_error: the largest absolute difference of a float output from onnxruntime's.
     """
 
     samples: int

@@ -9,8 +9,6 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from tinyopt import __version__
-from tinyopt.artifact.c_source import Names
-from tinyopt.artifact.write import Sections
 from tinyopt.ir import Graph, Value
 from tinyopt.lowering.program import KernelCall, Program
 from tinyopt.ops import OPERATORS
@@ -37,19 +35,19 @@ class Evaluation:
 def build_report(
     model_name: str,
     model_sha256: str,
-    names: Names,
+    prefix: str,
     original: Graph,
     notes: Sequence[str],
     steps: Sequence[PipelineStep],
     program: Program,
-    sections: Sections | None,
+    code_bytes: int | None,
 ) -> dict[str, Any]:
     """Everything that is known of a compilation and does not change from run to run: no times, no paths."""
     constants = sum(constant.array.nbytes for constant in program.constants)
     return {
         "schema_version": SCHEMA_VERSION,
         "tinyopt": __version__,
-        "prefix": names.prefix,
+        "prefix": prefix,
         "model": {"file": model_name, "sha256": model_sha256, "name": original.name, "notes": list(notes)},
         "target": {"name": program.target.name, "description": program.target.description},
         "inputs": [_boundary(value) for value in program.graph.inputs],
@@ -60,8 +58,8 @@ def build_report(
             "arena_bytes": program.arena_bytes,
             "arena_lower_bound_bytes": program.arena_lower_bound_bytes,
             "flash_constant_bytes": constants,
-            "flash_code_bytes": None if sections is None else sections.code_bytes,
-            "flash_bytes": None if sections is None else sections.code_bytes + constants,
+            "flash_code_bytes": code_bytes,
+            "flash_bytes": None if code_bytes is None else code_bytes + constants,
         },
         "passes": [_pass(step) for step in steps],
         "layers": [_layer(call) for call in program.calls],

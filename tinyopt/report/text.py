@@ -29,6 +29,15 @@ def renderable(report: dict[str, Any]) -> RenderableType:
     return Group(*parts)
 
 
+def remarks(report: dict[str, Any]) -> str:
+    """Every remark of every pass, one a line."""
+    return "\n".join(
+        f"{step['name']}: {remark['kind']}: {_safe(remark['message'])}"
+        for step in report["passes"]
+        for remark in step["remarks"]
+    )
+
+
 def _heading(report: dict[str, Any]) -> Text:
     model, target = report["model"], report["target"]
     return Text(f"{_safe(model['file'])} for {target['name']}: {target['description']}", style="bold")

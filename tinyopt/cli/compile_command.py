@@ -1,0 +1,127 @@
+"""`tinyopt compile`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+import click
+
+from tinyopt.api import compile_model, write_passes
+from tinyopt.cli.console import Output, reported_errors
+from tinyopt.cli.list_commands import print_pipeline
+from tinyopt.cli.parsing import parse_settings, parse_shapes
+from tinyopt.lowering.kernel_cache import default_cache_dir
+from tinyopt.options import CompileOptions
+from tinyopt.report.text import remarks, renderable
+from tinyopt.targets import target_named
+
+_Command = TypeVar("_Command", bound=Callable[..., Any])
+
+
+def _options(command: _Command) -> _Command:
+    """The options of `tinyopt compile`, in the order of its help."""
+    for option in reversed(
+        [
+            click.option("--target", "-t", default="arm", show_default=True, help="See `tinyopt targets`."),
+            click.option("--output", "-o", type=Path, help="Folder to write.  [default: the model's name]"),
+            click.option("--name", help="Prefix of C names and files.  [default: the model's name]"),
+            click.option("--shape", "shapes", multiple=True, metavar="NAME=1,3,96,96", help="Shape of an input."),
+            click.option("--calib", metavar="FILE", help="Calibration samples: file.npz:array, file.npz or file.npy."),
+            click.option("--calib-mean", default=0.0, show_default=True, help="real = (raw - mean) * scale."),
+            click.option(
+                "--calib-scale", default=1.0, show_default=True, help="For pixels / 255: 0.00392156862745098."
+            ),
+            click.option("--calib-samples", type=click.IntRange(1), help="Use only the first so many."),
+            click.option("--quantize/--no-quantize", default=True, help="int8 where --calib is given.  [default: yes]"),
+            click.option("--prune", default=0.0, type=click.FloatRange(0, 0.95), help="Share of MACs to prune away."),
+            click.option(
+                "--cluster", default=0, type=click.IntRange(0, 64), help="Values per layer's weights, 2 to 64."
+            ),
+            click.option("--io", type=click.Choice(["int8", "float"]), help="Boundary.  [default: the target's]"),
+            click.option("--eval", "evaluation", metavar="FILE", help="Labelled samples, file.npz:x,y: prints top-1."),
+            click.option("--disable-pass", "disabled", multiple=True, metavar="PASS", help="Leave a pass out."),
+            click.option("--set", "settings", multiple=True, metavar="PASS.OPTION=VALUE", help="Set a pass's option."),
+            click.option("--print-passes", is_flag=True, help="Print the pipeline with its options, and stop."),
+            click.option("--dump-passes", type=Path, metavar="DIR", help="Also write each pass's graph there."),
+            click.option("--cc", help="C compiler.  [default: $TINYOPT_CC, the target's own, ziglang]"),
+            click.option("--cache-dir", type=Path, help="Compiled kernels.  [default: ~/.cache/tinyopt]"),
+            click.option("--no-cache", is_flag=True, help="Compile every kernel anew."),
+            click.option("-v", "--verbose", count=True, help="Say more: -v every remark, -vv tracebacks."),
+            click.option("-q", "--quiet", is_flag=True, help="Print nothing but errors."),
+            click.option("--json", "is_json", is_flag=True, help="Print report.json instead of tables."),
+        ]
+    ):
+        command = option(command)
+    return command
+
+
+@click.command("compile")
+@click.argument("model", type=Path)
+@_options
+def compile_command(
+    model: Path,
+    target: str,
+    output: Path | None,
+    name: str | None,
+    shapes: tuple[str, ...],
+    calib: str | None,
+    calib_mean: float,
+    calib_scale: float,
+    calib_samples: int | None,
+    quantize: bool,
+    prune: float,
+    cluster: int,
+    io: Literal["int8", "float"] | None,
+    evaluation: str | None,
+    disabled: tuple[str, ...],
+    settings: tuple[str, ...],
+    print_passes: bool,
+    dump_passes: Path | None,
+    cc: str | None,
+    cache_dir: Path | None,
+    no_cache: bool,
+    verbose: int,
+    quiet: bool,
+    is_json: bool,
+) -> None:
+    """Compile the ONNX file MODEL into a folder with C sources or a library.
+
+    \b
+    tinyopt compile kws.onnx --target cortex-m4 --calib calib.npz:x
+    tinyopt compile kws.onnx --target arm --no-quantize
+    tinyopt compile kws.onnx -t cortex-m4 --calib calib.npz:x --prune 0.2 --cluster 32 --eval test.npz:x,y
+    """
+    screen = Output(-1 if quiet else verbose, is_json)
+    with reported_errors(screen):
+        options = CompileOptions(
+            target=target,
+            name=name,
+            shapes=parse_shapes(shapes),
+            calibration=calib,
+            calibration_mean=calib_mean,
+            calibration_scale=calib_scale,
+            calibration_samples=calib_samples,
+            evaluation=evaluation,
+            is_quantized=quantize,
+            prune=prune,
+            cluster=cluster,
+            boundary=io,
+            disabled_passes=disabled,
+            settings=parse_settings(settings),
+            cc=cc,
+            cache_dir=None if no_cache else cache_dir or default_cache_dir(),
+        )
+        if print_passes:
+            print_pipeline(screen, options, target_named(target))
+            return
+        folder = output or Path(model.stem or "out")
+        with screen.progress() as progress:
+            result = compile_model(model, folder, options, progress)
+        if dump_passes is not None:
+            write_passes(dump_passes, result.original, result.steps)
+        screen.show(renderable(result.report), result.report)
+        if verbose:
+            screen.log.print(remarks(result.report), markup=False)
+        screen.say(f"wrote {folder}; next: tinyopt validate {folder}, tinyopt profile {folder}")

@@ -1,0 +1,83 @@
+"""What every command does alike: errors with their exit codes, progress, and where output goes.
+
+Log and progress go to stderr, data to stdout. NO_COLOR is honoured (by rich).
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, NoReturn
+
+import click
+from rich.console import Console, RenderableType
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from tinyopt.errors import TinyoptError
+
+VERY_VERBOSE = 2
+
+
+class Output:
+    """How a command talks: quietly, with JSON, or with tables."""
+
+    def __init__(self, verbosity: int, is_json: bool) -> None:
+        self.verbosity = verbosity
+        self.is_json = is_json
+        self.data = Console(highlight=False)
+        self.log = Console(stderr=True, highlight=False)
+
+    def show(self, report: RenderableType, data: Any) -> None:
+        """Print the result: as JSON where asked for, else for people."""
+        if self.is_json:
+            click.echo(json.dumps(data, indent=1, sort_keys=True))
+        elif self.verbosity >= 0:
+            self.data.print(report)
+
+    def say(self, text: str) -> None:
+        if self.verbosity >= 0 and not self.is_json:
+            self.log.print(text, markup=False)
+
+    @contextmanager
+    def progress(self) -> Iterator[Callable[[str, int, int], None]]:
+        """A bar on stderr that follows (what, done, all); silent where nobody sees it."""
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+        is_hidden = self.verbosity < 0 or self.is_json or not self.log.is_terminal
+        with Progress(*columns, console=self.log, transient=True, disable=is_hidden) as bar:
+            task = bar.add_task("", total=None)
+            yield lambda what, done, total: bar.update(task, description=what, completed=done, total=total)
+
+    def fail(self, error: BaseException) -> NoReturn:
+        """One line on stderr and the right exit code; a traceback only with -vv."""
+        if self.verbosity >= VERY_VERBOSE:
+            traceback.print_exc()
+        if isinstance(error, TinyoptError):
+            self.log.print(f"error: {_one_line(error)}", markup=False, soft_wrap=True)
+            sys.exit(error.exit_code)
+        reason = f"{type(error).__name__}: {_one_line(error)}"
+        self.log.print(
+            f"error: internal error, please report it (-vv shows where): {reason}", markup=False, soft_wrap=True
+        )
+        sys.exit(1)
+
+
+def _one_line(error: BaseException) -> str:
+    """Names from a model may hold anything: control characters must not reach the terminal."""
+    return "".join(c if c.isprintable() else "?" for c in " ".join(str(error).split()))
+
+
+@contextmanager
+def reported_errors(output: Output) -> Iterator[None]:
+    """Turn every exception of the body into a message and an exit code."""
+    try:
+        yield
+    except (click.exceptions.ClickException, click.exceptions.Exit, click.exceptions.Abort):
+        raise
+    except KeyboardInterrupt:
+        output.log.print("interrupted")
+        sys.exit(130)
+    except Exception as error:
+        output.fail(error)

@@ -1,0 +1,172 @@
+"""`tinyopt run`, `tinyopt validate` and `tinyopt profile`: what was compiled, run here or emulated."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+import click
+import numpy as np
+from rich.table import Table
+
+from tinyopt.cli.console import Output, reported_errors
+from tinyopt.errors import UsageError, VerificationError
+from tinyopt.execution.built_model import BuiltModel, load_built_model
+from tinyopt.execution.profile import LayerProfile, profile
+from tinyopt.execution.runner import run_built_model
+from tinyopt.execution.validate import Validation, validate
+from tinyopt.ir import Array
+from tinyopt.lowering.kernel_cache import default_cache_dir
+from tinyopt.samples import Sample, load_samples, random_samples
+
+_CC = click.option("--cc", help="C compiler.  [default: $TINYOPT_CC, the target's own, ziglang]")
+_MEAN = click.option("--mean", default=0.0, help="real = (raw - mean) * scale.")
+_SCALE = click.option("--scale", default=1.0, help="real = (raw - mean) * scale.")
+_SAMPLES = click.option("--samples", type=click.IntRange(1), help="Use only the first so many.")
+_JSON = click.option("--json", "is_json", is_flag=True, help="Print JSON.")
+_FOLDER = click.argument("folder", type=Path)
+
+
+@click.command("run")
+@_FOLDER
+@click.option("--input", "data", required=True, metavar="FILE", help="Samples: file.npz:array, file.npz or file.npy.")
+@click.option("--output", "-o", type=Path, help="Write the outputs to this .npz file.")
+@_MEAN
+@_SCALE
+@_SAMPLES
+@_CC
+@_JSON
+def run_command(
+    folder: Path,
+    data: str,
+    output: Path | None,
+    mean: float,
+    scale: float,
+    samples: int | None,
+    cc: str | None,
+    is_json: bool,
+) -> None:
+    """Run the compiled model in FOLDER on samples: here, or under QEMU for Arm targets.
+
+    \b
+    tinyopt run out --input samples.npz:x -o outputs.npz
+    """
+    screen = Output(0, is_json)
+    with reported_errors(screen):
+        built = load_built_model(folder)
+        fed = load_samples(data, built.graph.inputs, mean, scale, samples)
+        result = run_built_model(built, fed, "run", cc, default_cache_dir())
+        names = [value.name for value in built.graph.outputs]
+        stacked = {name: np.concatenate([sample[name] for sample in result.outputs]) for name in names}
+        if output is not None:
+            np.savez(output, **stacked)  # type: ignore[arg-type]  # numpy's stub takes the arrays for its own options
+            screen.say(f"wrote {output}")
+        else:
+            screen.show(_output_table(stacked), {name: array.tolist() for name, array in stacked.items()})
+
+
+def _output_table(stacked: dict[str, Array]) -> Table:
+    table = Table("output", "sample", "largest at", "values", box=None, pad_edge=False)
+    for name, array in stacked.items():
+        for number, row in enumerate(array.reshape(len(array), -1)):
+            values = " ".join(f"{value:.4g}" for value in row[:8]) + (" ..." if row.size > 8 else "")
+            table.add_row(_printable(name), str(number), str(int(row.argmax())), values)
+    return table
+
+
+@click.command("validate")
+@_FOLDER
+@click.option("--data", metavar="FILE", help="Samples: file.npz:array, file.npz or file.npy.  [default: noise]")
+@_MEAN
+@_SCALE
+@_SAMPLES
+@_CC
+@_JSON
+def validate_command(
+    folder: Path, data: str | None, mean: float, scale: float, samples: int | None, cc: str | None, is_json: bool
+) -> None:
+    """Compare the compiled model in FOLDER with the numpy reference, layer by layer, and with onnxruntime.
+
+    \b
+    tinyopt validate out --data samples.npz:x --samples 20
+    """
+    screen = Output(0, is_json)
+    with reported_errors(screen):
+        built = load_built_model(folder)
+        fed = _samples(built, data, mean, scale, samples)
+        result = validate(built, fed, cc, default_cache_dir())
+        screen.show(_validation_table(built, result), asdict(result))
+        if result.first_difference is not None:
+            raise VerificationError(f"{folder}: {result.first_difference}")
+
+
+def _samples(built: BuiltModel, data: str | None, mean: float, scale: float, limit: int | None) -> Sequence[Sample]:
+    if data is None:
+        return random_samples(built.graph.inputs, limit or 4, 0)
+    return load_samples(data, built.graph.inputs, mean, scale, limit)
+
+
+def _validation_table(built: BuiltModel, result: Validation) -> Table:
+    table = Table("check", "result", box=None, pad_edge=False)
+    table.add_row("target", built.target.name)
+    table.add_row("samples", str(result.samples))
+    table.add_row("layers equal to the numpy reference, bit for bit", f"{result.exact_layers} checked")
+    if result.float_layers:
+        table.add_row("float layers, within tolerance", f"{result.float_layers} checked")
+    table.add_row(
+        "output bytes that differ from the numpy reference", f"{result.different_bytes} of {result.output_bytes}"
+    )
+    table.add_row("largest difference from onnxruntime, integer outputs", f"{result.onnxruntime_steps} steps")
+    table.add_row("largest difference from onnxruntime, float outputs", f"{result.onnxruntime_error:.3g}")
+    table.add_row("first difference", result.first_difference or "none: PASS")
+    return table
+
+
+@click.command("profile")
+@_FOLDER
+@click.option("--data", metavar="FILE", help="Samples; the first is run.  [default: noise]")
+@_MEAN
+@_SCALE
+@_CC
+@_JSON
+def profile_command(folder: Path, data: str | None, mean: float, scale: float, cc: str | None, is_json: bool) -> None:
+    """Count the instructions of every layer of the compiled model in FOLDER, exactly, under QEMU."""
+    screen = Output(0, is_json)
+    with reported_errors(screen):
+        built = load_built_model(folder)
+        sample = _samples(built, data, mean, scale, 1)
+        if not sample:
+            raise UsageError(f"{data} holds no sample")
+        layers = profile(built, sample[0], cc, default_cache_dir())
+        screen.show(_profile_table(layers), [asdict(layer) for layer in layers])
+
+
+def _profile_table(layers: Sequence[LayerProfile]) -> Table:
+    total = sum(layer.instructions for layer in layers)
+    table = Table(box=None, pad_edge=False)
+    for title in ("#", "operator", "kernel"):
+        table.add_column(title)
+    for title in ("MACs", "instructions", "per MAC", "share", "M4 model cycles"):
+        table.add_column(title, justify="right")
+    for layer in layers:
+        per_mac = layer.instructions_per_mac
+        table.add_row(
+            str(layer.index),
+            layer.op,
+            layer.kernel,
+            f"{layer.macs:,}",
+            f"{layer.instructions:,}",
+            "" if per_mac is None else f"{per_mac:.3f}",
+            f"{100 * layer.instructions / total:.1f} %",
+            f"{layer.cycles:,}",
+        )
+    macs = sum(layer.macs for layer in layers)
+    cycles = sum(layer.cycles for layer in layers)
+    per_mac_text = f"{total / macs:.3f}" if macs else ""
+    table.add_row("", "all", "", f"{macs:,}", f"{total:,}", per_mac_text, "", f"{cycles:,}", style="bold")
+    return table
+
+
+def _printable(name: str) -> str:
+    return "".join(character if character.isprintable() else "?" for character in name)

@@ -1,0 +1,29 @@
+"""The `tinyopt` command and its subcommands."""
+
+from __future__ import annotations
+
+import click
+
+from tinyopt import __version__
+from tinyopt.cli.compile_command import compile_command
+from tinyopt.cli.execute_commands import profile_command, run_command, validate_command
+from tinyopt.cli.list_commands import passes_command, targets_command
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.version_option(__version__, prog_name="tinyopt")
+def main() -> None:
+    """Compile trained ONNX models into small, self-contained C libraries for Arm.
+
+    \b
+    tinyopt compile model.onnx --target cortex-m4 --calib samples.npz:x -o out
+    tinyopt validate out --data samples.npz:x    check the compiled bytes, layer by layer
+    tinyopt profile out                          instructions per layer, under QEMU
+
+    Exit codes: 0 ok, 1 internal error, 2 usage, 3 model invalid or unsupported, 4 accuracy, 5 budget, 6 verification
+    mismatch, 7 compiler or emulator missing.
+    """
+
+
+for command in (compile_command, run_command, validate_command, profile_command, passes_command, targets_command):
+    main.add_command(command)

@@ -1,0 +1,42 @@
+"""Option values that are more than a word."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from tinyopt.errors import UsageError
+
+
+def parse_shapes(texts: Iterable[str]) -> dict[str, tuple[int, ...]]:
+    """`name=1,3,96,96` for each input.
+
+    >>> parse_shapes(["input:0=1,3"])
+    {'input:0': (1, 3)}
+    """
+    shapes: dict[str, tuple[int, ...]] = {}
+    for text in texts:
+        name, equals, sizes = text.rpartition("=")
+        try:
+            shape = tuple(int(size) for size in sizes.split(","))
+        except ValueError:
+            shape = ()
+        if not equals or not name or not shape or min(shape) < 1:
+            raise UsageError(f"--shape takes name=1,3,96,96, not '{text}'")
+        shapes[name] = shape
+    return shapes
+
+
+def parse_settings(texts: Iterable[str]) -> dict[str, dict[str, str]]:
+    """`pass.option=value` for each setting.
+
+    >>> parse_settings(["quantize.method=minmax"])
+    {'quantize': {'method': 'minmax'}}
+    """
+    settings: dict[str, dict[str, str]] = {}
+    for text in texts:
+        left, equals, value = text.partition("=")
+        name, dot, option = left.partition(".")
+        if not (equals and dot and name and option):
+            raise UsageError(f"--set takes pass.option=value, not '{text}'")
+        settings.setdefault(name, {})[option] = value
+    return settings
