@@ -7,7 +7,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from tinyopt.ir import Clusters, Graph, Node, Value
+from tinyopt.ir import Clusters, Graph, Node, Value, merged_origins
 from tinyopt.ops import OPERATORS
 from tinyopt.pass_manager import Pass, PassContext
 from tinyopt.passes.layout_conversion import SPATIAL, TO_NCHW, TO_NHWC, convert, images_of, nhwc_type
@@ -151,6 +151,7 @@ def _absorb_into_weights(rewriter: Rewriter, node: Node) -> bool:
     node.inputs[1] = weights
     rewriter.graph.insert(node, operands)
     reshape.inputs[0] = transpose.input(0)
+    node.origins = merged_origins(transpose, node)
     rewriter.refresh()
     rewriter.context.did(f"Transpose '{transpose.name}' goes into the weights of '{node.name}'", [transpose], [node])
     return True

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from tinyopt.ir import Node, Value
+from tinyopt.ir import Attribute, Node, Value, merged_origins
 from tinyopt.passes.rewriting import Rewriter, Rule, is_unclamped, scalar_constant
 
 _NEUTRAL_RIGHT = {"Add": 0.0, "Sub": 0.0, "Mul": 1.0, "Div": 1.0}
@@ -64,6 +64,7 @@ def drop_requantization(rewriter: Rewriter, node: Node) -> bool:
     source = dequantize.input(0)
     if source.quantization != node.output.quantization or source.type != node.output.type or source.is_constant:
         return False
+    node.origins = merged_origins(dequantize, node)
     message = f"DequantizeLinear '{dequantize.name}' and QuantizeLinear '{node.name}' of equal parameters cancel out"
     return bypass_or_decline(rewriter, node, source, message)
 
@@ -78,7 +79,7 @@ def recognize_hard_swish(rewriter: Rewriter, node: Node) -> bool:
     source, factor, nodes = product
     if not math.isclose(factor, _SIXTH, rel_tol=1e-5) or source.type != node.output.type:
         return False
-    swish = Node("HardSwish", node.name, [source], [node.output], {}, tuple(o for n in nodes for o in n.origins))
+    swish = Node("HardSwish", node.name, [source], [node.output], {}, merged_origins(*nodes))
     rewriter.replace([node], [swish], f"{len(nodes)} nodes around '{node.name}' spell HardSwish")
     return True
 
@@ -112,7 +113,7 @@ def _clamp_operator(limits: tuple[float, float], name: str) -> tuple[str, str]:
 
 def _clamp_attributes(
     limits: tuple[float, float],
-) -> dict[str, bool | int | float | str | tuple[int, ...] | tuple[float, ...]]:
+) -> dict[str, Attribute]:
     return {} if limits == (0.0, math.inf) else {"low": limits[0], "high": limits[1]}
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 
-from tinyopt.ir import Node, TensorType, Value
+from tinyopt.ir import Node, TensorType, Value, merged_origins
 from tinyopt.ops import OPERATORS
 from tinyopt.passes.rewriting import Rewriter, Rule, is_unclamped
 from tinyopt.passes.simplify_arithmetic import bypass_or_decline
@@ -39,6 +39,7 @@ def merge_transposes(rewriter: Rewriter, node: Node) -> bool:
         return False
     perm = composed_perm(inner.ints("perm"), node.ints("perm"))
     if is_identity_perm(perm) and rewriter.can_bypass(node, inner.input(0)):
+        node.origins = merged_origins(inner, node)
         rewriter.bypass(node, inner.input(0), f"Transpose '{inner.name}' and Transpose '{node.name}' cancel out")
         return True
     new = Node("Transpose", node.name, [inner.input(0)], [node.output], {"perm": perm}, inner.origins)
