@@ -18,7 +18,7 @@ import numpy as np
 
 from tinyopt.ir import Array, Node, TensorType
 from tinyopt.ops.dense import matmul_type
-from tinyopt.ops.integer_rules import require_activation, require_constant, require_rounding, zero_point
+from tinyopt.ops.integer_rules import require_activation, require_constant, require_output, require_rounding, zero_point
 from tinyopt.ops.record import ChannelRelation, Operator, QuantizationRule
 from tinyopt.ops.requantize import requantize, rounded_shift
 from tinyopt.ops.rules import present, require, require_rank
@@ -57,7 +57,7 @@ def _finish(node: Node, acc: Array, inputs: Sequence[Array | None]) -> list[Arra
 def _infer_conv(node: Node) -> list[TensorType]:
     x, weights, group = node.input(0), node.input(1), node.int("group")
     require_activation(node, x)
-    require_activation(node, node.output)
+    require_output(node)
     require_rounding(node)
     require(len(node.inputs) == 5, node, f"it has {len(node.inputs)} inputs, not 5")
     require_rank(node, x, 4)
@@ -94,7 +94,7 @@ def _macs_of_weights(node: Node) -> int:
 def _infer_dense(node: Node) -> list[TensorType]:
     x, weights = node.input(0), node.input(1)
     require_activation(node, x)
-    require_activation(node, node.output)
+    require_output(node)
     require_rounding(node)
     require(len(node.inputs) == 5, node, f"it has {len(node.inputs)} inputs, not 5")
     require(weights.type.rank == 2 and x.type.rank >= 1, node, "the weight needs two dimensions")
@@ -114,7 +114,7 @@ def _evaluate_dense(node: Node, inputs: Sequence[Array | None]) -> list[Array]:
 def _infer_conv_transpose(node: Node) -> list[TensorType]:
     x, weights, group = node.input(0), node.input(1), node.int("group")
     require_activation(node, x)
-    require_activation(node, node.output)
+    require_output(node)
     require_rounding(node)
     require_rank(node, x, 4)
     require_rank(node, weights, 4)
@@ -154,8 +154,9 @@ def _macs_conv_transpose(node: Node) -> int:
 
 def _infer_matmul(node: Node) -> list[TensorType]:
     a, b = node.input(0), node.input(1)
-    for value in (a, b, node.output):
-        require_activation(node, value)
+    require_activation(node, a)
+    require_activation(node, b)
+    require_output(node)
     require_rounding(node)
     return [TensorType("int8", matmul_type(node).shape)]
 

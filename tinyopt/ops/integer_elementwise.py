@@ -15,7 +15,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from tinyopt.ir import Array, Node, TensorType
-from tinyopt.ops.integer_rules import require_activation, require_constant, require_rounding, zero_point
+from tinyopt.ops.integer_rules import require_activation, require_constant, require_output, require_rounding, zero_point
 from tinyopt.ops.record import ChannelRelation, Operator, QuantizationRule
 from tinyopt.ops.requantize import requantize, rounded_shift
 from tinyopt.ops.rules import broadcast_shape, no_macs, one_per_output_element, present, require
@@ -25,8 +25,9 @@ ADD_MULTIPLIER_BITS = 21
 
 def _infer_binary(node: Node) -> list[TensorType]:
     a, b = node.input(0), node.input(1)
-    for value in (a, b, node.output):
-        require_activation(node, value)
+    require_activation(node, a)
+    require_activation(node, b)
+    require_output(node)
     require_rounding(node)
     return [TensorType("int8", broadcast_shape(node, a.shape, b.shape))]
 
@@ -52,7 +53,7 @@ def _evaluate_mul(node: Node, inputs: Sequence[Array | None]) -> list[Array]:
 def _infer_prelu(node: Node) -> list[TensorType]:
     x, slope = node.input(0), node.input(1)
     require_activation(node, x)
-    require_activation(node, node.output)
+    require_output(node)
     require_rounding(node)
     require_constant(node, slope, "int32", slope.shape, "slope multiplier")
     shape = broadcast_shape(node, x.shape, slope.shape)
@@ -73,7 +74,7 @@ def _requantized(node: Node, acc: Array, multiplier: Array | int) -> Array:
 def _infer_lookup(node: Node) -> list[TensorType]:
     x = node.input(0)
     require_activation(node, x)
-    require_activation(node, node.output)
+    require_output(node)
     require_constant(node, node.input(1), "int8", (256,), "table")
     return [TensorType("int8", x.shape)]
 

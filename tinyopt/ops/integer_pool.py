@@ -15,7 +15,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from tinyopt.ir import Array, Node, TensorType
-from tinyopt.ops.integer_rules import require_activation, require_constant, require_rounding, zero_point
+from tinyopt.ops.integer_rules import require_activation, require_constant, require_output, require_rounding, zero_point
 from tinyopt.ops.pool import pool_macs, pool_type
 from tinyopt.ops.record import ChannelRelation, Operator, QuantizationRule
 from tinyopt.ops.reduce import reduced_type
@@ -27,7 +27,7 @@ from tinyopt.ops.windows import NHWC, reduce_windows, sliding_windows
 def _infer_average_pool(node: Node) -> list[TensorType]:
     x, multiplier = node.input(0), node.input(1)
     require_activation(node, x)
-    require_activation(node, node.output)
+    require_output(node)
     require_rounding(node)
     pooled = pool_type(node, NHWC)
     positions = 1 if multiplier.shape == (1,) else math.prod(pooled.shape[1:3])
@@ -48,7 +48,7 @@ def _evaluate_average_pool(node: Node, inputs: Sequence[Array | None]) -> list[A
 
 def _infer_reduce_sum(node: Node) -> list[TensorType]:
     require_activation(node, node.input(0))
-    require_activation(node, node.output)
+    require_output(node)
     require_rounding(node)
     return [TensorType("int8", reduced_type(node).shape)]
 

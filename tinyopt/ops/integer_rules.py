@@ -12,6 +12,15 @@ from tinyopt.ops.rules import require
 def require_activation(node: Node, value: Value) -> None:
     """The value is int8 with one scale and one zero point."""
     require(value.dtype == "int8", node, f"'{value.name}' is {value.dtype}, not int8")
+    _require_scale(node, value)
+
+
+def require_output(node: Node) -> None:
+    """The output has one scale and one zero point (its type is for the shape rule to say)."""
+    _require_scale(node, node.output)
+
+
+def _require_scale(node: Node, value: Value) -> None:
     quantization = value.quantization
     require(quantization is not None, node, f"'{value.name}' has no scale and zero point")
     require(quantization is not None and quantization.is_per_tensor, node, f"'{value.name}' has more than one scale")

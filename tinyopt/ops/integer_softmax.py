@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tinyopt.ir import Array, Node, TensorType
-from tinyopt.ops.integer_rules import require_activation, require_constant, zero_point
+from tinyopt.ops.integer_rules import require_activation, require_constant, require_output, zero_point
 from tinyopt.ops.record import ChannelRelation, Operator, QuantizationRule
 from tinyopt.ops.rules import one_per_output_element, present, require, require_axis
 
@@ -29,7 +29,7 @@ def exponential_table(scale: float) -> NDArray[np.int32]:
 def _infer(node: Node) -> list[TensorType]:
     x = node.input(0)
     require_activation(node, x)
-    require_activation(node, node.output)
+    require_output(node)
     require_constant(node, node.input(1), "int32", (256,), "table")
     require_axis(node, node.int("axis"), x.type.rank)
     require(node.int("ratio") > 0, node, f"ratio is {node.int('ratio')}, not positive")
