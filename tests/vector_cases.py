@@ -148,3 +148,64 @@ def integer_dense(rows: int, depth: int, channels: int, scale: float = 1.0) -> t
     ]
     attributes: dict[str, Attribute] = {"residual_multiplier": 0, "shift": shift, "low": -128, "high": 127}
     return finished("QDense", inputs, attributes, Quantization.per_tensor(0.1, 3)), (x, w, bias, multiplier, None)
+
+
+def elementwise(op: str, *shape: int, attributes: dict[str, Attribute] | None = None) -> tuple[Node, tuple[Array | None, ...]]:
+    """A float operator of one or two inputs of equal shape."""
+    arrays = tuple(floats(*shape) for _ in range(1 if op in ("Relu", "Clip") else 2))
+    inputs: list[Value | None] = [Value(f"x{i}", TensorType.of(array)) for i, array in enumerate(arrays)]
+    return finished(op, inputs, attributes or {}), arrays
+
+
+def integer_sum(*shape: int, multiplier_b: int, low: int = -128) -> tuple[Node, tuple[Array | None, ...]]:
+    """A QAdd of equal shapes."""
+    a, b = levels(*shape), levels(*shape)
+    attributes: dict[str, Attribute] = {
+        "multiplier_a": 1_048_577,
+        "multiplier_b": multiplier_b,
+        "shift": 20,
+        "low": low,
+        "high": 127,
+    }
+    inputs: list[Value | None] = [quantized(a, -128), quantized(b, 17)]
+    return finished("QAdd", inputs, attributes, Quantization.per_tensor(0.1, -20)), (a, b)
+
+
+def to_levels(count: int) -> tuple[Node, tuple[Array | None, ...]]:
+    """A QuantizeLinear; the input has halves between two levels, and values far beyond the ends."""
+    x = np.concatenate([floats(count - 6) * 8, np.array([0.25, 0.75, -0.25, -1.25, 1e9, -1e9], np.float32)])
+    inputs: list[Value | None] = [Value("x", TensorType.of(x))]
+    return finished("QuantizeLinear", inputs, {}, Quantization.per_tensor(0.5, -3)), (x,)
+
+
+def from_levels(count: int) -> tuple[Node, tuple[Array | None, ...]]:
+    """A DequantizeLinear."""
+    x = levels(count)
+    return finished("DequantizeLinear", [quantized(x, 9, 0.013)], {}), (x,)
+
+
+def pool(
+    op: str,
+    image: tuple[int, int, int],
+    kernel: Pair,
+    strides: Pair = (1, 1),
+    pads: Pads = NO_PADS,
+    dilations: Pair = (1, 1),
+    counted_pads: Pads = NO_PADS,
+    dtype: str = "float32",
+) -> tuple[Node, tuple[Array | None, ...]]:
+    """AveragePool, MaxPool (float32 or int8) or QAveragePool."""
+    attributes: dict[str, Attribute] = {**window(strides, pads, dilations), "kernel": kernel}
+    is_integer = dtype == "int8"
+    x = levels(1, *image) if is_integer else floats(1, *image)
+    inputs: list[Value | None] = [quantized(x, -5) if is_integer else Value("x", TensorType.of(x))]
+    arrays: list[Array | None] = [x]
+    if op == "AveragePool":
+        attributes |= {"counted_pads": counted_pads, **clamp(-0.5)}
+    if op == "QAveragePool":
+        multiplier, shift = multiplier_and_shift(np.array([1.3 / (kernel[0] * kernel[1])]))
+        inputs.append(Value.of("m", multiplier))
+        arrays.append(multiplier)
+        attributes |= {"shift": shift, "low": -128, "high": 127}
+    same = inputs[0].quantization if inputs[0] is not None and op == "MaxPool" else Quantization.per_tensor(0.1, 4)
+    return finished(op, inputs, attributes, same if is_integer else None), tuple(arrays)

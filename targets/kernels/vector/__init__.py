@@ -1,1 +1,45 @@
-"""Kernels in vectors, for TVM's LLVM code generator: any machine, and Arm's dot product."""
+"""Kernels in vectors, for TVM's LLVM code generator.
+
+`VECTOR` runs on any machine that LLVM knows, `SDOT` on Arm cores with the dot product. Both are to be asked before the
+scalar kernels, which take what these refuse.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from tinyopt.targets.kernel import KernelPlanner
+from tinyopt.targets.kernels.vector.elementwise import (
+    plan_binary,
+    plan_clip,
+    plan_dequantize,
+    plan_quantize,
+    plan_quantized_add,
+    plan_relu,
+)
+from tinyopt.targets.kernels.vector.float_convolution import plan_float_convolution, plan_float_dense
+from tinyopt.targets.kernels.vector.float_depthwise import plan_float_depthwise
+from tinyopt.targets.kernels.vector.pooling import plan_average_pool, plan_max_pool, plan_quantized_average_pool
+from tinyopt.targets.kernels.vector.sdot_convolution import plan_sdot_convolution, plan_sdot_dense
+from tinyopt.targets.kernels.vector.sdot_depthwise import plan_sdot_depthwise
+
+VECTOR: Mapping[str, tuple[KernelPlanner, ...]] = {
+    "Conv": (plan_float_convolution, plan_float_depthwise),
+    "Dense": (plan_float_dense,),
+    "AveragePool": (plan_average_pool,),
+    "MaxPool": (plan_max_pool,),
+    "Add": (plan_binary,),
+    "Sub": (plan_binary,),
+    "Mul": (plan_binary,),
+    "Relu": (plan_relu,),
+    "Clip": (plan_clip,),
+    "QuantizeLinear": (plan_quantize,),
+    "DequantizeLinear": (plan_dequantize,),
+    "QAdd": (plan_quantized_add,),
+    "QAveragePool": (plan_quantized_average_pool,),
+}
+
+SDOT: Mapping[str, tuple[KernelPlanner, ...]] = {
+    "QConv": (plan_sdot_convolution, plan_sdot_depthwise),
+    "QDense": (plan_sdot_dense,),
+}

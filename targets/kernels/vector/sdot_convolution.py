@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from tinyopt.ir import Node, Value
+from tinyopt.ir import Node
 from tinyopt.targets.kernel import (
     Argument,
     ConstantArgument,
@@ -22,16 +22,11 @@ from tinyopt.targets.kernel import (
     ScratchArgument,
 )
 from tinyopt.targets.kernels.requantize import Requantization, zero_point_of
-from tinyopt.targets.kernels.tir import Buffer, Expr, KernelBuilder, PrimFunc, cast, lanes, reinterpret
-from tinyopt.targets.kernels.vector.neon import (
-    ResidualTerm,
-    rescaled,
-    rescaled_with_residual,
-    sdot,
-    store_levels,
-)
+from tinyopt.targets.kernels.tir import KernelBuilder, PrimFunc, reinterpret
+from tinyopt.targets.kernels.vector.integer_ending import IntegerEnding
+from tinyopt.targets.kernels.vector.neon import ResidualTerm, sdot
 from tinyopt.targets.kernels.vector.rows import VECTOR_BYTES, Rows, plan_rows
-from tinyopt.targets.kernels.vector.tile import Arithmetic, Finished, TileLoops, pack_weights, pad_channels
+from tinyopt.targets.kernels.vector.tile import Arithmetic, TileLoops, pack_weights, pad_channels
 from tinyopt.targets.kernels.vector.tiling import LANES, TileSpec, choose_tile
 from tinyopt.targets.kernels.vector.window import Window, pointwise_window, window_of
 
@@ -71,16 +66,13 @@ def plan_sdot_dense(node: Node) -> Kernel | Refusal:
 
 def _plan(node: Node, window: Window, name: str) -> Kernel | Refusal:
     weights, bias, multiplier = node.input(1), node.input(2), node.input(3)
-    refusal = _refusal(weights, bias, multiplier)
+    refusal = integer_refusal(node)
     if refusal is not None:
         return refusal
     run = window.channels * (window.kernel[1] if window.dilations[1] == 1 else 1)
     rows = plan_rows(window, "int8", read_over_end=run % WORD != 0)
-    residual = node.optional_input(4)
-    tile = choose_tile(rows, weights.shape[0], residual is not None)
-    term = None
-    if residual is not None:
-        term = ResidualTerm(zero_point_of(node, residual), node.int("residual_multiplier"))
+    term = residual_term(node)
+    tile = choose_tile(rows, weights.shape[0], term is not None)
     spec = SdotSpec(tile, Requantization.of(node), zero_point_of(node, node.input(0)), term)
     arguments: list[Argument] = [
         InputArgument(0),
@@ -88,19 +80,28 @@ def _plan(node: Node, window: Window, name: str) -> Kernel | Refusal:
         ConstantArgument("bias", pad_channels(bias.data.astype(np.int32), tile)),
         ConstantArgument("multiplier", pad_channels(multiplier.data.astype(np.int32), tile)),
     ]
-    if residual is not None:
+    if term is not None:
         arguments.append(InputArgument(4))
     if not rows.is_in_place:
         arguments.append(ScratchArgument(rows.ring_bytes, VECTOR_BYTES))
     return Kernel(sdot_convolution, spec, name, (*arguments, OutputArgument(0)))
 
 
-def _refusal(weights: Value, bias: Value, multiplier: Value) -> Refusal | None:
-    if not (weights.is_constant and bias.is_constant and multiplier.is_constant):
+def integer_refusal(node: Node) -> Refusal | None:
+    """Why the int8 kernels cannot take these weights."""
+    if not all(node.input(index).is_constant for index in (1, 2, 3)):
         return Refusal("weights that are not constant")
-    if weights.clusters is not None:
+    if node.input(1).clusters is not None:
         return Refusal("clustered weights: the scalar kernel decodes them")
     return None
+
+
+def residual_term(node: Node) -> ResidualTerm | None:
+    """What the fused addition of an integer node adds, None where it has none."""
+    residual = node.optional_input(4)
+    if residual is None:
+        return None
+    return ResidualTerm(zero_point_of(node, residual), node.int("residual_multiplier"))
 
 
 def sdot_convolution(spec: SdotSpec) -> PrimFunc:
@@ -118,42 +119,7 @@ def sdot_convolution(spec: SdotSpec) -> PrimFunc:
         ring = None if tile.rows.is_in_place else kernel.buffer("ring", "int8", tile.rows.ring_elements)
         y = kernel.buffer("y", "int8", outputs)
         rows = Rows(kernel, tile.rows, x, ring, spec.padding)
-        end = _Ending(kernel, spec, multiplier, residual, y)
+        end = IntegerEnding(kernel, spec.to, spec.residual, multiplier, residual, y)
         loops = TileLoops(kernel, tile, SDOT, rows, weights)
         loops.write(lambda channel: bias.vector(channel, LANES), end.write)
     return kernel.finish()
-
-
-@dataclass(frozen=True)
-class _Ending:
-    """Requantizes finished tiles and writes them."""
-
-    kernel: KernelBuilder
-    spec: SdotSpec
-    multiplier: Buffer
-    residual: Buffer | None
-    y: Buffer
-
-    def write(self, pixels: list[Finished]) -> None:
-        first = pixels[0]
-        multipliers = [
-            self.kernel.let(self.multiplier.vector(first.channel + v * LANES, LANES)) for v in range(len(first.values))
-        ]
-        for pixel in pixels:
-            values = [self._value(pixel, v, multipliers[v]) for v in range(len(multipliers))]
-            store_levels(self.kernel, self.y, pixel.index, values, pixel.valid, self.spec.to)
-
-    def _value(self, pixel: Finished, v: int, multiplier: Expr) -> Expr:
-        accumulator = self.kernel.let(pixel.values[v])
-        if self.residual is None or self.spec.residual is None:
-            return rescaled(accumulator, multiplier, self.spec.to.shift)
-        added = self._residual(pixel.index + v * LANES, min(pixel.valid - v * LANES, LANES))
-        return rescaled_with_residual(accumulator, multiplier, added, self.spec.residual, self.spec.to.shift)
-
-    def _residual(self, index: Expr, valid: int) -> Expr:
-        """LANES residual levels as int16, of which only the `valid` first may be read."""
-        assert self.residual is not None
-        if valid == LANES:
-            return cast(self.residual.vector(index, LANES), "int16x4")
-        levels = [cast(self.residual[index + min(lane, valid - 1)], "int16") for lane in range(LANES)]
-        return lanes(levels, range(LANES))

@@ -1,0 +1,227 @@
+"""Elementwise operators in vectors: sums and products of equal shapes, activations, QAdd, and to int8 and back."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from tinyopt.ir import Node
+from tinyopt.targets.kernel import InputArgument, Kernel, OutputArgument, Refusal
+from tinyopt.targets.kernels.requantize import Requantization, zero_point_of
+from tinyopt.targets.kernels.tir import Expr, KernelBuilder, PrimFunc, cast, clamp, reinterpret
+from tinyopt.targets.kernels.vector.float_ending import Clamp, clamped
+from tinyopt.targets.kernels.vector.generic import levels_of, splat, vector_type
+from tinyopt.targets.kernels.vector.rows import in_vectors
+
+WIDTH = 16  # elements at a time
+ROUNDING = 1.5 * 2.0**23  # a float of this size has no fraction: adding it rounds half to even
+ROUNDING_BITS = 0x4B400000  # its bits; those of ROUNDING + n are this + n
+
+_COMBINE: Mapping[str, Callable[[Expr, Expr], Expr]] = {
+    "Add": lambda a, b: a + b,
+    "Sub": lambda a, b: a - b,
+    "Mul": lambda a, b: a * b,
+}
+
+
+@dataclass(frozen=True)
+class BinarySpec:
+    """A float Add, Sub or Mul of two tensors of `elements`."""
+
+    op: str
+    elements: int
+    clamp: Clamp
+
+
+@dataclass(frozen=True)
+class ClampSpec:
+    """A float Relu or Clip."""
+
+    elements: int
+    clamp: Clamp
+
+
+@dataclass(frozen=True)
+class QuantizedAddSpec:
+    """QAdd; offset = -zero_point_a * multiplier_a - zero_point_b * multiplier_b + the half that rounds."""
+
+    elements: int
+    multipliers: tuple[int, int]
+    offset: int
+    to: Requantization
+
+
+@dataclass(frozen=True)
+class ScaleSpec:
+    """QuantizeLinear and DequantizeLinear with one scale."""
+
+    elements: int
+    scale: float
+    zero_point: int
+
+
+def plan_binary(node: Node) -> Kernel | Refusal:
+    """Add, Sub, Mul of equal shapes."""
+    refusal = _shape_refusal(node) or _dtype_refusal(node, "float32")
+    if refusal is not None:
+        return refusal
+    spec = BinarySpec(node.op, node.output.type.elements, Clamp.of(node))
+    arguments = (InputArgument(0), InputArgument(1), OutputArgument(0))
+    return Kernel(binary, spec, f"{node.op.lower()}_vector", arguments, in_place=0)
+
+
+def plan_relu(node: Node) -> Kernel | Refusal:
+    """Relu."""
+    return _plan_clamp(node, Clamp(0.0, float("inf")))
+
+
+def plan_clip(node: Node) -> Kernel | Refusal:
+    """Clip."""
+    return _plan_clamp(node, Clamp(node.float("low"), node.float("high")))
+
+
+def plan_quantized_add(node: Node) -> Kernel | Refusal:
+    """QAdd of equal shapes."""
+    refusal = _shape_refusal(node)
+    if refusal is not None:
+        return refusal
+    to = Requantization.of(node)
+    multipliers = (node.int("multiplier_a"), node.int("multiplier_b"))
+    zero_points = (zero_point_of(node, node.input(0)), zero_point_of(node, node.input(1)))
+    offset = (1 << (to.shift - 1)) - sum(m * z for m, z in zip(multipliers, zero_points, strict=True))
+    if to.shift > 31 or abs(offset) + 128 * (abs(multipliers[0]) + abs(multipliers[1])) >= 1 << 31:
+        return Refusal("the sum does not fit 32 bits")
+    spec = QuantizedAddSpec(node.output.type.elements, multipliers, offset, to)
+    arguments = (InputArgument(0), InputArgument(1), OutputArgument(0))
+    return Kernel(quantized_add, spec, "add_q_vector", arguments, in_place=0)
+
+
+def plan_quantize(node: Node) -> Kernel | Refusal:
+    """QuantizeLinear with one scale."""
+    refusal = _dtype_refusal(node, "float32")
+    if refusal is not None:
+        return refusal
+    spec = _scale_spec(node, 0)
+    return spec if isinstance(spec, Refusal) else Kernel(quantize, spec, "quantize_vector", _IN_AND_OUT)
+
+
+def plan_dequantize(node: Node) -> Kernel | Refusal:
+    """DequantizeLinear of int8 with one scale."""
+    refusal = _dtype_refusal(node, "int8")
+    if refusal is not None:
+        return refusal
+    spec = _scale_spec(node, 1)
+    return spec if isinstance(spec, Refusal) else Kernel(dequantize, spec, "dequantize_vector", _IN_AND_OUT)
+
+
+_IN_AND_OUT = (InputArgument(0), OutputArgument(0))
+
+
+def _plan_clamp(node: Node, to: Clamp) -> Kernel | Refusal:
+    refusal = _dtype_refusal(node, "float32")
+    if refusal is not None:
+        return refusal
+    return Kernel(clamp_all, ClampSpec(node.output.type.elements, to), "clamp_vector", _IN_AND_OUT, in_place=0)
+
+
+def _scale_spec(node: Node, int8_side: int) -> ScaleSpec | Refusal:
+    value = (node.output, node.input(0))[int8_side]
+    quantization = value.quantization
+    if value.dtype != "int8" or quantization is None or not quantization.is_per_tensor:
+        return Refusal("not int8 with one scale")
+    return ScaleSpec(value.type.elements, quantization.scale[0], quantization.zero_point[0])
+
+
+def _shape_refusal(node: Node) -> Refusal | None:
+    if node.input(0).shape != node.input(1).shape:
+        return Refusal(f"shapes {node.input(0).shape} and {node.input(1).shape} that must be broadcast")
+    return None
+
+
+def _dtype_refusal(node: Node, dtype: str) -> Refusal | None:
+    found = node.input(0).dtype
+    return None if found == dtype else Refusal(f"elements of {found}, not {dtype}")
+
+
+def binary(spec: BinarySpec) -> PrimFunc:
+    """y = clamp(a op b)."""
+    kernel = KernelBuilder("binary_vector")
+    with kernel.function():
+        a = kernel.buffer("a", "float32", spec.elements)
+        b = kernel.buffer("b", "float32", spec.elements)
+        y = kernel.buffer("y", "float32", spec.elements)
+
+        def write(at: Expr, width: int) -> None:
+            value = _COMBINE[spec.op](a.vector(at, width), b.vector(at, width))
+            y.store_vector(at, clamped(value, spec.clamp, width), width)
+
+        in_vectors(kernel, spec.elements, WIDTH, write)
+    return kernel.finish()
+
+
+def clamp_all(spec: ClampSpec) -> PrimFunc:
+    """y = clamp(x)."""
+    kernel = KernelBuilder("clamp_vector")
+    with kernel.function():
+        x = kernel.buffer("x", "float32", spec.elements)
+        y = kernel.buffer("y", "float32", spec.elements)
+        in_vectors(
+            kernel,
+            spec.elements,
+            WIDTH,
+            lambda at, width: y.store_vector(at, clamped(x.vector(at, width), spec.clamp, width), width),
+        )
+    return kernel.finish()
+
+
+def quantized_add(spec: QuantizedAddSpec) -> PrimFunc:
+    """y = clamp(((a * multiplier_a + b * multiplier_b + offset) >> shift) + zero_point)."""
+    kernel = KernelBuilder("add_q_vector")
+    with kernel.function():
+        a = kernel.buffer("a", "int8", spec.elements)
+        b = kernel.buffer("b", "int8", spec.elements)
+        y = kernel.buffer("y", "int8", spec.elements)
+
+        def write(at: Expr, width: int) -> None:
+            total = splat(spec.offset, "int32", width)
+            for values, multiplier in zip((a, b), spec.multipliers, strict=True):
+                wide = cast(values.vector(at, width), vector_type("int32", width))
+                total = total + wide * splat(multiplier, "int32", width)
+            shifted = total >> splat(spec.to.shift, "int32", width)
+            y.store_vector(at, levels_of(shifted, spec.to, width), width)
+
+        in_vectors(kernel, spec.elements, WIDTH, write)
+    return kernel.finish()
+
+
+def quantize(spec: ScaleSpec) -> PrimFunc:
+    """y = clamp(round(x / scale) + zero_point); clamped first, which gives the same and keeps the sum small."""
+    kernel = KernelBuilder("quantize_vector")
+    with kernel.function():
+        x = kernel.buffer("x", "float32", spec.elements)
+        y = kernel.buffer("y", "int8", spec.elements)
+
+        def write(at: Expr, width: int) -> None:
+            low, high = (splat(float(level - spec.zero_point), "float32", width) for level in (-128, 127))
+            steps = clamp(x.vector(at, width) / splat(spec.scale, "float32", width), low, high)
+            bits = reinterpret(steps + splat(ROUNDING, "float32", width), vector_type("int32", width))
+            level = bits - splat(ROUNDING_BITS - spec.zero_point, "int32", width)
+            y.store_vector(at, cast(level, vector_type("int8", width)), width)
+
+        in_vectors(kernel, spec.elements, WIDTH, write)
+    return kernel.finish()
+
+
+def dequantize(spec: ScaleSpec) -> PrimFunc:
+    """y = (x - zero_point) * scale."""
+    kernel = KernelBuilder("dequantize_vector")
+    with kernel.function():
+        x = kernel.buffer("x", "int8", spec.elements)
+        y = kernel.buffer("y", "float32", spec.elements)
+
+        def write(at: Expr, width: int) -> None:
+            wide = cast(x.vector(at, width), vector_type("int32", width)) - splat(spec.zero_point, "int32", width)
+            y.store_vector(at, cast(wide, vector_type("float32", width)) * splat(spec.scale, "float32", width), width)
+
+        in_vectors(kernel, spec.elements, WIDTH, write)
+    return kernel.finish()

@@ -1,0 +1,216 @@
+"""int8 depthwise convolutions on the Arm dot product: four window rows make the four products of a lane.
+
+The cells of one column in up to four rows are zipped so that each 32-bit lane holds one channel's four cells; one SDOT
+then adds four taps for four channels. A column serves all windows that it belongs to. With three window rows the fourth
+weight is zero. Sixteen channels (or eight) and several pixels of a row are worked on at a time.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from tinyopt.ir import Array, Node
+from tinyopt.targets.kernel import (
+    Argument,
+    ConstantArgument,
+    InputArgument,
+    Kernel,
+    OutputArgument,
+    Refusal,
+    ScratchArgument,
+)
+from tinyopt.targets.kernels.requantize import Requantization, zero_point_of
+from tinyopt.targets.kernels.tir import Buffer, Expr, KernelBuilder, PrimFunc, lanes, minimum, reinterpret
+from tinyopt.targets.kernels.vector.channel_blocks import ChannelBlocks, channel_blocks, write_blocks
+from tinyopt.targets.kernels.vector.float_depthwise import (
+    columns_of,
+    depthwise_refusal,
+    pixels_at_a_time,
+    pixels_of_column,
+)
+from tinyopt.targets.kernels.vector.integer_ending import IntegerEnding
+from tinyopt.targets.kernels.vector.neon import ResidualTerm, sdot
+from tinyopt.targets.kernels.vector.rows import VECTOR_BYTES, RowPlan, Rows, plan_rows
+from tinyopt.targets.kernels.vector.sdot_convolution import integer_refusal, residual_term
+from tinyopt.targets.kernels.vector.tile import Finished
+from tinyopt.targets.kernels.vector.tiling import LANES
+from tinyopt.targets.kernels.vector.window import window_of
+
+TAPS = 4  # products of one lane of SDOT
+WIDEST, NARROWEST = 16, 8  # channels of a block
+
+
+@dataclass(frozen=True)
+class SdotDepthwiseSpec:
+    """What the compiled function depends on. `padding` is the level of padding cells: the input's zero point."""
+
+    rows: RowPlan
+    blocks: ChannelBlocks
+    pixels: int
+    to: Requantization
+    padding: int
+    residual: ResidualTerm | None
+
+    @property
+    def row_groups(self) -> int:
+        """Groups of TAPS window rows."""
+        return -(-self.rows.window.kernel[0] // TAPS)
+
+    @property
+    def channel_weights(self) -> int:
+        """Packed weights of one channel."""
+        return self.rows.window.kernel[1] * self.row_groups * TAPS
+
+
+def plan_sdot_depthwise(node: Node) -> Kernel | Refusal:
+    """QConv with one group for each channel."""
+    refusal = depthwise_refusal(node) or integer_refusal(node)
+    if refusal is not None:
+        return refusal
+    weights, bias, multiplier = node.input(1), node.input(2), node.input(3)
+    window = window_of(node, (weights.shape[1], weights.shape[2]))
+    if isinstance(window, Refusal):
+        return window
+    blocks = channel_blocks(window.channels, WIDEST, NARROWEST)
+    if blocks is None:
+        return Refusal(f"{window.channels} channels do not fill a vector")
+    rows = plan_rows(window, "int8", read_over_end=False)
+    spec = SdotDepthwiseSpec(
+        rows,
+        blocks,
+        pixels_at_a_time(window, 4),
+        Requantization.of(node),
+        zero_point_of(node, node.input(0)),
+        residual_term(node),
+    )
+    arguments: list[Argument] = [
+        InputArgument(0),
+        ConstantArgument("weight", _pack(weights.data, spec)),
+        ConstantArgument("bias", bias.data.astype(np.int32)),
+        ConstantArgument("multiplier", multiplier.data.astype(np.int32)),
+    ]
+    if spec.residual is not None:
+        arguments.append(InputArgument(4))
+    if not rows.is_in_place:
+        arguments.append(ScratchArgument(rows.ring_bytes, VECTOR_BYTES))
+    return Kernel(sdot_depthwise, spec, "depthwise_sdot", (*arguments, OutputArgument(0)))
+
+
+def _pack(weights: Array, spec: SdotDepthwiseSpec) -> Array:
+    """[C, KH, KW, 1] weights as [block][column][group of rows][channel][row of the group], flat."""
+    channels, rows, columns, _ = weights.shape
+    padded = np.zeros((channels, spec.row_groups * TAPS, columns), np.int8)
+    padded[:, :rows] = weights[..., 0]
+    by_group = padded.reshape(channels, spec.row_groups, TAPS, columns).transpose(3, 1, 0, 2)  # KW, groups, C, TAPS
+    blocks = [by_group[:, :, start : start + width].reshape(-1) for start, width in spec.blocks.starts()]
+    return np.ascontiguousarray(np.concatenate(blocks))
+
+
+def sdot_depthwise(spec: SdotDepthwiseSpec) -> PrimFunc:
+    """The convolution of `spec`; parameters as in `plan_sdot_depthwise`."""
+    window = spec.rows.window
+    outputs = window.out_height * window.out_width * window.channels
+    packed_channels = sum(width for _, width in spec.blocks.starts())
+    kernel = KernelBuilder("depthwise_sdot")
+    with kernel.function():
+        x = kernel.buffer("x", "int8", window.height * window.width * window.channels)
+        weights = kernel.buffer("weights", "int8", packed_channels * spec.channel_weights)
+        bias = kernel.buffer("bias", "int32", window.channels)
+        multiplier = kernel.buffer("multiplier", "int32", window.channels)
+        residual = kernel.buffer("residual", "int8", outputs) if spec.residual is not None else None
+        ring = None if spec.rows.is_in_place else kernel.buffer("ring", "int8", spec.rows.ring_elements)
+        y = kernel.buffer("y", "int8", outputs)
+        rows = Rows(kernel, spec.rows, x, ring, spec.padding)
+        ending = IntegerEnding(kernel, spec.to, spec.residual, multiplier, residual, y)
+        _Writer(kernel, spec, rows, weights, bias, ending).write()
+    return kernel.finish()
+
+
+@dataclass(frozen=True)
+class _Writer:
+    """Writes the loops."""
+
+    kernel: KernelBuilder
+    spec: SdotDepthwiseSpec
+    rows: Rows
+    weights: Buffer
+    bias: Buffer
+    ending: IntegerEnding
+
+    def write(self) -> None:
+        write_blocks(self.kernel, self.rows, self.spec.rows, self.spec.blocks, self._row)
+
+    def _row(self, out_row: Expr, number: Expr, channel: Expr, width: int) -> None:
+        """One output row of one block of channels."""
+        window, pixels = self.spec.rows.window, self.spec.pixels
+        first_weight = self.kernel.let(number * (self.spec.blocks.width * self.spec.channel_weights))
+        starts = [
+            self.kernel.let(self.rows.base(out_row, row) + channel) for row in range(window.kernel[0])
+        ]
+        with self.kernel.loop(-(-window.out_width // pixels)) as step:
+            column = self.kernel.let(minimum(step * pixels, window.out_width - pixels))
+            self._pixels(starts, out_row, column, channel, first_weight, width)
+
+    def _pixels(
+        self, starts: list[Expr], out_row: Expr, column: Expr, channel: Expr, first_weight: Expr, width: int
+    ) -> None:
+        """One group of neighbouring pixels, column by column; a pixel is written with its last column."""
+        window, pixels = self.spec.rows.window, self.spec.pixels
+        cell = column * (window.strides[1] * window.channels)
+        index = self.kernel.let((out_row * window.out_width + column) * window.channels + channel)
+        totals = self.kernel.local("int32", pixels * width)
+        for offset in range(columns_of(window, pixels)):
+            readers = pixels_of_column(window, offset, pixels)
+            if not readers:
+                continue
+            groups = self._column(starts, cell + offset * window.channels, width)
+            for pixel, tap in readers:
+                self._add(totals, pixel, tap, groups, channel, first_weight, width)
+                if tap == window.kernel[1] - 1:
+                    values = tuple(totals.vector(pixel * width + v, LANES) for v in range(0, width, LANES))
+                    self.ending.write([Finished(values, channel, index + pixel * window.channels, width)])
+
+    def _add(
+        self,
+        totals: Buffer,
+        pixel: int,
+        tap: int,
+        groups: list[list[Expr]],
+        channel: Expr,
+        first_weight: Expr,
+        width: int,
+    ) -> None:
+        """Add one column to one pixel, whose accumulators begin with the bias."""
+        for v in range(width // LANES):
+            place = pixel * width + v * LANES
+            total = self.bias.vector(channel + v * LANES, LANES) if tap == 0 else totals.vector(place, LANES)
+            for group, zipped in enumerate(groups):
+                weight = first_weight + ((tap * len(groups) + group) * width + v * LANES) * TAPS
+                total = sdot(total, self.weights.vector(weight, LANES * TAPS), zipped[v])
+            totals.store_vector(place, total, LANES)
+
+    def _column(self, starts: list[Expr], cell: Expr, width: int) -> list[list[Expr]]:
+        """For each group of rows, vectors of four channels whose lanes hold a channel's cells."""
+        cells = [self.kernel.let(self.rows.data.vector(start + cell, width)) for start in starts]
+        groups: list[list[Expr]] = []
+        for first in range(0, len(cells), TAPS):
+            rows = cells[first : first + TAPS]
+            rows += [rows[-1]] * (TAPS - len(rows))  # meets zero weights
+            groups.append([self.kernel.let(vector) for vector in self._zipped(rows, width)])
+        return groups
+
+    def _zipped(self, rows: list[Expr], width: int) -> list[Expr]:
+        """The transpose of four vectors of `width` cells: channel by channel the four cells, LANES channels a vector."""
+        upper, lower = self._interleaved(rows[0], rows[1], width, 16), self._interleaved(rows[2], rows[3], width, 16)
+        result: list[Expr] = []
+        for above, below in zip(upper, lower, strict=True):
+            pairs = [self.kernel.let(reinterpret(vector, "int16x8")) for vector in (above, below)]
+            result += [reinterpret(half, "int8x16") for half in self._interleaved(pairs[0], pairs[1], 8, 8)]
+        return result
+
+    def _interleaved(self, a: Expr, b: Expr, width: int, size: int) -> list[Expr]:
+        """a0 b0 a1 b1 ... of two vectors of `width` lanes, in vectors of `size` lanes."""
+        order = [lane + source * width for lane in range(width) for source in range(2)]
+        return [lanes([a, b], order[start : start + size]) for start in range(0, 2 * width, size)]
