@@ -1,0 +1,7 @@
+"""From ONNX to the IR: reading, checking, and one rule per ONNX operator."""
+
+from __future__ import annotations
+
+from tinyopt.onnx_import.importer import ImportResult, import_model, import_proto, supported_operators
+
+__all__ = ["ImportResult", "import_model", "import_proto", "supported_operators"]

@@ -1,0 +1,271 @@
+"""Build the graph: go through the ONNX nodes in order, fold constants, apply the rules, collect what is refused."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnx.inliner
+import onnx_graphsurgeon as gs
+from onnx_graphsurgeon.logger import G_LOGGER
+from onnx_graphsurgeon.util.exception import OnnxGraphSurgeonException
+
+from tinyopt.errors import InvalidModelError, UnsupportedOperatorError
+from tinyopt.ir import DTYPES, Graph, Quantization, TensorType, Value
+from tinyopt.onnx_import.builder import Builder
+from tinyopt.onnx_import.folding import FOLDABLE, can_fold, fold
+from tinyopt.onnx_import.onnx_node import OnnxNode, Refusal
+from tinyopt.onnx_import.reading import check_model, check_structure, read_model
+from tinyopt.onnx_import.rules import RULES
+from tinyopt.onnx_import.shapes import fix_input_shapes
+from tinyopt.verify import verify
+
+G_LOGGER.severity = G_LOGGER.CRITICAL  # it prints to stdout, which belongs to the user's data
+
+_INPUT_DTYPES = ("float32", "int8", "uint8")
+
+
+@dataclass(frozen=True)
+class ImportResult:
+    """The imported graph, and what the user should know about how it was understood."""
+
+    graph: Graph
+    notes: tuple[str, ...]
+
+
+def supported_operators() -> tuple[str, ...]:
+    """The ONNX operators that have a rule; those of another domain as `domain.Operator`."""
+    return tuple(sorted(f"{domain}.{op}" if domain else op for domain, op in RULES))
+
+
+def import_model(path: Path, shapes: Mapping[str, tuple[int, ...]]) -> ImportResult:
+    """Import the ONNX file `path`; `shapes` are given for inputs whose shape the file leaves open.
+
+    Raises UsageError where the file cannot be read, UnsupportedOperatorError with all the nodes that have no rule,
+    InvalidModelError for everything else that is wrong with the model.
+    """
+    return import_proto(read_model(path), path.stem, shapes)
+
+
+def import_proto(model: onnx.ModelProto, name: str, shapes: Mapping[str, tuple[int, ...]]) -> ImportResult:
+    """Import a model that is in memory; see `import_model`."""
+    opset = check_model(model, name)
+    if model.functions:
+        model = onnx.inliner.inline_local_functions(model)
+    return _Importer(model, name, opset, shapes).run()
+
+
+class _Importer:
+    """One run over one model."""
+
+    def __init__(self, model: onnx.ModelProto, name: str, opset: int, shapes: Mapping[str, tuple[int, ...]]) -> None:
+        stored = {tensor.name for tensor in model.graph.initializer}
+        self._model = model
+        self._name = name
+        self._opset = opset
+        self._input_protos = [value for value in model.graph.input if value.name not in stored]
+        self._shapes, self._notes = fix_input_shapes(self._input_protos, shapes)
+        self._positions = {node.output[0]: i for i, node in enumerate(model.graph.node) if node.output}
+        self._builder = Builder(_tensor_names(model.graph))
+        self._values: dict[str, Value] = {}
+        self._inputs: list[Value] = []
+        self._refused: dict[str, str] = {}
+
+    def run(self) -> ImportResult:
+        nodes = self._surgeon_nodes()
+        self._refuse_unknown(nodes)
+        if not self._refused:
+            check_structure(self._model, self._name)
+        for proto in self._input_protos:
+            self._add_input(proto)
+        read = {tensor.name for node in nodes for tensor in node.inputs} | {v.name for v in self._model.graph.output}
+        for node in nodes:
+            self._import_node(node, read)
+        if self._refused:
+            raise self._unsupported()
+        outputs = [self._output(proto.name) for proto in self._model.graph.output]
+        graph = Graph(self._name, self._inputs, outputs, self._builder.nodes)
+        graph.remove_unused()
+        self._settle_quantization(graph)
+        verify(graph, after="import")
+        return ImportResult(graph, tuple(self._notes))
+
+    def _surgeon_nodes(self) -> list[gs.Node]:
+        try:
+            return list(gs.import_onnx(self._model).cleanup().nodes)
+        except (OnnxGraphSurgeonException, KeyError, ValueError) as error:
+            raise InvalidModelError(f"model '{self._name}' is not valid ONNX: {error}") from error
+
+    # Refusals
+
+    def _refuse_unknown(self, nodes: Sequence[gs.Node]) -> None:
+        for node in nodes:
+            domain = _domain(node)
+            if (domain, node.op) not in RULES and (domain or node.op not in FOLDABLE):
+                self._refuse(node, f"tinyopt has no rule for it in domain '{domain}'" if domain else "no rule for it")
+
+    def _refuse(self, node: gs.Node, reason: str) -> None:
+        name = self._node_name(node)
+        self._refused.setdefault(name, f"{node.op} (node '{name}'): {reason}")
+        guesses = self._guessed_types()
+        for tensor in node.outputs:
+            if tensor.name in guesses:  # so that what comes after it is looked at, too
+                self._values[tensor.name] = Value(tensor.name, guesses[tensor.name])
+
+    @cached_property
+    def _inferred(self) -> onnx.ModelProto:
+        model = onnx.ModelProto()
+        model.CopyFrom(self._model)
+        for value in model.graph.input:
+            if value.name in self._shapes:
+                shape = self._shapes[value.name]
+                value.CopyFrom(onnx.helper.make_tensor_value_info(value.name, value.type.tensor_type.elem_type, shape))
+        return onnx.shape_inference.infer_shapes(model)
+
+    def _guessed_types(self) -> dict[str, TensorType]:
+        return {
+            value.name: guess
+            for value in [*self._inferred.graph.value_info, *self._inferred.graph.output]
+            if (guess := _static_type(value)) is not None
+        }
+
+    def _unsupported(self) -> UnsupportedOperatorError:
+        lines = "".join(f"\n  {text}" for text in self._refused.values())
+        return UnsupportedOperatorError(
+            f"model '{self._name}' has {len(self._refused)} part(s) that tinyopt cannot take:{lines}\n"
+            f"supported operators: {', '.join(supported_operators())}"
+        )
+
+    # Inputs, nodes, outputs
+
+    def _add_input(self, proto: onnx.ValueInfoProto) -> None:
+        shape = self._shapes[proto.name]
+        dtype = _dtype_name(proto.type.tensor_type.elem_type)
+        if dtype not in _INPUT_DTYPES:
+            self._refused[proto.name] = (
+                f"input '{proto.name}': its type is {dtype}, not one of {', '.join(_INPUT_DTYPES)}"
+            )
+            return
+        if not all(shape):
+            raise InvalidModelError(f"input '{proto.name}' has shape {shape}: it holds no elements")
+        value = Value(proto.name, TensorType(dtype, shape))
+        self._inputs.append(value)
+        if dtype == "uint8":
+            self._builder.begin_boundary(proto.name)
+            value = self._builder.flip(value)
+            value.name = self._builder.unique_value_name(f"{proto.name}_int8")
+            self._builder.unsigned.add(value)
+        self._values[proto.name] = value
+
+    def _import_node(self, node: gs.Node, read: set[str]) -> None:
+        try:
+            inputs = [self._value(tensor) for tensor in node.inputs]
+            known = [tensor.is_empty() or value is not None for tensor, value in zip(node.inputs, inputs, strict=True)]
+            if all(known) and self._node_name(node) not in self._refused:
+                self._apply(self._onnx_node(node, inputs, read), node)
+        except Refusal as refusal:
+            self._refuse(node, str(refusal))
+        except InvalidModelError:
+            if not self._refused:  # after a refusal, types are guesses
+                raise
+
+    def _apply(self, onnx_node: OnnxNode, node: gs.Node) -> None:
+        self._builder.begin(onnx_node)
+        if can_fold(onnx_node):
+            proto = self._model.graph.node[self._positions[node.outputs[0].name]]
+            arrays = fold(onnx_node, proto)
+            results = [self._builder.constant(array, onnx_node.name) for array in arrays]
+        elif (onnx_node.domain, onnx_node.op) in RULES:
+            results = list(RULES[onnx_node.domain, onnx_node.op](self._builder, onnx_node))
+        else:
+            raise Refusal("it is supported on constants only")
+        self._builder.finish(onnx_node, results)
+        self._values.update(zip(onnx_node.output_names, results, strict=False))
+
+    def _value(self, tensor: gs.Tensor) -> Value | None:
+        if tensor.name not in self._values and isinstance(tensor, gs.Constant):
+            self._values[tensor.name] = _constant(tensor)
+        return self._values.get(tensor.name)
+
+    def _onnx_node(self, node: gs.Node, inputs: Sequence[Value | None], read: set[str]) -> OnnxNode:
+        names = tuple(tensor.name if tensor.name in read else "" for tensor in node.outputs)
+        name = self._node_name(node)
+        return OnnxNode(node.op, _domain(node), name, self._opset, tuple(inputs), names, node.attrs)
+
+    def _node_name(self, node: gs.Node) -> str:
+        return str(node.name) or f"{node.op}_{self._positions[node.outputs[0].name]}"
+
+    def _output(self, name: str) -> Value:
+        if name not in self._values:
+            raise InvalidModelError(f"output '{name}' of model '{self._name}' is produced by no node")
+        value = self._values[name]
+        is_own = value.name == name and not value.is_constant and value not in self._inputs
+        self._builder.begin_boundary(name)
+        try:
+            if value in self._builder.unsigned:
+                return self._renamed(value, self._builder.flip(value), name)
+            return value if is_own else self._renamed(value, self._builder.emit("Identity", [value]), name)
+        except Refusal as refusal:
+            raise UnsupportedOperatorError(f"output '{name}' of model '{self._name}': {refusal}") from refusal
+
+    def _renamed(self, inner: Value, outer: Value, name: str) -> Value:
+        """`outer` under the output's name, which it takes from `inner` unless that is a graph input."""
+        if inner.name == name and inner in self._inputs:
+            self._notes.append(f"output '{name}' is an input, too: it is copied to '{outer.name}'")
+            return outer
+        if inner.name == name:
+            inner.name = self._builder.unique_value_name(f"{name}_int8" if inner.dtype == "int8" else f"{name}_inner")
+        outer.name = name
+        return outer
+
+    def _settle_quantization(self, graph: Graph) -> None:
+        """Give a scale to int8 values that no QuantizeLinear or DequantizeLinear says anything about."""
+        for value in graph.values():
+            if value.dtype == "int8" and value.quantization is None:
+                zero_point = -128 if value in self._builder.unsigned else 0
+                self._builder.with_quantization(value, Quantization.per_tensor(1.0, zero_point))
+                self._notes.append(f"'{value.name}' is int8 without a scale: taken as scale 1, integers as they are")
+        for node in graph.nodes:
+            if node.op == "FlipSign":
+                outside, inside = sorted((node.input(0), node.output), key=lambda v: v.dtype == "int8")
+                assert inside.quantization is not None
+                outside.quantization = Quantization.per_tensor(
+                    inside.quantization.scale[0], inside.quantization.zero_point[0] + 128
+                )
+
+
+def _domain(node: gs.Node) -> str:
+    return "" if node.domain in (None, "", "ai.onnx") else str(node.domain)
+
+
+def _constant(tensor: gs.Constant) -> Value:
+    try:
+        array = np.asarray(tensor.values)
+    except (ValueError, TypeError) as error:
+        raise InvalidModelError(f"the data of '{tensor.name}' does not fit its type and shape: {error}") from error
+    if array.dtype.name not in DTYPES:
+        raise Refusal(f"constant '{tensor.name}' is of type {array.dtype.name}")
+    return Value.of(tensor.name, array)
+
+
+def _dtype_name(element_type: int) -> str:
+    """numpy's name of an ONNX element type."""
+    name = str(onnx.TensorProto.DataType.Name(element_type)).lower()
+    return {"float": "float32", "double": "float64"}.get(name, name)
+
+
+def _static_type(value: onnx.ValueInfoProto) -> TensorType | None:
+    dtype = _dtype_name(value.type.tensor_type.elem_type)
+    dimensions = value.type.tensor_type.shape.dim
+    if dtype not in DTYPES or not all(dimension.HasField("dim_value") for dimension in dimensions):
+        return None
+    return TensorType(dtype, tuple(int(dimension.dim_value) for dimension in dimensions))
+
+
+def _tensor_names(graph: onnx.GraphProto) -> set[str]:
+    names = {name for node in graph.node for name in (*node.input, *node.output)}
+    return names | {value.name for value in (*graph.input, *graph.output, *graph.initializer)}

@@ -1,0 +1,68 @@
+"""MaxPool, AveragePool and their global forms, 1-D and 2-D."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from tinyopt.ir import Attribute, Value
+from tinyopt.onnx_import.builder import UNCLAMPED, Builder
+from tinyopt.onnx_import.onnx_node import OnnxNode, Refusal
+from tinyopt.onnx_import.spatial import check_spatial_rank, lifted, lowered, window_of, with_auto_pad, with_ceil_mode
+
+
+def import_max_pool(builder: Builder, node: OnnxNode) -> Sequence[Value]:
+    if node.is_used(1):
+        raise Refusal("its second output, the indices, is used")
+    return [_pool(builder, node, node.value(0), "MaxPool")]
+
+
+def import_average_pool(builder: Builder, node: OnnxNode) -> Sequence[Value]:
+    return [average_pool(builder, node, node.value(0))]
+
+
+def average_pool(builder: Builder, node: OnnxNode, x: Value) -> Value:
+    """An AveragePool with the attributes of `node`."""
+    return _pool(builder, node, x, "AveragePool")
+
+
+def import_global_max_pool(builder: Builder, node: OnnxNode) -> Sequence[Value]:
+    return [_global_pool(builder, node, node.value(0), "MaxPool", {})]
+
+
+def import_global_average_pool(builder: Builder, node: OnnxNode) -> Sequence[Value]:
+    return [global_average_pool(builder, node, node.value(0))]
+
+
+def global_average_pool(builder: Builder, node: OnnxNode, x: Value) -> Value:
+    """An AveragePool over the whole image."""
+    return _global_pool(builder, node, x, "AveragePool", {"counted_pads": (0, 0, 0, 0), **UNCLAMPED})
+
+
+def _pool(builder: Builder, node: OnnxNode, x: Value, op: str) -> Value:
+    rank = check_spatial_rank(node, x)
+    kernel = tuple(int(size) for size in node.required("kernel_shape"))
+    if len(kernel) != rank:
+        raise node.invalid(f"kernel_shape {kernel} does not fit input '{x.name}' of shape {x.shape}")
+    image = lifted(builder, x)
+    window = with_auto_pad(node, window_of(node, kernel), image.shape[2:])
+    counted = window.pads if node.integer("count_include_pad", 0) else (0, 0, 0, 0)
+    if node.integer("ceil_mode", 0):
+        window = with_ceil_mode(window, image.shape[2:])
+    attributes: dict[str, Attribute] = {**window.attributes(), "kernel": window.kernel}
+    if op == "AveragePool":
+        attributes.update({"counted_pads": counted, **UNCLAMPED})
+    return lowered(builder, builder.emit(op, [image], attributes), rank)
+
+
+def _global_pool(builder: Builder, node: OnnxNode, x: Value, op: str, more: dict[str, Attribute]) -> Value:
+    rank = check_spatial_rank(node, x)
+    image = lifted(builder, x)
+    attributes: dict[str, Attribute] = {
+        "kernel": image.shape[2:],
+        "strides": (1, 1),
+        "pads": (0, 0, 0, 0),
+        "dilations": (1, 1),
+        "layout": "NCHW",
+        **more,
+    }
+    return lowered(builder, builder.emit(op, [image], attributes), rank)

@@ -1,0 +1,97 @@
+"""QuantizeLinear and DequantizeLinear: scales and zero points move from inputs onto the int8 value.
+
+uint8 becomes int8 with a zero point less 128. Constants stay integers behind their DequantizeLinear.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from tinyopt.ir import Array, Quantization, Value
+from tinyopt.onnx_import.builder import Builder
+from tinyopt.onnx_import.elementwise import Rule
+from tinyopt.onnx_import.onnx_node import OnnxNode, Refusal
+
+_ONNX_UINT8, _ONNX_INT8 = 2, 3
+
+
+def _quantize(builder: Builder, node: OnnxNode) -> Sequence[Value]:
+    zero_point = node.optional_constant(2, "zero point")
+    return [quantized(builder, node, node.value(0), node.constant(1, "scale"), zero_point)]
+
+
+def _dequantize(builder: Builder, node: OnnxNode) -> Sequence[Value]:
+    zero_point = node.optional_constant(2, "zero point")
+    return [dequantized(builder, node, node.value(0), node.constant(1, "scale"), zero_point)]
+
+
+def quantized(builder: Builder, node: OnnxNode, x: Value, scale: Array, zero_point: Array | None) -> Value:
+    """QuantizeLinear(x) as an int8 value, marked unsigned where ONNX has uint8."""
+    dtype = _output_dtype(node) if zero_point is None else zero_point.dtype.name
+    if dtype not in ("int8", "uint8"):
+        raise Refusal(f"it quantizes to {dtype}; tinyopt takes int8 and uint8")
+    is_unsigned = dtype == "uint8"
+    quantization = parameters(node, x, scale, zero_point, is_unsigned)
+    if x.constant is not None:
+        result = builder.constant(quantization.quantize(x.constant, "int8"), x.name, quantization)
+    elif quantization.axis is not None:
+        raise Refusal(f"it quantizes '{x.name}', which is no constant, per axis; tinyopt takes per tensor")
+    else:
+        _check_activation_scale(node, quantization)
+        result = builder.emit("QuantizeLinear", [x], quantization=quantization)
+    if is_unsigned:
+        builder.unsigned.add(result)
+    return result
+
+
+def dequantized(builder: Builder, node: OnnxNode, x: Value, scale: Array, zero_point: Array | None) -> Value:
+    """DequantizeLinear(x) with the parameters on the integer value that it reads."""
+    x = builder.signed(x)
+    if x.dtype not in ("int8", "int32") or (x.dtype == "int32" and not x.is_constant):
+        raise Refusal(f"it dequantizes '{x.name}' of {x.dtype}; tinyopt takes int8, uint8, and int32 constants")
+    quantization = parameters(node, x, scale, zero_point, x in builder.unsigned)
+    if not x.is_constant:
+        if quantization.axis is not None:
+            raise Refusal(f"it dequantizes '{x.name}', which is no constant, per axis; tinyopt takes per tensor")
+        _check_activation_scale(node, quantization)
+    return builder.emit("DequantizeLinear", [builder.with_quantization(x, quantization)])
+
+
+def parameters(node: OnnxNode, x: Value, scale: Array, zero_point: Array | None, is_unsigned: bool) -> Quantization:
+    """The quantization that the scale and zero point of `node` say of `x`, for int8 in place of uint8."""
+    if scale.dtype.name != "float32":
+        raise Refusal(f"its scale is {scale.dtype.name}; tinyopt takes float32")
+    if not bool(np.all(np.isfinite(scale) & (scale >= 0))):
+        raise node.invalid(f"a scale of '{x.name}' is negative or not finite")
+    if zero_point is not None and zero_point.size != scale.size:
+        raise node.invalid(f"{scale.size} scales but {zero_point.size} zero points are given")
+    if scale.ndim > 1 or node.integer("block_size", 0):
+        raise Refusal("its scales are blocked; tinyopt takes per tensor and per axis")
+    zeros = np.zeros(scale.shape, np.int64) if zero_point is None else zero_point.astype(np.int64)
+    zeros = zeros.reshape(-1) - (128 if is_unsigned else 0)
+    if scale.size == 1:
+        return Quantization.per_tensor(float(scale.reshape(-1)[0]), int(zeros[0]))
+    axis = node.axis(node.integer("axis", 1), x.type.rank)
+    if x.shape[axis] != scale.size:
+        raise node.invalid(f"{scale.size} scales do not fit axis {axis} of '{x.name}' of shape {x.shape}")
+    return Quantization.per_channel(scale.tolist(), zeros.tolist(), axis)
+
+
+def _check_activation_scale(node: OnnxNode, quantization: Quantization) -> None:
+    if not quantization.scale[0]:
+        raise node.invalid("its scale is 0")
+
+
+def _output_dtype(node: OnnxNode) -> str:
+    chosen = node.integer("output_dtype", 0)
+    return {0: "uint8", _ONNX_UINT8: "uint8", _ONNX_INT8: "int8"}.get(chosen, f"ONNX type {chosen}")
+
+
+QUANTIZATION_RULES: dict[tuple[str, str], Rule] = {
+    ("", "QuantizeLinear"): _quantize,
+    ("", "DequantizeLinear"): _dequantize,
+    ("com.microsoft", "QuantizeLinear"): _quantize,
+    ("com.microsoft", "DequantizeLinear"): _dequantize,
+}

@@ -1,0 +1,40 @@
+"""The table of all import rules: which function makes IR nodes of which ONNX operator."""
+
+from __future__ import annotations
+
+from tinyopt.onnx_import.convolution import import_conv, import_conv_transpose
+from tinyopt.onnx_import.dense import import_gemm, import_matmul
+from tinyopt.onnx_import.elementwise import ELEMENTWISE_RULES, Rule
+from tinyopt.onnx_import.movement import MOVEMENT_RULES
+from tinyopt.onnx_import.normalization import NORMALIZATION_RULES
+from tinyopt.onnx_import.pooling import (
+    import_average_pool,
+    import_global_average_pool,
+    import_global_max_pool,
+    import_max_pool,
+)
+from tinyopt.onnx_import.qlinear import QLINEAR_RULES
+from tinyopt.onnx_import.quantization import QUANTIZATION_RULES
+from tinyopt.onnx_import.reduction import REDUCTION_RULES
+from tinyopt.onnx_import.resize import RESIZE_RULES
+from tinyopt.onnx_import.slicing import SLICING_RULES
+
+RULES: dict[tuple[str, str], Rule] = {
+    ("", "Conv"): import_conv,
+    ("", "ConvTranspose"): import_conv_transpose,
+    ("", "Gemm"): import_gemm,
+    ("", "MatMul"): import_matmul,
+    ("", "MaxPool"): import_max_pool,
+    ("", "AveragePool"): import_average_pool,
+    ("", "GlobalMaxPool"): import_global_max_pool,
+    ("", "GlobalAveragePool"): import_global_average_pool,
+    **ELEMENTWISE_RULES,
+    **NORMALIZATION_RULES,
+    **MOVEMENT_RULES,
+    **SLICING_RULES,
+    **RESIZE_RULES,
+    **REDUCTION_RULES,
+    **QUANTIZATION_RULES,
+    **QLINEAR_RULES,
+}
+"""By domain ("" for the standard operators) and operator."""
