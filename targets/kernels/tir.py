@@ -223,3 +223,8 @@ def both(*conditions: Expr) -> Expr:
     for condition in conditions[1:]:
         result = _tirx().And(result, condition)
     return result
+
+
+def truncated_quotient(a: Expr, b: Expr) -> Expr:
+    """a / b as C divides integers, towards zero; `//` rounds down and costs more where a sign is unknown."""
+    return _tirx().truncdiv(a, b)

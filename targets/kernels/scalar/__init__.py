@@ -1,13 +1,75 @@
-"""Plain scalar kernels, one for every operator: right on every target."""
+"""Plain scalar kernels, at least one for every operator: right on every target."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 
 from tinyopt.targets.kernel import KernelPlanner
-from tinyopt.targets.kernels.scalar import convolution
+from tinyopt.targets.kernels.scalar import (
+    binary,
+    clustered,
+    convolution,
+    dense,
+    lookup,
+    matmul,
+    movement,
+    normalization,
+    pool,
+    quantize,
+    reduce,
+    resize,
+    softmax,
+    transposed,
+    unary,
+)
+
+__all__ = ["SCALAR"]
 
 SCALAR: Mapping[str, tuple[KernelPlanner, ...]] = {
     "Conv": (convolution.plan_conv,),
-    "QConv": (convolution.plan_qconv,),
+    "ConvTranspose": (transposed.plan_conv_transpose,),
+    "Dense": (dense.plan_dense,),
+    "MatMul": (matmul.plan_matmul,),
+    "MaxPool": (pool.plan_max_pool,),
+    "AveragePool": (pool.plan_average_pool,),
+    "BatchNormalization": (normalization.plan_batch_normalization,),
+    "Add": (binary.plan_arithmetic,),
+    "Sub": (binary.plan_arithmetic,),
+    "Mul": (binary.plan_arithmetic,),
+    "Div": (binary.plan_arithmetic,),
+    "PRelu": (binary.plan_prelu,),
+    "Relu": (unary.plan_relu,),
+    "Clip": (unary.plan_clip,),
+    "LeakyRelu": (unary.plan_leaky_relu,),
+    "Sigmoid": (unary.plan_sigmoid,),
+    "Tanh": (unary.plan_tanh,),
+    "HardSigmoid": (unary.plan_hard_sigmoid,),
+    "HardSwish": (unary.plan_hard_swish,),
+    "Gelu": (unary.plan_gelu,),
+    "Softmax": (softmax.plan_softmax,),
+    "LogSoftmax": (softmax.plan_log_softmax,),
+    "Transpose": (movement.plan_transpose,),
+    "Concat": (movement.plan_concat,),
+    "Split": (movement.plan_split,),
+    "Slice": (movement.plan_slice,),
+    "Pad": (movement.plan_pad,),
+    "Gather": (movement.plan_gather,),
+    "Resize": (resize.plan_resize,),
+    "ReduceMean": (reduce.plan_reduce,),
+    "ReduceSum": (reduce.plan_reduce,),
+    "ReduceMax": (reduce.plan_reduce,),
+    "QuantizeLinear": (quantize.plan_quantize,),
+    "DequantizeLinear": (quantize.plan_dequantize,),
+    "FlipSign": (quantize.plan_flip_sign,),
+    "QConv": (clustered.plan_clustered_qconv, convolution.plan_qconv),
+    "QDense": (clustered.plan_clustered_qdense, dense.plan_qdense),
+    "QConvTranspose": (transposed.plan_qconv_transpose,),
+    "QMatMul": (matmul.plan_qmatmul,),
+    "QAdd": (binary.plan_qadd,),
+    "QMul": (binary.plan_qmul,),
+    "QPRelu": (binary.plan_qprelu,),
+    "QLookup": (lookup.plan_qlookup,),
+    "QAveragePool": (pool.plan_qaverage_pool,),
+    "QReduceSum": (reduce.plan_qreduce_sum,),
+    "QSoftmax": (softmax.plan_qsoftmax,),
 }

@@ -1,0 +1,175 @@
+"""Functions of two tensors with numpy's broadcasting, float32 and int8; they may work in place of an input."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from tinyopt.ir import Node
+from tinyopt.targets.kernel import InputArgument, Kernel, OutputArgument, Refusal
+from tinyopt.targets.kernels.requantize import Requantization, requantize, requantize_sum, wide, zero_point_of
+from tinyopt.targets.kernels.scalar.loops import Walk, broadcast_strides, clamp_float, row_major, walk_loops
+from tinyopt.targets.kernels.tir import Expr, KernelBuilder, PrimFunc, cast, clamp, constant, select
+
+
+@dataclass(frozen=True)
+class Operands:
+    """How the operands a, b and the output are walked, and how many elements each has."""
+
+    walk: Walk
+    elements: tuple[int, int, int]
+
+    @classmethod
+    def of(cls, node: Node) -> Operands:
+        a, b, shape = node.input(0), node.input(1), node.output.shape
+        walk = Walk.collapsed(
+            shape, broadcast_strides(a.shape, shape), broadcast_strides(b.shape, shape), row_major(shape)
+        )
+        return cls(walk, (a.type.elements, b.type.elements, node.output.type.elements))
+
+
+@dataclass(frozen=True)
+class FloatSpec:
+    """function: a key of `FLOAT_FUNCTIONS`."""
+
+    function: str
+    operands: Operands
+    low: float
+    high: float
+
+
+FLOAT_FUNCTIONS: Mapping[str, Callable[[Expr, Expr], Expr]] = {
+    "Add": lambda a, b: a + b,
+    "Sub": lambda a, b: a - b,
+    "Mul": lambda a, b: a * b,
+    "Div": lambda a, b: a / b,
+    "PRelu": lambda a, b: select(a < constant(0, "float32"), a * b, a),
+}
+
+
+@dataclass(frozen=True)
+class AddSpec:
+    operands: Operands
+    zero_points: tuple[int, int]
+    multipliers: tuple[int, int]
+    to: Requantization
+
+
+@dataclass(frozen=True)
+class MulSpec:
+    operands: Operands
+    zero_points: tuple[int, int]
+    multiplier: int
+    to: Requantization
+
+
+@dataclass(frozen=True)
+class PReluSpec:
+    operands: Operands
+    zero_point: int
+    multiplier: int
+    to: Requantization
+
+
+_ARGUMENTS = (InputArgument(0), InputArgument(1), OutputArgument(0))
+
+
+def plan_arithmetic(node: Node) -> Kernel | Refusal:
+    """Add, Sub, Mul and Div in float32."""
+    spec = FloatSpec(node.op, Operands.of(node), node.float("clamp_low"), node.float("clamp_high"))
+    return Kernel(combine_float, spec, f"{node.op.lower()}_f32", _ARGUMENTS, in_place=_replaceable(node))
+
+
+def plan_prelu(node: Node) -> Kernel | Refusal:
+    """PRelu in float32."""
+    spec = FloatSpec(node.op, Operands.of(node), float("-inf"), float("inf"))
+    return Kernel(combine_float, spec, "prelu_f32", _ARGUMENTS, in_place=_replaceable(node))
+
+
+def plan_qadd(node: Node) -> Kernel | Refusal:
+    """QAdd."""
+    multipliers = (node.int("multiplier_a"), node.int("multiplier_b"))
+    spec = AddSpec(Operands.of(node), _zero_points(node), multipliers, Requantization.of(node))
+    return Kernel(add_int8, spec, "add_s8", _ARGUMENTS, in_place=_replaceable(node))
+
+
+def plan_qmul(node: Node) -> Kernel | Refusal:
+    """QMul."""
+    spec = MulSpec(Operands.of(node), _zero_points(node), node.int("multiplier"), Requantization.of(node))
+    return Kernel(multiply_int8, spec, "mul_s8", _ARGUMENTS, in_place=_replaceable(node))
+
+
+def plan_qprelu(node: Node) -> Kernel | Refusal:
+    """QPRelu."""
+    zero_point = zero_point_of(node, node.input(0))
+    spec = PReluSpec(Operands.of(node), zero_point, node.int("multiplier"), Requantization.of(node))
+    return Kernel(prelu_int8, spec, "prelu_s8", _ARGUMENTS, in_place=_replaceable(node))
+
+
+def _zero_points(node: Node) -> tuple[int, int]:
+    return zero_point_of(node, node.input(0)), zero_point_of(node, node.input(1))
+
+
+def _replaceable(node: Node) -> int | None:
+    """The first input that is a variable of the output's type: nothing of it is read twice."""
+    for index in range(2):
+        value = node.input(index)
+        if not value.is_constant and value.type == node.output.type:
+            return index
+    return None
+
+
+def combine_float(spec: FloatSpec) -> PrimFunc:
+    def element(a: Expr, b: Expr) -> Expr:
+        return clamp_float(FLOAT_FUNCTIONS[spec.function](a, b), spec.low, spec.high)
+
+    return _elementwise(f"{spec.function.lower()}_f32", ("float32", "float32"), spec.operands, element)
+
+
+def add_int8(spec: AddSpec) -> PrimFunc:
+    (za, zb), (ma, mb), to = spec.zero_points, spec.multipliers, spec.to
+    is_narrow = 256 * (abs(ma) + abs(mb)) + (1 << (to.shift - 1)) < 1 << 31  # the sum before the shift fits 32 bits
+
+    def narrow(a: Expr, b: Expr) -> Expr:
+        # One constant for the rounding and both zero points.
+        total = cast(a, "int32") * ma + cast(b, "int32") * mb + ((1 << (to.shift - 1)) - za * ma - zb * mb)
+        return cast(clamp((total >> to.shift) + to.zero_point, to.low, to.high), "int8")
+
+    def exact(a: Expr, b: Expr) -> Expr:
+        left = wide(cast(a, "int32") - za) * constant(ma, "int64")
+        right = wide(cast(b, "int32") - zb) * constant(mb, "int64")
+        return cast(requantize_sum(left + right, to), "int8")
+
+    return _elementwise("add_s8", ("int8", "int8"), spec.operands, narrow if is_narrow else exact)
+
+
+def multiply_int8(spec: MulSpec) -> PrimFunc:
+    za, zb = spec.zero_points
+
+    def element(a: Expr, b: Expr) -> Expr:
+        product = (cast(a, "int32") - za) * (cast(b, "int32") - zb)
+        return cast(requantize(product, constant(spec.multiplier, "int32"), spec.to), "int8")
+
+    return _elementwise("mul_s8", ("int8", "int8"), spec.operands, element)
+
+
+def prelu_int8(spec: PReluSpec) -> PrimFunc:
+    def element(x: Expr, slope: Expr) -> Expr:
+        centred = cast(x, "int32") - spec.zero_point
+        multiplier = select(centred >= 0, constant(spec.multiplier, "int32"), slope)
+        return cast(requantize(centred, multiplier, spec.to), "int8")
+
+    return _elementwise("prelu_s8", ("int8", "int32"), spec.operands, element)
+
+
+def _elementwise(
+    name: str, dtypes: tuple[str, str], operands: Operands, element: Callable[[Expr, Expr], Expr]
+) -> PrimFunc:
+    kernel = KernelBuilder(name)
+    with kernel.function():
+        a = kernel.buffer("a", dtypes[0], operands.elements[0])
+        b = kernel.buffer("b", dtypes[1], operands.elements[1])
+        y = kernel.buffer("y", dtypes[0], operands.elements[2])
+        with walk_loops(kernel, operands.walk) as (a_index, b_index, y_index):
+            y[y_index] = element(kernel.let(a[a_index]), kernel.let(b[b_index]))
+    return kernel.finish()

@@ -1,0 +1,31 @@
+"""QLookup: any function of one int8 element, by a table of 256 levels; may work in place."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from tinyopt.ir import Node
+from tinyopt.targets.kernel import InputArgument, Kernel, OutputArgument, Refusal
+from tinyopt.targets.kernels.tir import KernelBuilder, PrimFunc, cast
+
+
+@dataclass(frozen=True)
+class LookupSpec:
+    elements: int
+
+
+def plan_qlookup(node: Node) -> Kernel | Refusal:
+    """QLookup."""
+    spec = LookupSpec(node.output.type.elements)
+    return Kernel(look_up, spec, "lookup_s8", (InputArgument(0), InputArgument(1), OutputArgument(0)), in_place=0)
+
+
+def look_up(spec: LookupSpec) -> PrimFunc:
+    kernel = KernelBuilder("lookup_s8")
+    with kernel.function():
+        x = kernel.buffer("x", "int8", spec.elements)
+        table = kernel.buffer("table", "int8", 256)
+        y = kernel.buffer("y", "int8", spec.elements)
+        with kernel.loop(spec.elements) as i:
+            y[i] = table[cast(x[i], "int32") + 128]
+    return kernel.finish()

@@ -1,0 +1,142 @@
+"""Softmax along any axis: float32, its logarithm, and int8 by a table of exponentials."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import inf, prod
+
+from tinyopt.ir import Node
+from tinyopt.targets.kernel import InputArgument, Kernel, OutputArgument, Refusal
+from tinyopt.targets.kernels.requantize import INT8_HIGH, INT8_LOW, zero_point_of
+from tinyopt.targets.kernels.tir import (
+    KernelBuilder,
+    PrimFunc,
+    cast,
+    clamp,
+    constant,
+    math_call,
+    maximum,
+    truncated_quotient,
+)
+
+_ONE_BITS = 20  # the table's largest entry is 2^20
+
+
+@dataclass(frozen=True)
+class Line:
+    """The axis that is normalized, between what lies before and behind it."""
+
+    outer: int
+    size: int
+    inner: int
+
+    @classmethod
+    def of(cls, node: Node) -> Line:
+        shape, axis = node.input(0).shape, node.int("axis")
+        return cls(prod(shape[:axis]), shape[axis], prod(shape[axis + 1 :]))
+
+    @property
+    def elements(self) -> int:
+        return self.outer * self.size * self.inner
+
+
+@dataclass(frozen=True)
+class IntegerSpec:
+    line: Line
+    ratio: int
+    zero_point: int
+
+    @property
+    def accumulator(self) -> str:
+        """int32 where both the sum of exponentials and what is divided by it fit in it."""
+        largest = (self.line.size << _ONE_BITS) // 2 + (self.ratio << _ONE_BITS)
+        return "int32" if max(largest, self.line.size << _ONE_BITS) < 1 << 31 else "int64"
+
+
+_ARGUMENTS = (InputArgument(0), OutputArgument(0))
+
+
+def plan_softmax(node: Node) -> Kernel | Refusal:
+    """Softmax in float32."""
+    return Kernel(softmax, Line.of(node), "softmax_f32", _ARGUMENTS, in_place=0)
+
+
+def plan_log_softmax(node: Node) -> Kernel | Refusal:
+    """LogSoftmax in float32."""
+    return Kernel(log_softmax, Line.of(node), "log_softmax_f32", _ARGUMENTS, in_place=0)
+
+
+def plan_qsoftmax(node: Node) -> Kernel | Refusal:
+    """QSoftmax."""
+    spec = IntegerSpec(Line.of(node), node.int("ratio"), zero_point_of(node, node.output))
+    return Kernel(softmax_int8, spec, "softmax_s8", (InputArgument(0), InputArgument(1), OutputArgument(0)), in_place=0)
+
+
+def softmax(spec: Line) -> PrimFunc:
+    kernel = KernelBuilder("softmax_f32")
+    with kernel.function():
+        x = kernel.buffer("x", "float32", spec.elements)
+        y = kernel.buffer("y", "float32", spec.elements)
+        largest = kernel.local("float32", 1)
+        total = kernel.local("float32", 1)
+        with kernel.loop(spec.outer) as i, kernel.loop(spec.inner) as j:
+            start = i * (spec.size * spec.inner) + j
+            largest[0] = constant(-inf, "float32")
+            with kernel.loop(spec.size) as k:
+                largest[0] = maximum(largest[0], x[start + k * spec.inner])
+            total[0] = constant(0, "float32")
+            with kernel.loop(spec.size) as k:
+                power = kernel.let(math_call("expf", x[start + k * spec.inner] - largest[0]))
+                y[start + k * spec.inner] = power
+                total[0] = total[0] + power
+            total[0] = constant(1, "float32") / total[0]
+            with kernel.loop(spec.size) as k:
+                y[start + k * spec.inner] = y[start + k * spec.inner] * total[0]
+    return kernel.finish()
+
+
+def log_softmax(spec: Line) -> PrimFunc:
+    kernel = KernelBuilder("log_softmax_f32")
+    with kernel.function():
+        x = kernel.buffer("x", "float32", spec.elements)
+        y = kernel.buffer("y", "float32", spec.elements)
+        largest = kernel.local("float32", 1)
+        total = kernel.local("float32", 1)
+        with kernel.loop(spec.outer) as i, kernel.loop(spec.inner) as j:
+            start = i * (spec.size * spec.inner) + j
+            largest[0] = constant(-inf, "float32")
+            with kernel.loop(spec.size) as k:
+                largest[0] = maximum(largest[0], x[start + k * spec.inner])
+            total[0] = constant(0, "float32")
+            with kernel.loop(spec.size) as k:
+                total[0] = total[0] + math_call("expf", x[start + k * spec.inner] - largest[0])
+            total[0] = math_call("logf", total[0])
+            with kernel.loop(spec.size) as k:
+                y[start + k * spec.inner] = x[start + k * spec.inner] - largest[0] - total[0]
+    return kernel.finish()
+
+
+def softmax_int8(spec: IntegerSpec) -> PrimFunc:
+    line, accumulator = spec.line, spec.accumulator
+    kernel = KernelBuilder("softmax_s8")
+    with kernel.function():
+        x = kernel.buffer("x", "int8", line.elements)
+        table = kernel.buffer("table", "int32", 256)
+        y = kernel.buffer("y", "int8", line.elements)
+        largest = kernel.local("int32", 1)
+        total = kernel.local(accumulator, 1)
+        with kernel.loop(line.outer) as i, kernel.loop(line.inner) as j:
+            start = i * (line.size * line.inner) + j
+            largest[0] = constant(INT8_LOW, "int32")
+            with kernel.loop(line.size) as k:
+                largest[0] = maximum(largest[0], cast(x[start + k * line.inner], "int32"))
+            total[0] = constant(0, accumulator)
+            with kernel.loop(line.size) as k:
+                total[0] = total[0] + cast(table[largest[0] - cast(x[start + k * line.inner], "int32")], accumulator)
+            half = kernel.let(total[0] >> constant(1, accumulator))
+            with kernel.loop(line.size) as k:
+                power = table[largest[0] - cast(x[start + k * line.inner], "int32")]
+                scaled = cast(power, accumulator) * constant(spec.ratio, accumulator) + half
+                level = cast(truncated_quotient(scaled, total[0]), "int32") + spec.zero_point
+                y[start + k * line.inner] = cast(clamp(level, INT8_LOW, INT8_HIGH), "int8")
+    return kernel.finish()
