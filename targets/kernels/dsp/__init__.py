@@ -6,8 +6,18 @@ from collections.abc import Mapping
 
 from tinyopt.targets.kernel import KernelPlanner
 from tinyopt.targets.kernels.dsp.convolution import plan_convolution
+from tinyopt.targets.kernels.dsp.dense import plan_dense
+from tinyopt.targets.kernels.dsp.depthwise import plan_depthwise
+from tinyopt.targets.kernels.dsp.elementwise import plan_add
 from tinyopt.targets.kernels.dsp.pointwise import plan_pointwise
+from tinyopt.targets.kernels.dsp.pool import plan_average_pool, plan_max_pool
+
+__all__ = ["DSP"]
 
 DSP: Mapping[str, tuple[KernelPlanner, ...]] = {
-    "QConv": (plan_pointwise, plan_convolution),
+    "QConv": (plan_pointwise, plan_depthwise, plan_convolution),
+    "QDense": (plan_dense,),
+    "QAdd": (plan_add,),
+    "QAveragePool": (plan_average_pool,),
+    "MaxPool": (plan_max_pool,),
 }

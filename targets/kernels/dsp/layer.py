@@ -20,6 +20,7 @@ from tinyopt.targets.kernel import (
     ScalarArgument,
     ScratchArgument,
 )
+from tinyopt.targets.kernels.dsp.decoding import WORDS_AT_ONCE, cluster_arguments, decode_words, index_bits
 from tinyopt.targets.kernels.dsp.intrinsics import LOAD_WORD
 from tinyopt.targets.kernels.dsp.packing import Pair, as_words, pack_channel_pairs
 from tinyopt.targets.kernels.dsp.product import (
@@ -33,13 +34,11 @@ from tinyopt.targets.kernels.dsp.product import (
     tile,
 )
 from tinyopt.targets.kernels.intrinsic import Intrinsic
-from tinyopt.targets.kernels.packing import pack_rows
 from tinyopt.targets.kernels.requantize import Requantization, zero_point_of
-from tinyopt.targets.kernels.tir import Buffer, Expr, KernelBuilder, cast, minimum, read
+from tinyopt.targets.kernels.tir import Buffer, Expr, KernelBuilder, minimum
 
 DECODED_BYTES = 4096
 DECODED_CHANNEL_PAIRS = 8
-READ_AHEAD_BYTES = 4  # the last group of packed indices is loaded as whole words
 
 
 @dataclass(frozen=True)
@@ -76,10 +75,10 @@ def layer_spec(node: Node, pairs: int) -> LayerSpec:
     channels = node.output.shape[-1]
     pixels = node.output.type.elements // channels
     clusters = None
-    if (coded := node.input(1).clusters) is not None and coded.index_bits < 8:
+    if bits := index_bits(node.input(1)):
         row_bytes = 4 * (pairs + pairs % 2)
         at_once = min(max(1, DECODED_BYTES // row_bytes), DECODED_CHANNEL_PAIRS, (channels + 1) // 2)
-        clusters = ClusterCode(coded.index_bits, at_once)
+        clusters = ClusterCode(bits, at_once)
     has_residual = node.optional_input(4) is not None
     return LayerSpec(pairs, pixels % PIXELS, channels % 2 == 1, Requantization.of(node), has_residual, clusters)
 
@@ -112,10 +111,8 @@ def _weight_arguments(node: Node, spec: LayerSpec, pairs: list[Pair]) -> list[Ar
     assert coded is not None
     indices = pack_channel_pairs(coded.indices.reshape(channels, -1), pairs)
     padded = np.pad(indices, ((0, 0), (0, spec.row_words - spec.pairs), (0, 0)))
-    packed = pack_rows(padded.reshape(1, -1), spec.clusters.bits)[0]
     return [
-        ConstantArgument("weight", np.pad(packed, (0, READ_AHEAD_BYTES))),
-        ConstantArgument("codebook", coded.codebook.view(np.uint8)),
+        *cluster_arguments(weight, padded, spec.clusters.bits),
         ScratchArgument(4 * spec.row_words * spec.clusters.channel_pairs, 4),
     ]
 
@@ -208,16 +205,10 @@ def _channels(
 
 
 def _decode(kernel: KernelBuilder, spec: LayerSpec, bits: int, layer: Layer, first: Expr, count: Expr) -> None:
-    """Look up the weights of `count` pairs of channels. Eight indices lie in `bits` bytes and give two words."""
+    """Look up the weights of `count` pairs of channels."""
     assert layer.packed is not None and layer.codebook is not None
-    groups = spec.row_words // 2
-    with kernel.loop(count * groups) as group:
-        start = kernel.let((first * groups + group) * bits)
-        for half in range(2):
-            word = kernel.let(read(LOAD_WORD, layer.packed.address(start + bits * half // 2)))
-            shift = bits * half * 4 % 8
-            levels = [
-                cast(layer.codebook[(word >> (shift + index * bits)) & ((1 << bits) - 1)], "int32") << 8 * index
-                for index in range(4)
-            ]
-            layer.tensors.weights[group * 2 + half] = levels[0] | levels[1] | levels[2] | levels[3]
+    words = spec.row_words // WORDS_AT_ONCE
+    with kernel.loop(count * words) as word:
+        decoded = decode_words(kernel, layer.packed, layer.codebook, bits, first * words + word)
+        for half, value in enumerate(decoded):
+            layer.tensors.weights[word * WORDS_AT_ONCE + half] = value

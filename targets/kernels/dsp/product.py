@@ -139,7 +139,11 @@ def finish(acc: Expr, multiplier: Expr, to: Requantization, residual: Residual |
 
 def saturate(level: Expr, to: Requantization) -> Expr:
     """Between low and high, with SSAT doing what it can."""
-    level = call(SSAT8, level)
+    return clamp_saturated(call(SSAT8, level), to)
+
+
+def clamp_saturated(level: Expr, to: Requantization) -> Expr:
+    """The rest of a clamp to low and high, for a level that is an int8 already."""
     if to.low > INT8_LOW:
         level = maximum(level, to.low)
     return minimum(level, to.high) if to.high < INT8_HIGH else level
