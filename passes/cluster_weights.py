@@ -8,7 +8,6 @@ from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.cluster import KMeans
 
 from tinyopt.errors import UsageError
 from tinyopt.ir import Array, Clusters, Graph, Node, Value
@@ -146,7 +145,9 @@ def find_codebook(levels: Array, clusters: int, seed: int) -> NDArray[np.int8]:
 
 
 def _centres(points: Array, counts: Array, clusters: int, seed: int) -> Array:
-    """The centres of a weighted k-means; fewer than 256 points are one chunk to scikit-learn, so one thread sums them."""
+    """The centres of a weighted k-means: up to 256 points are one chunk to scikit-learn, which one thread sums."""
+    from sklearn.cluster import KMeans  # here, for it takes a second to load that most compilations need not wait for
+
     means = KMeans(
         clusters,
         n_init=_RESTARTS,  # pyright: ignore[reportArgumentType] (the default there is a string)
