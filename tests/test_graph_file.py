@@ -74,7 +74,7 @@ def test_equal_graphs_give_equal_bytes(tmp_path: Path) -> None:
         ('"axis": 0', '"axis": 1', "do not fit"),
         ('"constant": "v1"', '"constant": "v9"', "no 'v9.npy'"),
         ('"constant": "v1"', '"constant": "v1_codebook"', "not what the structure says"),
-        ('"outputs": [\n  5', '"outputs": [\n  50', "no value 60"),
+        ('"outputs": [\n  5', '"outputs": [\n  50', "no value 50"),
         ('"outputs": [\n  5', '"outputs": [\n  true', "not of type int"),
         ("{", "[", "is no graph file"),
     ],

@@ -56,7 +56,8 @@ def _bias(node: Node, emit: Emitter, folded: Array) -> str:
     channels = len(bias.data)
     scales = np.array(_parameters(node.input(1)).scale, np.float64)  # one for all, or one for each channel of a group
     scales = np.resize(scales, channels) * _scale(node.input(0))
-    return emit.array((bias.data.astype(np.int64) - folded) * scales.astype(np.float32), f"{bias.name}/real")
+    real = (bias.data.astype(np.int64) - folded) * scales
+    return emit.array(real.astype(np.float32), f"{bias.name}/real")
 
 
 def _folded_zero_point(node: Node) -> Array:
