@@ -117,10 +117,11 @@ def _float_convolutions(build: CaseBuilder) -> None:
          clamp_high=0.7)  # fmt: skip
     conv("pointwise", (5, 1, 1, 4), True, True)
     conv("cropping pads", (2, 3, 3, 4), True, False, pads=(-1, 0, 0, -2))
-    for title, changed in {
+    variants: Mapping[str, Mapping[str, Attribute]] = {
         "strided, output padding": {"strides": (2, 3), "output_padding": (1, 2), "pads": (1, 0, 1, 1)},
         "dilated, grouped": {"dilations": (2, 1), "group": 2, "pads": (2, 1, 0, 1)},
-    }.items():
+    }
+    for title, changed in variants.items():
         weights = build.constant(build.floats(4, 3, 2, 3))
         channels = 6 if changed.get("group") else 3
         bias = build.constant(build.floats(channels)) if channels == 3 else None
@@ -159,10 +160,11 @@ def _integer_convolutions(build: CaseBuilder) -> None:
         conv(f"{count} clusters", build.clustered(count, 8, 3, 3, 4), count == 7, pads=(1, 0, 1, 0))
     conv("5 clusters, depthwise", build.clustered(5, 4, 3, 3, 1), group=4, pads=(1, 1, 1, 1))
     _integer_dense(build)
-    for title, changed in {
+    variants: Mapping[str, Mapping[str, Attribute]] = {
         "strided": {"strides": (2, 2), "output_padding": (1, 0), "pads": (0, 1, 1, 1)},
         "grouped, dilated": {"group": 2, "dilations": (1, 2), "strides": (1, 2)},
-    }.items():
+    }
+    for title, changed in variants.items():
         channels = 6 if changed.get("group") else 3
         inputs = [
             image,

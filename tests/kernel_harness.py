@@ -127,9 +127,7 @@ def run_kernel_c(
     return apart
 
 
-def _run(
-    library: Any, node: Node, kernel: Kernel, arrays: Sequence[Array | None], in_place: int | None
-) -> list[Array]:
+def _run(library: Any, node: Node, kernel: Kernel, arrays: Sequence[Array | None], in_place: int | None) -> list[Array]:
     outputs = [_Memory.of(None, value.type.bytes) for value in node.outputs]
     if in_place is not None:
         content = arrays[in_place]

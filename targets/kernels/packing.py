@@ -1,7 +1,7 @@
 """Packing of cluster indices: `bits` bits for each, least significant first, every row from a whole byte on.
 
-A row is what a kernel decodes at once (the weights of one output channel). Eight indices take exactly `bits` bytes, so a
-row is decoded in groups of eight with constant byte offsets and shifts.
+A row is what a kernel decodes at once (the weights of one output channel). Eight indices take exactly `bits` bytes, so
+that a row is decoded in groups of eight with constant byte offsets and shifts.
 """
 
 from __future__ import annotations

@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import importlib
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
@@ -62,7 +62,7 @@ class Buffer:
         return self.handle[index if lanes == 1 else _tirx().ramp(index, 1, lanes)]
 
     def store_vector(self, index: Expr, value: Expr, lanes: int) -> None:
-        """Write a vector of `lanes` elements from `index` on (LLVM targets only, but for one lane: the element itself)."""
+        """Write `lanes` elements from `index` on (LLVM targets only, but for one lane: the element itself)."""
         _tirx().buffer_store(self.handle, value, [index if lanes == 1 else _tirx().ramp(index, 1, lanes)])
 
     def address(self, index: Expr = 0) -> Expr:
@@ -78,7 +78,7 @@ class KernelBuilder:
         self._builder = _ir_builder()()
 
     @contextmanager
-    def function(self) -> Iterator[None]:
+    def function(self) -> Generator[None]:
         with self._builder, _tirx().prim_func(s_tir=True):
             _tirx().func_name(self._name)
             _tirx().func_attr({"global_symbol": self._name, "tirx.noalias": True})
@@ -100,19 +100,19 @@ class KernelBuilder:
         return Buffer(_tirx().alloc_buffer((elements,), dtype), dtype)
 
     @contextmanager
-    def loop(self, extent: Expr, start: Expr = 0) -> Iterator[Expr]:
+    def loop(self, extent: Expr, start: Expr = 0) -> Generator[Expr]:
         """A loop over start, start + 1, ..., start + extent - 1."""
         with _tirx().serial(start, start + extent) as index:
             yield index
 
     @contextmanager
-    def when(self, condition: Expr) -> Iterator[None]:
+    def when(self, condition: Expr) -> Generator[None]:
         """What is inside runs only where `condition` holds."""
         with _tirx().If(condition), _tirx().Then():
             yield
 
     @contextmanager
-    def when_else(self, condition: Expr) -> Iterator[tuple[Any, Any]]:
+    def when_else(self, condition: Expr) -> Generator[tuple[Any, Any]]:
         """`with kernel.when_else(c) as (then, other): with then: ...; with other: ...`"""
         with _tirx().If(condition):
             yield _tirx().Then(), _tirx().Else()
@@ -190,7 +190,7 @@ def broadcast(value: Expr, lanes: int) -> Expr:
 
 
 def lanes(vectors: Sequence[Expr], indices: Iterable[int]) -> Expr:
-    """The elements `indices` of the vectors laid end to end, as a vector; one index gives a scalar (LLVM targets only)."""
+    """Elements `indices` of the vectors laid end to end, as a vector; one gives a scalar (LLVM targets only)."""
     tirx = importlib.import_module("tvm").tirx
     return tirx.Shuffle(list(vectors), [tirx.const(index, "int32") for index in indices])
 

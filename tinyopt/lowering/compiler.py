@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -112,7 +113,11 @@ def _without_unused_variables(text: str) -> str:
         unused = {m["name"] for m in _VARIABLE.finditer(text) if uses[m["name"]] == 1}
         if not unused:
             return text
-        text = _VARIABLE.sub(lambda m: "" if m["name"] in unused else m[0], text)
+        text = _VARIABLE.sub(partial(_unless_named, unused), text)
+
+
+def _unless_named(names: Set[str], declaration: re.Match[str]) -> str:
+    return "" if declaration["name"] in names else declaration[0]
 
 
 def _static_definition(source: str, symbol: str, written: Sequence[bool], may_alias: bool) -> str:
@@ -125,7 +130,10 @@ def _static_definition(source: str, symbol: str, written: Sequence[bool], may_al
             raise TinyoptError(f"kernel {symbol} takes {len(parameters)} parameters, its planner passes {len(written)}")
         declared = ", ".join(_parameter(text, out, may_alias) for text, out in zip(parameters, written, strict=True))
         body = source[match.end() :].rstrip()
-        return f"static void {symbol}({declared}) {{{body}\n"
+        used = set(_IDENTIFIER.findall(body))
+        names = (text.split()[-1] for text in parameters)
+        ignored = "".join(f"\n  (void){name};" for name in names if name not in used)  # the simplifier did without it
+        return f"static void {symbol}({declared}) {{{ignored}{body}\n"
     raise TinyoptError(f"TVM's C code generator gave no function {symbol}")
 
 

@@ -1,8 +1,8 @@
 """Convolution in plain loops, float32 and int8: any stride, padding, dilation and grouping, with a residual.
 
-For each output position the taps inside the image are found once; for each output channel the products are summed over
-them. Weights stay [O, KH, KW, I/group], so that the innermost loop runs over neighbouring input channels, and over whole
-rows of the window where there is one group and no dilation.
+For each output position the taps inside the image are found once; for each output channel the products are summed
+over them. Weights stay [O, KH, KW, I/group], so that the innermost loop runs over neighbouring input channels, and over
+whole rows of the window where there is one group and no dilation.
 
 The bias of QConv counts on padding cells that hold zx. Where there are such cells, their product is not formed: the
 kernel sums (x - zx) * w over the cells inside, with the bias as it was before -zx * sum(w) was folded into it.
@@ -170,7 +170,7 @@ class Window:
         )
 
     def each_product(self, kernel: KernelBuilder, group: Expr, weight_start: Expr, multiply: Multiply) -> None:
-        """Call `multiply` for each pair of an input element and a weight; the weights are those from weight_start on."""
+        """Call `multiply` for each pair of an input element and a weight; the weights begin at weight_start."""
         shape = self.shape
         first_weight = kernel.let(weight_start)
         with tap_loop(kernel, self.rows) as (row, y):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from math import isfinite, prod
@@ -54,7 +54,7 @@ class Walk:
 
 
 @contextmanager
-def walk_loops(kernel: KernelBuilder, walk: Walk, starts: Sequence[Expr] | None = None) -> Iterator[list[Expr]]:
+def walk_loops(kernel: KernelBuilder, walk: Walk, starts: Sequence[Expr] | None = None) -> Generator[list[Expr]]:
     """The nested loops of `walk`; yields each operand's offset. Offsets are carried from loop to loop."""
     offsets: list[Expr] = list(starts) if starts is not None else [0] * len(walk.strides)
     with ExitStack() as stack:
@@ -125,7 +125,7 @@ def taps_at(kernel: KernelBuilder, axis: Axis, output: Expr) -> Taps:
 
 
 @contextmanager
-def tap_loop(kernel: KernelBuilder, taps: Taps) -> Iterator[tuple[Expr, Expr]]:
+def tap_loop(kernel: KernelBuilder, taps: Taps) -> Generator[tuple[Expr, Expr]]:
     """A loop over the taps inside the image; yields (tap, input position)."""
     if taps.first is not None and taps.end is not None:
         with kernel.loop(taps.end - taps.first, taps.first) as tap:

@@ -14,7 +14,7 @@ from tinyopt.targets.kernels.tir import Expr, KernelBuilder, PrimFunc, cast, con
 
 @dataclass(frozen=True)
 class MatMulSpec:
-    """batches: the walk over the batch dimensions of a, b and y. Then y[rows, columns] = a[rows, depth] b[depth, columns].
+    """y[rows, columns] = a[rows, depth] b[depth, columns] for each step of `batches`.
 
     multiplier and to are for int8 alone.
     """

@@ -1,7 +1,7 @@
 """Operators that move elements and do not change them: Transpose, Concat, Split, Slice, Pad, Gather, for every type.
 
-Most are walks over strided memory. Where positions follow no stride (Gather, reflecting and repeating Pad, Resize to the
-nearest neighbour), tables of offsets made beforehand say for each index along an axis what is read.
+Most are walks over strided memory. Where positions follow no stride (Gather, reflecting and repeating Pad, Resize to
+the nearest neighbour), tables of offsets made beforehand say for each index along an axis what is read.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import numpy as np
 
 from tinyopt.ir import Array, Node
 from tinyopt.ops.resize import nearest_indices, resized_axes
-from tinyopt.targets.kernel import ConstantArgument, InputArgument, Kernel, OutputArgument, Refusal
+from tinyopt.targets.kernel import Argument, ConstantArgument, InputArgument, Kernel, OutputArgument, Refusal
 from tinyopt.targets.kernels.scalar.loops import CONTAINERS, Walk, row_major, walk_loops
 from tinyopt.targets.kernels.tir import Buffer, Expr, KernelBuilder, PrimFunc, constant
 
@@ -120,7 +120,7 @@ def plan_concat(node: Node) -> Kernel | Refusal:
     axis = node.int("axis")
     sizes = tuple(prod(value.shape[axis:]) for value in node.present_inputs)
     spec = JoinSpec(node.output.dtype, prod(node.output.shape[:axis]), sizes)
-    arguments = (*(InputArgument(i) for i in range(len(sizes))), OutputArgument(0))
+    arguments: tuple[Argument, ...] = (*(InputArgument(i) for i in range(len(sizes))), OutputArgument(0))
     return Kernel(concatenate, spec, f"concat_{spec.dtype}", arguments)
 
 
@@ -129,7 +129,7 @@ def plan_split(node: Node) -> Kernel | Refusal:
     axis = node.int("axis")
     sizes = tuple(prod(value.shape[axis:]) for value in node.outputs)
     spec = JoinSpec(node.input(0).dtype, prod(node.input(0).shape[:axis]), sizes)
-    arguments = (InputArgument(0), *(OutputArgument(i) for i in range(len(sizes))))
+    arguments: tuple[Argument, ...] = (InputArgument(0), *(OutputArgument(i) for i in range(len(sizes))))
     return Kernel(split, spec, f"split_{spec.dtype}", arguments)
 
 
