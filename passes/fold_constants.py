@@ -167,7 +167,7 @@ def _evaluate(rewriter: Rewriter, node: Node) -> bool:
         assert TensorType.of(array) == output.type, (node.name, output.type)
         output.constant = array
         for reader in rewriter.readers(output):
-            reader.origins = merged_origins(node, reader)
+            reader.origins = merged_origins(reader, node)
     rewriter.context.did(f"{node.op} '{node.name}' of constants is a constant", [node], [])
     rewriter.graph.remove([node])
     rewriter.refresh()

@@ -13,6 +13,7 @@ from tinyopt.ir import Attribute, Graph, Node, Value
 from tinyopt.pass_manager import Pass, PassContext
 from tinyopt.passes.linear_layers import LAYERS_WITH_BIAS, has_residual, is_finished, output_axis, per_channel
 from tinyopt.passes.rewriting import (
+    Rearranged,
     Rewriter,
     StoredConstant,
     is_unclamped,
@@ -57,11 +58,11 @@ def _dense_from_matmul(rewriter: Rewriter, node: Node) -> bool:
     if stored.value.type.rank != 2 or stored.value.clusters is not None:
         what = "is clustered" if stored.value.clusters is not None else f"has shape {stored.value.shape}"
         return rewriter.decline(f"MatMul '{node.name}' is no Dense: its constant '{stored.value.name}' {what}", node)
-    weights, operands = with_array(
+    weights = with_array(
         rewriter, stored, f"{stored.value.name}_transposed", stored.value.data.T, lambda axis: 1 - axis
     )
-    dense = Node("Dense", node.name, [node.input(0), weights, None, None], [node.output], dict(_UNCLAMPED))
-    rewriter.replace([node], [dense], f"MatMul '{node.name}' by a constant is a Dense layer", operands)
+    dense = Node("Dense", node.name, [node.input(0), weights.operand, None, None], [node.output], dict(_UNCLAMPED))
+    rewriter.replace([node], [dense], f"MatMul '{node.name}' by a constant is a Dense layer", weights.new_nodes)
     return True
 
 
@@ -77,9 +78,9 @@ def _fuse_bias(rewriter: Rewriter, node: Node) -> bool:
         if reason is not None:
             where = f"'{stored.value.name}' of Add '{node.name}'"
             return rewriter.decline(f"{where} is no bias of {layer.op} '{layer.name}': {reason}", node)
-        bias, operands = _new_bias(rewriter, layer, stored, node)
-        fused = _with_clamp_of(node, layer, {2: bias})
-        rewriter.replace([layer, node], [fused], f"Add '{node.name}' is the bias of '{layer.name}'", operands)
+        bias = _new_bias(rewriter, layer, stored, node)
+        fused = _with_clamp_of(node, layer, {2: bias.operand})
+        rewriter.replace([layer, node], [fused], f"Add '{node.name}' is the bias of '{layer.name}'", bias.new_nodes)
         return True
     return False
 
@@ -99,7 +100,7 @@ def _bias_refusal(rewriter: Rewriter, layer: Node, stored: StoredConstant, node:
     return None
 
 
-def _new_bias(rewriter: Rewriter, layer: Node, stored: StoredConstant, node: Node) -> tuple[Value, list[Node]]:
+def _new_bias(rewriter: Rewriter, layer: Node, stored: StoredConstant, node: Node) -> Rearranged:
     vector = per_channel(stored.value.data, layer.output.shape, output_axis(layer))
     assert vector is not None, node.name
     present = layer.optional_input(2)

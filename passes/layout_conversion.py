@@ -99,15 +99,15 @@ def _convert_weights(rewriter: Rewriter, node: Node) -> list[Node]:
                 "Transpose", rewriter.graph.unique_name(f"{node.name}_weights_nhwc"), [weights], [moved], {"perm": perm}
             )
         ]
-    clusters = stored.value.clusters
-    node.inputs[1], operands = with_array(
+    moved_weights = with_array(
         rewriter, stored, f"{stored.value.name}_nhwc", stored.value.data.transpose(perm), perm.index
     )
-    holder = operands[0].input(0) if operands else node.input(1)
+    node.inputs[1] = moved_weights.operand
+    clusters = stored.value.clusters
     if clusters is not None:
         indices = np.ascontiguousarray(clusters.indices.transpose(perm))
-        holder.clusters = Clusters(indices, clusters.codebook, clusters.scale)
-    return operands
+        moved_weights.constant.clusters = Clusters(indices, clusters.codebook, clusters.scale)
+    return list(moved_weights.new_nodes)
 
 
 def _convert_constants(rewriter: Rewriter, node: Node, perm: Sequence[int]) -> list[Node]:
@@ -120,10 +120,9 @@ def _convert_constants(rewriter: Rewriter, node: Node, perm: Sequence[int]) -> l
         array = stored.value.data
         missing = len(perm) - array.ndim
         array = array.reshape((1,) * missing + array.shape).transpose(perm)
-        node.inputs[index], operands = with_array(
-            rewriter, stored, f"{stored.value.name}_nhwc", array, _shifted_axis(missing, perm)
-        )
-        before.extend(operands)
+        moved = with_array(rewriter, stored, f"{stored.value.name}_nhwc", array, _shifted_axis(missing, perm))
+        node.inputs[index] = moved.operand
+        before.extend(moved.new_nodes)
     return before
 
 

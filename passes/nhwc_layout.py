@@ -141,15 +141,14 @@ def _absorb_into_weights(rewriter: Rewriter, node: Node) -> bool:
     quantization = stored.value.quantization
     if transpose is None or order is None or (quantization is not None and quantization.axis == column_axis):
         return False
-    weights, operands = with_array(
-        rewriter, stored, f"{stored.value.name}_nhwc", stored.value.data.take(order, column_axis), lambda axis: axis
-    )
+    columns = stored.value.data.take(order, column_axis)
+    moved = with_array(rewriter, stored, f"{stored.value.name}_nhwc", columns, lambda axis: axis)
     clusters = stored.value.clusters
     if clusters is not None:
-        holder = operands[0].input(0) if operands else weights
-        holder.clusters = Clusters(clusters.indices.take(order, column_axis), clusters.codebook, clusters.scale)
-    node.inputs[1] = weights
-    rewriter.graph.insert(node, operands)
+        indices = clusters.indices.take(order, column_axis)
+        moved.constant.clusters = Clusters(indices, clusters.codebook, clusters.scale)
+    node.inputs[1] = moved.operand
+    rewriter.graph.insert(node, moved.new_nodes)
     reshape.inputs[0] = transpose.input(0)
     node.origins = merged_origins(transpose, node)
     rewriter.refresh()

@@ -174,21 +174,34 @@ def stored_constant(rewriter: Rewriter, value: Value) -> StoredConstant | None:
     return StoredConstant(node.input(0), node)
 
 
+@dataclass(frozen=True)
+class Rearranged:
+    """A constant in its new order, in the form in which it was stored before."""
+
+    operand: Value  # what the node reads now
+    constant: Value  # holds the array; the clusters are the caller's to carry on
+    new_nodes: tuple[Node, ...]  # must be put before the node that reads `operand`
+
+
 def with_array(
     rewriter: Rewriter, stored: StoredConstant, stem: str, array: Array, axis: Callable[[int], int]
-) -> tuple[Value, list[Node]]:
-    """The rearranged constant in the same form as `stored`, and the nodes that must stand before its reader.
+) -> Rearranged:
+    """Store `array` as `stored` was: a constant, or integers behind a DequantizeLinear.
 
-    `axis` says where the axis of the quantization went. Clusters are the caller's to carry on.
+    The DequantizeLinear stays the same where nobody else reads it. `axis` says where the axis of the quantization went.
     """
-    quantization = rearranged_quantization(stored.value.quantization, axis)
-    constant = rewriter.new_constant(stem, array, quantization)
-    if stored.dequantize is None:
-        return constant, []
+    constant = rewriter.new_constant(stem, array, rearranged_quantization(stored.value.quantization, axis))
     old = stored.dequantize
-    output = Value(rewriter.graph.unique_name(f"{stem}_float"), TensorType("float32", constant.shape))
+    if old is None:
+        return Rearranged(constant, constant, ())
+    if rewriter.has_one_reader(old.output):
+        old.inputs = [constant]
+        old.output.type = TensorType("float32", constant.shape)
+        return Rearranged(old.output, constant, ())
+    output = rewriter.new_value(f"{stem}_float", TensorType("float32", constant.shape))
     name = rewriter.graph.unique_name(f"{old.name}_rearranged")
-    return output, [Node("DequantizeLinear", name, [constant], [output], dict(old.attributes), old.origins)]
+    node = Node("DequantizeLinear", name, [constant], [output], dict(old.attributes), old.origins)
+    return Rearranged(output, constant, (node,))
 
 
 def rearranged_quantization(quantization: Quantization | None, axis: Callable[[int], int]) -> Quantization | None:

@@ -93,11 +93,11 @@ def move_before_dequantize(rewriter: Rewriter, node: Node) -> bool:
 
 
 def sink_unit_reshape(rewriter: Rewriter, node: Node) -> bool:
-    """[N, C, 1, W] -> Reshape [N, C, W] -> elementwise: the Reshape goes below.
+    """[N, C, 1, W] -> Reshape [N, C, W] -> elementwise or BatchNormalization: the Reshape goes below.
 
     It is what a 1-D convolution leaves behind; with it out of the way the next operators meet the convolution.
     """
-    if not OPERATORS[node.op].is_elementwise or node.op in ("Identity", "DequantizeLinear", "PRelu"):
+    if not _works_on_either_rank(node):
         return False
     variables = node.variable_inputs
     reshapes = [rewriter.owned_producer(value, "Reshape") for value in variables]
@@ -135,6 +135,13 @@ def _drops_height(reshape: Node) -> bool:
     """Whether a Reshape is [N, C, 1, W] to [N, C, W]."""
     shape = reshape.input(0).shape
     return len(shape) == 4 and shape[2] == 1 and reshape.output.shape == (*shape[:2], shape[3])
+
+
+def _works_on_either_rank(node: Node) -> bool:
+    """Whether a node does on [N, C, 1, W] what it does on [N, C, W]."""
+    if node.op == "BatchNormalization":
+        return node.int("axis") == 1
+    return OPERATORS[node.op].is_elementwise and node.op not in ("Identity", "DequantizeLinear", "PRelu")
 
 
 def _with_height(rewriter: Rewriter, constant: Value) -> Value:

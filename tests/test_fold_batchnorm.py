@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
-from graph_builder import GraphBuilder, changed_by, floats, graph_of, messages, ops_of
+from graph_builder import GraphBuilder, apply, changed_by, floats, graph_of, messages, ops_of
 
 from tinyopt.ir import Quantization, Value
 from tinyopt.passes.fold_batchnorm import FoldBatchNorm
@@ -131,7 +131,7 @@ def test_refusals_have_reasons(case: str) -> None:
     body, reason = REFUSED[case]
     graph = graph_of(lambda build: build("Relu", body(build, build.input("x", (1, 4, 6, 5)))))
     before = ops_of(graph)
-    remarks = changed_by(FoldBatchNorm(), graph)
+    remarks = apply(FoldBatchNorm(), graph)
     assert ops_of(graph) == before
     assert reason in messages(remarks, "declined")[0]
 

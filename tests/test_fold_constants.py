@@ -24,7 +24,7 @@ def test_a_chain_of_constants_becomes_one_constant() -> None:
     changed_by(FoldConstants(), graph)
     assert ops_of(graph) == ["Add"]
     assert floats(graph.nodes[0].input(1).data) == [10.0, 15.0]
-    assert graph.nodes[0].origins == ("mul", "relu", "add")
+    assert graph.nodes[0].origins == ("add", "relu", "mul")
 
 
 def test_integers_of_a_quantized_layer_stay_and_are_transposed_with_their_scales() -> None:

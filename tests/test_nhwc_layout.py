@@ -56,8 +56,15 @@ def quantized_add(build: GraphBuilder, x: Value) -> Value:
 
 
 def resized(build: GraphBuilder, x: Value) -> Value:
-    attributes = {"mode": "nearest", "coordinate_mode": "asymmetric", "nearest_mode": "floor"}
-    return build("Resize", x, scales=(1.0, 1.0, 2.0, 3.0), sizes=(1, 4, 12, 15), **attributes)
+    return build(
+        "Resize",
+        x,
+        scales=(1.0, 1.0, 2.0, 3.0),
+        sizes=(1, 4, 12, 15),
+        mode="nearest",
+        coordinate_mode="asymmetric",
+        nearest_mode="floor",
+    )
 
 
 def statistics(build: GraphBuilder, x: Value) -> Value:

@@ -143,7 +143,7 @@ def test_a_mover_goes_before_the_dequantization() -> None:
 
 
 PLANE = (0, 0, 1, 2, 0, 0, 3, 0)  # top 1, left 2, bottom 3, right 0
-PADDED = {
+PADDED: dict[str, tuple[tuple[int, ...], Callable[[GraphBuilder, Value], Value]]] = {
     "Conv": ((1, 2, 3, 0), lambda b, x: b("Conv", x, b.random((3, 4, 2, 2)))),
     "AveragePool": ((1, 2, 3, 0), lambda b, x: b("AveragePool", x)),
 }
@@ -192,13 +192,15 @@ def test_the_reshapes_between_1d_convolutions_cancel_out_around_activations() ->
     def body(build: GraphBuilder) -> Value:
         x = build("Reshape", build.input("x", (1, 4, 9)), shape=(1, 4, 1, 9))
         x = build("Reshape", build("Conv", x, build.random((6, 4, 1, 3))), shape=(1, 6, 7))
+        numbers = build.constant(np.arange(1, 7, dtype=np.float32))
+        x = build("BatchNormalization", x, numbers, numbers, numbers, numbers)
         x = build("Relu", build("Add", x, build.random((6, 1))))
         x = build("Conv", build("Reshape", x, shape=(1, 6, 1, 7)), build.random((2, 6, 1, 3)))
         return build("Reshape", x, shape=(1, 2, 5))
 
     graph = graph_of(body)
     changed_by(Simplify(), graph)
-    assert ops_of(graph) == ["Reshape", "Conv", "Add", "Relu", "Conv", "Reshape"]
+    assert ops_of(graph) == ["Reshape", "Conv", "BatchNormalization", "Add", "Relu", "Conv", "Reshape"]
 
 
 def test_simplified_text(golden: Callable[[str, str], None]) -> None:
