@@ -39,8 +39,8 @@ class Quantize(Pass):
 
     name: ClassVar[str] = "quantize"
 
-    method: str = "minmax"
-    percentile: float = 99.99
+    method: str = "percentile"
+    percentile: float = 99.995  # of the four MLPerf Tiny models the errors are smallest about here, and never far off
 
     def run(self, graph: Graph, context: PassContext) -> bool:
         self._check_options()
@@ -56,7 +56,7 @@ class Quantize(Pass):
         ranges = self._observe(graph, choice.activations(), context)
         make_explicit(graph, choice, parameters_of(graph, choice, ranges), context)
         context.did(
-            f"quantized {len(choice.nodes)} operators with the {self.method} ranges of {len(context.samples)} samples",
+            f"quantized {len(choice.nodes)} operators with {self._ranges()} of {len(context.samples)} samples",
             choice.nodes,
             choice.nodes,
         )
@@ -67,6 +67,9 @@ class Quantize(Pass):
             raise UsageError(f"quantize.method is '{self.method}', not one of {', '.join(METHODS)}")
         if not 50.0 < self.percentile <= 100.0:
             raise UsageError(f"quantize.percentile is {self.percentile:g}, not above 50 and at most 100")
+
+    def _ranges(self) -> str:
+        return "the full ranges" if self.method == "minmax" else f"the {self.percentile:g} percentile ranges"
 
     def _observe(
         self, graph: Graph, values: Sequence[Value], context: PassContext

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,10 +12,14 @@ from tests.graph_builder import GraphBuilder, context_for, messages, ops_of, ran
 from tinyopt.errors import UsageError
 from tinyopt.evaluate import evaluate
 from tinyopt.ir import Array, Clusters, Graph, Quantization, Value
+from tinyopt.onnx_import import import_model
 from tinyopt.onnx_session import OnnxSession
 from tinyopt.ops import OPERATORS
-from tinyopt.pass_manager import Remark
+from tinyopt.pass_manager import Remark, run_pass
+from tinyopt.passes.fold_constants import FoldConstants
+from tinyopt.passes.fuse_operators import FuseOperators
 from tinyopt.passes.lower_integer import LowerInteger
+from tinyopt.passes.nhwc_layout import NhwcLayout
 from tinyopt.passes.quantize import Quantize
 from tinyopt.verify import verify
 
@@ -391,3 +396,16 @@ def test_a_network_quantized_here_becomes_integer_from_end_to_end() -> None:
     exact, got = evaluate(before, sample), evaluate(graph, sample)
     for name, array in exact.items():
         np.testing.assert_allclose(got[name], array, atol=0.05 * float(np.ptp(array)))
+
+
+@pytest.mark.parametrize("name", ["kws01", "ic01", "vww01", "ad01"])
+def test_the_reference_models_become_integer_and_every_layer_is_within_one_step(name: str, models_dir: Path) -> None:
+    graph = import_model(models_dir / f"{name}_int8_qdq.onnx", {}).graph
+    for step in (FoldConstants(), FuseOperators(), NhwcLayout(), FuseOperators()):
+        run_pass(step, graph, context_for())
+    qdq = graph.copy()
+    remarks = lowered(graph)
+    assert messages(remarks, "declined") == []
+    assert {op for op in ops_of(graph) if not op.startswith("Q")} <= {"Reshape", "Transpose"}
+    assert {value.dtype for value in (*graph.inputs, *graph.outputs)} == {"int8"}
+    assert assert_each_layer_within_one_step(qdq, graph, random_inputs(graph)) == len(graph.nodes)

@@ -3,19 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from tests.graph_builder import GraphBuilder, context_for, messages, ops_of, random_inputs
 from tinyopt.errors import InvalidModelError, UsageError
 from tinyopt.evaluate import evaluate
 from tinyopt.ir import Array, Clusters, Graph, Node, Quantization, Value
+from tinyopt.onnx_import import import_model
 from tinyopt.onnx_session import OnnxSession
-from tinyopt.pass_manager import Remark
+from tinyopt.pass_manager import Remark, run_pass
+from tinyopt.passes.fold_constants import FoldConstants
+from tinyopt.passes.fuse_operators import FuseOperators
+from tinyopt.passes.nhwc_layout import NhwcLayout
 from tinyopt.passes.quantization.parameters import from_range
 from tinyopt.passes.quantization.ranges import PercentileObserver
 from tinyopt.passes.quantize import Quantize
+from tinyopt.samples import load_labelled, load_samples
 from tinyopt.verify import verify
 
 
@@ -79,7 +86,7 @@ def test_every_operator_reads_and_gives_rounded_values_and_the_boundary_stays_fl
         ("x", "float32"),
         ("softmax_out", "float32"),
     ]
-    assert messages(remarks, "did") == ["quantized 8 operators with the minmax ranges of 8 samples"]
+    assert messages(remarks, "did") == ["quantized 8 operators with the 99.995 percentile ranges of 8 samples"]
 
 
 def test_the_quantized_graph_runs_in_onnxruntime_and_stays_near_the_float_one() -> None:
@@ -109,7 +116,7 @@ def test_weights_are_symmetric_per_channel_and_biases_in_units_of_the_products()
     weights = np.array([[0.5, -1.27], [0.0, 0.0], [1e-9, 0.0]], np.float32).reshape(3, 1, 1, 2)
     graph = build.graph_of(build("Conv", x, build.constant(weights), build.constant([0.3, 0.0, 2.0]), layout="NHWC"))
     sample = {"x": np.array([-1.55, 1.0, 0, 0, 0, 0, 0, 1.0], np.float32).reshape(1, 2, 2, 2)}
-    quantized(graph, [sample])
+    quantized(graph, [sample], Quantize("minmax"))
     conv = node_of(graph, "Conv")
     integers, bias = behind(graph, conv, 1), behind(graph, conv, 2)
     assert quantization_of(behind(graph, conv, 0)) == Quantization.per_tensor(0.01, 27)
@@ -209,3 +216,21 @@ def test_infinite_activations_are_an_error_that_names_them() -> None:
     graph = build.graph_of(build("Relu", build("Div", build.input("x", (1, 2)), build.constant([0.0, 1.0]))))
     with pytest.raises(InvalidModelError, match="'div_out' becomes NaN or infinite"):
         Quantize().run(graph, context_for([{"x": np.ones((1, 2), np.float32)}]))
+
+
+def test_the_keyword_model_loses_at_most_0_7_points_of_accuracy(models_dir: Path, data_dir: Path) -> None:
+    graph = import_model(models_dir / "kws01.onnx", {}).graph
+    for step in (FoldConstants(), FuseOperators(), NhwcLayout(), FuseOperators()):
+        run_pass(step, graph, context_for())
+    samples, labels = load_labelled(f"{data_dir / 'kws01.npz'}:x,y", graph.inputs)
+    before = _accuracy(graph, samples, labels)
+    quantized(graph, load_samples(f"{data_dir / 'kws01.npz'}:calib", graph.inputs, limit=100))
+    assert before == pytest.approx(90.67, abs=0.01)
+    assert _accuracy(graph, samples, labels) >= before - 0.7
+
+
+def _accuracy(graph: Graph, samples: Sequence[Mapping[str, Array]], labels: NDArray[np.int64]) -> float:
+    """Percent of the samples whose largest output is the label."""
+    session = OnnxSession(graph)
+    found = [int(np.argmax(next(iter(session.run(sample).values())))) for sample in samples]
+    return 100 * float(np.mean(np.array(found) == labels))

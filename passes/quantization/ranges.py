@@ -57,8 +57,8 @@ class PercentileObserver:
         if self._width == 0.0:
             self._counts[BINS] += array.size
             return
-        bins = np.floor(array.ravel() / self._width).astype(np.int64) + BINS
-        self._counts += np.bincount(np.clip(bins, 0, 2 * BINS - 1), minlength=2 * BINS)
+        bins = (array.ravel() / np.float32(self._width) + np.float32(BINS)).astype(np.intp)  # none is below 0
+        self._counts += np.bincount(np.minimum(bins, 2 * BINS - 1), minlength=2 * BINS)
 
     def limits(self) -> tuple[float, float]:
         low, high = self._whole.limits()
