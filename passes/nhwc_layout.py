@@ -66,25 +66,23 @@ def _find_region(rewriter: Rewriter) -> list[Node]:
 
 
 def _convert_region(rewriter: Rewriter, region: list[Node]) -> None:
-    ranks = {id(node): images_of(rewriter, node)[0].type.rank for node in region}
-    images = list(dict.fromkeys(value for node in region for value in images_of(rewriter, node)))
-    operands = {id(node): images_of(rewriter, node) for node in region}
-    made_inside = {output for node in region for output in node.outputs}
-    for image in images:
+    images = {id(node): images_of(rewriter, node) for node in region}
+    ranks = {id(node): images[id(node)][0].type.rank for node in region}
+    made_inside = {output for node in region for output in node.outputs if output in images[id(node)]}
+    for image in dict.fromkeys(value for node in region for value in images[id(node)]):
+        readers = [n for n in rewriter.readers(image) if image in images.get(id(n), ())]
         if image in made_inside:
-            _leave_region(rewriter, image, region)
+            _leave_region(rewriter, image, readers)
         else:
-            _enter_region(rewriter, image, region, operands)
+            _enter_region(rewriter, image, readers)
     for node in region:
-        before = convert(rewriter, node, ranks[id(node)])
-        rewriter.graph.insert(node, before)
+        rewriter.graph.insert(node, convert(rewriter, node, ranks[id(node)]))
     rewriter.refresh()
 
 
-def _enter_region(rewriter: Rewriter, image: Value, region: list[Node], operands: dict[int, list[Value]]) -> None:
-    """Transpose an image that comes from outside, before its first reader in the region."""
+def _enter_region(rewriter: Rewriter, image: Value, readers: list[Node]) -> None:
+    """Transpose an image that comes from outside, before the first of its `readers` in the region."""
     inner = rewriter.new_value(f"{image.name}_nhwc", nhwc_type(image.type), image.quantization)
-    readers = [node for node in region if any(value is image for value in operands[id(node)])]
     name = rewriter.graph.unique_name(f"{image.name}_to_nhwc")
     perm = TO_NHWC[image.type.rank]
     transpose = Node("Transpose", name, [image], [inner], {"perm": perm}, readers[0].origins)
@@ -94,20 +92,17 @@ def _enter_region(rewriter: Rewriter, image: Value, region: list[Node], operands
     rewriter.refresh()
 
 
-def _leave_region(rewriter: Rewriter, image: Value, region: list[Node]) -> None:
-    """Change an image made in the region to NHWC; where others read it, give them a transposed copy."""
-    inside = {id(node) for node in region}
+def _leave_region(rewriter: Rewriter, image: Value, readers: list[Node]) -> None:
+    """Change an image made in the region to NHWC; where others than `readers` read it, they get a transposed copy."""
     maker = rewriter.producer(image)
     assert maker is not None, image.name
-    outside = [node for node in rewriter.readers(image) if id(node) not in inside]
-    if not outside and not rewriter.graph.is_output(image):
+    if len(readers) == len(rewriter.readers(image)) and not rewriter.graph.is_output(image):
         image.type = nhwc_type(image.type)
         return
     inner = rewriter.new_value(f"{image.name}_nhwc", nhwc_type(image.type), image.quantization)
     maker.outputs = [inner if value is image else value for value in maker.outputs]
-    for node in rewriter.readers(image):
-        if id(node) in inside:
-            node.inputs = [inner if value is image else value for value in node.inputs]
+    for node in readers:
+        node.inputs = [inner if value is image else value for value in node.inputs]
     name = rewriter.graph.unique_name(f"{image.name}_to_nchw")
     transpose = Node("Transpose", name, [inner], [image], {"perm": TO_NCHW[image.type.rank]}, maker.origins)
     position = next(i for i, node in enumerate(rewriter.graph.nodes) if node is maker)

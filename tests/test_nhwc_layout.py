@@ -183,6 +183,16 @@ def test_1d_convolutions_lose_their_reshapes_height_in_the_same_way() -> None:
     assert ops_of(graph) == ["Reshape", "Conv", "Reshape", "Softmax", "ReduceMean"]
 
 
+def test_an_image_that_was_no_image_where_it_was_made_is_transposed_between() -> None:
+    def body(build: GraphBuilder) -> Value:
+        flat = build("ReduceMean", conv(build, from_nhwc(build)), axes=(1,), keepdims=0)  # [N, H, W], its order kept
+        return build("Conv", build("Reshape", flat, shape=(1, 6, 1, 5)), build.random((2, 6, 1, 1)))
+
+    graph = graph_of(body)
+    changed_by(NhwcLayout(), graph)
+    assert ops_of(graph).count("Transpose") == 2
+
+
 def test_a_transpose_inside_the_model_that_mixes_axes_stays() -> None:
     def body(build: GraphBuilder, x: Value) -> Value:
         split = build("Reshape", x, shape=(1, 2, 2, 30))  # channel shuffle
