@@ -77,12 +77,36 @@ def require_tools() -> None:
 def run_cases(cases: Sequence[Case], folder: Path, plugin: Path | None = None, flags: Sequence[str] = FLAGS) -> str:
     """What the program printed; raises where it differs from the references. `plugin` counts each case's instructions."""
     (folder / "cases.c").write_text(program_text(cases))
+    return _run(folder, flags, plugin)
+
+
+def _run(folder: Path, flags: Sequence[str], plugin: Path | None = None) -> str:
+    """What the program made of cases.c printed before it was done."""
     program = build(folder / "cases.c", folder, flags)
     counting = () if plugin is None else ("-plugin", f"{plugin},out={folder / 'counts.txt'},model=m4")
     command = (EMULATOR, "-M", "mps2-an386", "-nographic", "-semihosting", "-kernel", str(program), *counting)
     result = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
     assert result.stdout.endswith("done\n"), result.stdout[-2000:] + result.stderr[-2000:]
     return result.stdout.removesuffix("done\n")
+
+
+def run_intrinsics(intrinsics: Sequence[Intrinsic], folder: Path) -> str:
+    """Calls intrinsics of int32 with random words and prints where one is not what its meaning says."""
+    random = np.random.default_rng(3)
+    headers = dict.fromkeys(["stdio.h", *(header for intrinsic in intrinsics for header in intrinsic.headers)])
+    checks: list[str] = []
+    for intrinsic in intrinsics:
+        count = intrinsic.c_text.split("{")[0].count("int32_t ") - 1
+        for _ in range(20):
+            words = [int(word) for word in random.integers(-(2**31), 2**31, count)]
+            wanted = (intrinsic.meaning(*words) + 2**31) % 2**32 - 2**31
+            call = f"{intrinsic.name}({', '.join(f'(int32_t){word & 0xFFFFFFFF}u' for word in words)})"
+            checks.append(f'  if ({call} != (int32_t){wanted & 0xFFFFFFFF}u) puts("{call}");\n')
+    includes = "".join(f"#include <{header}>\n" for header in headers)
+    texts = "".join(intrinsic.c_text for intrinsic in intrinsics)
+    main = f'int main(void) {{\n{"".join(checks)}  puts("done");\n  return 0;\n}}\n'
+    (folder / "cases.c").write_text(includes + texts + main)
+    return _run(folder, FLAGS)
 
 
 def build(source: Path, folder: Path, flags: Sequence[str]) -> Path:
