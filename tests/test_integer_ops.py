@@ -10,7 +10,7 @@ import numpy as np
 import onnx
 import pytest
 
-from tests.graph_builder import random_inputs
+from tests.graph_builder import GraphBuilder, random_inputs
 from tests.integer_cases import CASES, conv
 from tinyopt.errors import InvalidModelError, UnsupportedOperatorError
 from tinyopt.evaluate import evaluate
@@ -184,6 +184,24 @@ def test_all_integer_operators_are_tested() -> None:
     assert {graph.nodes[0].op for graph in CASES.values()} == {op for op in OPERATORS if op.startswith("Q")} - {
         "QuantizeLinear"
     }
+
+
+@pytest.mark.parametrize("depth", [1024, 1025])
+def test_the_largest_sums_are_exact_to_the_last_bit(depth: int) -> None:
+    """The bias takes the sum back to 5; depths on both sides of where sums leave float32's exact range."""
+    build = GraphBuilder()
+    unit = Quantization.per_tensor(1.0, 0)
+    weights = np.full((1, depth), -128, np.int8)
+    weights[0, 0] = -127
+    constants = [
+        build.constant(weights, quantization=unit),
+        build.constant(np.array([5 - 128 * (128 * depth - 1)], np.int32)),
+        build.constant(np.array([1 << 30], np.int32)),
+    ]
+    x = build.input("x", (1, depth), "int8", unit)
+    graph = build.graph_of(build("QDense", x, *constants, residual_multiplier=0, shift=30, low=-128, high=127))
+    (got,) = evaluate(graph, {"x": np.full((1, depth), -128, np.int8)}).values()
+    assert got.tolist() == [[5]]
 
 
 def test_the_macs_of_integer_layers_are_those_of_the_float_layers() -> None:
