@@ -195,15 +195,6 @@ def changed_by(step: Pass, graph: Graph, tolerance: float = 1e-5) -> list[Remark
     return remarks
 
 
-def shape_of(graph: Graph) -> list[str]:
-    """The graph in lines `Conv(x, w, _, _) -> y`, for tests that look at structure alone."""
-    lines: list[str] = []
-    for node in graph.nodes:
-        operands = ", ".join("_" if value is None else value.name for value in node.inputs)
-        lines.append(f"{node.op}({operands}) -> {', '.join(value.name for value in node.outputs)}")
-    return lines
-
-
 def ops_of(graph: Graph) -> list[str]:
     """The operators in running order."""
     return [node.op for node in graph.nodes]
