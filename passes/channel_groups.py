@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tinyopt.ir import Array, Clusters, Graph, Quantization, TensorType, Value
-from tinyopt.passes.channel_links import Dimension, Link, Links, WeightUse, collect_links, weight_use
+from tinyopt.passes.channel_links import Dimension, Link, Links, WeightUse, collect_links, label_of, weight_use
 
 _SHAPE_ATTRIBUTES = {"Reshape": "shape", "Slice": "sizes", "Resize": "sizes"}
 
@@ -63,7 +63,7 @@ class ChannelGroup:
     @property
     def label(self) -> str:
         """The names of the layers that produce the channels, for remarks."""
-        return ", ".join(use.node.name for use in self.producers)
+        return ", ".join(label_of(use.node) for use in self.producers)
 
     def member(self, value: Value, axis: int) -> Member:
         """The member that is this dimension; it must be one."""
@@ -132,7 +132,9 @@ def _resolve_flattenings(dimensions: nx.Graph[Dimension], links: Links, uses: Se
         if len(chosen) == 1:
             _add_link(dimensions, chosen[0])
         else:
-            reason = f"Reshape '{flattening.node.name}' flattens it, and which axis holds the channels is not clear"
+            reason = (
+                f"Reshape '{label_of(flattening.node)}' flattens it, and which axis holds the channels is not clear"
+            )
             for link in flattening.candidates:
                 links.block(link.wide, reason)
                 links.block(link.narrow, reason)

@@ -113,11 +113,26 @@ def _product(a: Bounds, b: Bounds) -> Bounds:
     return np.where((a == 0) | (b == 0), 0.0, a * b)
 
 
-def _weighted_sum(positive: Bounds, negative: Bounds, x: Interval) -> Interval:
-    """Bounds of sum(w * x) over the last axis, from the positive and the negative parts of w."""
-    low = (_product(positive, x.low) + _product(negative, x.high)).sum(axis=-1)
-    high = (_product(positive, x.high) + _product(negative, x.low)).sum(axis=-1)
-    return Interval(low, high)
+def _dot(weights: Bounds, x: Bounds) -> Bounds:
+    """weights [group, output, input] times x [group, input]; 0 times infinity is 0, infinities never cancel here."""
+    is_finite = np.isfinite(x)
+    total: Bounds = np.einsum("goi,gi->go", weights, np.where(is_finite, x, 0.0))
+    if is_finite.all():
+        return total
+    push: Bounds = np.einsum("goi,gi->go", weights, np.where(is_finite, 0.0, np.sign(x)))
+    return np.where(push == 0, total, np.copysign(np.inf, push))
+
+
+def _weighted_sum(weights: Bounds, x: Interval) -> Interval:
+    """Bounds of the sums over the inputs, as a vector over all outputs.
+
+    weights: [group, output, input, taps]; x: vectors over the inputs of all groups. Each tap may see another element.
+    """
+    group, inputs = weights.shape[0], weights.shape[2]
+    positive, negative = np.maximum(weights, 0).sum(axis=3), np.minimum(weights, 0).sum(axis=3)
+    low, high = x.low.reshape(group, inputs), x.high.reshape(group, inputs)
+    lowest, highest = _dot(positive, low) + _dot(negative, high), _dot(positive, high) + _dot(negative, low)
+    return Interval(lowest.reshape(-1), highest.reshape(-1))
 
 
 def _clamped(node: Node, interval: Interval) -> list[Interval]:
@@ -145,12 +160,10 @@ def _conv(node: Node, reader: _Reader) -> list[Interval]:
     x = reader.input(node, 0).along(axis, node.input(0).shape[axis])
     if any(pad > 0 for pad in node.ints("pads")):
         x = x.with_number(0.0)
-    kernel_axes = tuple({1, 2, 3} - {axis})
-    parts = [part(weights.low, 0).sum(axis=kernel_axes) for part in (np.maximum, np.minimum)]  # O, I/group
-    positive, negative = (part.reshape(group, -1, part.shape[1]) for part in parts)
-    grouped = Interval(x.low.reshape(group, 1, -1), x.high.reshape(group, 1, -1))
-    sums = _weighted_sum(positive, negative, grouped)
-    return _finished(node, reader, Interval(sums.low.reshape(-1), sums.high.reshape(-1)), axis)
+    taps_last = np.moveaxis(weights.low, axis, 1)  # O, I/group, KH, KW
+    outputs, inputs = taps_last.shape[:2]
+    sums = _weighted_sum(taps_last.reshape(group, outputs // group, inputs, -1), x)
+    return _finished(node, reader, sums, axis)
 
 
 def _conv_transpose(node: Node, reader: _Reader) -> list[Interval]:
@@ -160,10 +173,8 @@ def _conv_transpose(node: Node, reader: _Reader) -> list[Interval]:
         return [_anything(node.output)]
     # Not every tap reaches every output cell, so that each product may be missing.
     x = reader.input(node, 0).along(axis, node.input(0).shape[axis]).with_number(0.0)
-    kernel_axes = tuple({1, 2, 3} - {axis})
-    positive = np.maximum(weights.low, 0).sum(axis=kernel_axes).T  # O, I
-    negative = np.minimum(weights.low, 0).sum(axis=kernel_axes).T
-    return _finished(node, reader, _weighted_sum(positive, negative, x), axis)
+    taps_last = np.moveaxis(weights.low, (axis, 0), (0, 1))  # O, I, KH, KW
+    return _finished(node, reader, _weighted_sum(taps_last.reshape(1, *taps_last.shape[:2], -1), x), axis)
 
 
 def _dense(node: Node, reader: _Reader) -> list[Interval]:
@@ -171,8 +182,7 @@ def _dense(node: Node, reader: _Reader) -> list[Interval]:
     if not weights.is_exact.all():
         return [_anything(node.output)]
     x = reader.input(node, 0).along(last, node.input(0).shape[last])
-    sums = _weighted_sum(np.maximum(weights.low, 0), np.minimum(weights.low, 0), x)
-    return _finished(node, reader, sums, last)
+    return _finished(node, reader, _weighted_sum(weights.low[None, :, :, None], x), last)
 
 
 def _batch_normalization(node: Node, reader: _Reader) -> list[Interval]:

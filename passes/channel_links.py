@@ -16,6 +16,8 @@ from tinyopt.ops import OPERATORS, ChannelRelation
 
 Dimension: TypeAlias = tuple[Value, int]
 
+_LONGEST_LABEL = 60  # converters join the names of all that they fused
+
 
 @dataclass(frozen=True)
 class Link:
@@ -89,6 +91,11 @@ def weight_use(node: Node) -> WeightUse | None:
     return WeightUse(node, node.input(1), 0, None if is_depthwise else axis, axis)
 
 
+def label_of(node: Node) -> str:
+    """The node's name for a remark: of a very long one its end, which is what tells it from others."""
+    return node.name if len(node.name) <= _LONGEST_LABEL else f"...{node.name[-_LONGEST_LABEL:]}"
+
+
 def constant_source(value: Value, producers: dict[Value, Node]) -> Value | None:
     """The constant that `value` is, or that it is dequantized from; None where it is computed from the inputs."""
     if value.is_constant:
@@ -119,7 +126,7 @@ Rule: TypeAlias = Callable[[Node, Links], None]
 
 
 def _where(node: Node) -> str:
-    return f"{node.op} '{node.name}'"
+    return f"{node.op} '{label_of(node)}'"
 
 
 def _block_all(links: Links, values: Iterable[Value], reason: str) -> None:

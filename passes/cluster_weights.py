@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from tinyopt.errors import UsageError
 from tinyopt.ir import Array, Clusters, Graph, Node, Value
 from tinyopt.pass_manager import Pass, PassContext
-from tinyopt.passes.channel_links import WeightUse, constant_source, weight_use
+from tinyopt.passes.channel_links import WeightUse, constant_source, label_of, weight_use
 
 _LEVELS = 127  # the largest int8 weight
 _RESTARTS = 8  # of k-means, from different seeds; the best is taken
@@ -55,14 +55,17 @@ class ClusterWeights(Pass):
         for position, use in enumerate(uses):
             context.on_progress(self.name, position, len(uses))
             constant = constant_source(use.weights, producers)
-            if constant is None or id(constant) in done:
-                continue
-            done.add(id(constant))
-            if reason := _refusal(use, constant, self.clusters):
-                context.declined(f"{use.node.name}: not clustered: {reason}", [use.node])
+            if constant is None:
+                context.declined(f"{label_of(use.node)}: not clustered: its weights are computed", [use.node])
+            elif id(constant) in done:
+                context.note(f"{label_of(use.node)}: shares its weights with a layer before it", [use.node])
+            elif reason := _refusal(use, constant, self.clusters):
+                context.declined(f"{label_of(use.node)}: not clustered: {reason}", [use.node])
             else:
                 _cluster(use.node, constant, self.clusters, self.seed, context)
                 is_changed = True
+            if constant is not None:
+                done.add(id(constant))
         return is_changed
 
 
@@ -109,7 +112,7 @@ def _cluster(node: Node, weights: Value, clusters: int, seed: int, context: Pass
     error = float(np.mean((before - rounded * per_row.astype(np.float64)) ** 2))
     old_bytes, new_bytes = weights.type.elements, packed_bytes(weights.type.elements, len(codebook))
     context.did(
-        f"{node.name}: {old_bytes:,} weights share {len(codebook)} values: {old_bytes:,} bytes as int8 ->"
+        f"{label_of(node)}: {old_bytes:,} weights share {len(codebook)} values: {old_bytes:,} bytes as int8 ->"
         f" {new_bytes:,} bytes, mean squared error {error:.3g}",
         [node],
         [node],
@@ -124,7 +127,10 @@ def _levels(weights: Value) -> tuple[Array, NDArray[np.float32]]:
         scales = np.array(weights.quantization.scale, np.float32)
         return weights.data.astype(np.float64), np.ascontiguousarray(np.broadcast_to(scales, (rows,)))
     largest = np.abs(weights.data).reshape(rows, -1).max(axis=1)
-    scales = np.where(largest > 0, largest / np.float32(_LEVELS), np.float32(1)).astype(np.float32)
+    stand_in = (
+        largest[largest > 0].min() if largest.any() else np.float32(1)
+    )  # for rows of zeros, whose biases want steps
+    scales = (np.where(largest > 0, largest, stand_in) / np.float32(_LEVELS)).astype(np.float32)
     levels = weights.data.astype(np.float64) / scales.reshape(-1, *[1] * (weights.type.rank - 1))
     return np.clip(levels, -_LEVELS, _LEVELS), scales
 
@@ -145,15 +151,17 @@ def find_codebook(levels: Array, clusters: int, seed: int) -> NDArray[np.int8]:
 
 
 def _centres(points: Array, counts: Array, clusters: int, seed: int) -> Array:
-    """The centres of a weighted k-means: up to 256 points are one chunk to scikit-learn, which one thread sums."""
-    from sklearn.cluster import KMeans  # here, for it takes a second to load that most compilations need not wait for
+    # Loaded here: it takes a second that most compilations need not wait for.
+    from sklearn.cluster import KMeans
+    from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
     means = KMeans(
         clusters,
         n_init=_RESTARTS,  # pyright: ignore[reportArgumentType] (the default there is a string)
         random_state=seed,
     )
-    means.fit(points.astype(np.float64)[:, None], sample_weight=counts.astype(np.float64))
+    with threadpool_limits(1):  # the problem is tiny, and threads that wait for one another take longer than the work
+        means.fit(points.astype(np.float64)[:, None], sample_weight=counts.astype(np.float64))
     return np.asarray(means.cluster_centers_[:, 0])
 
 

@@ -14,7 +14,7 @@ from tinyopt.ir import Array, Graph, Node, Value
 from tinyopt.pass_manager import Pass, PassContext
 from tinyopt.passes.channel_groups import ChannelGroup, find_channel_groups, keep_channels
 from tinyopt.passes.channel_intervals import Bounds, Interval, find_intervals
-from tinyopt.passes.channel_links import WeightUse, constant_source, weight_use
+from tinyopt.passes.channel_links import WeightUse, constant_source, label_of, weight_use
 
 
 @dataclass(frozen=True)
@@ -46,13 +46,23 @@ class EliminateDeadChannels(Pass):
     def run(self, graph: Graph, context: PassContext) -> bool:
         is_flushed = _flush_negligible_weights(graph, self.negligible, context)
         tally = _Tally(graph)
-        while _remove_from_one_group(graph, self.input_low, self.input_high, tally):
-            pass
+        findings = _find(graph, self.input_low, self.input_high)
+        while _remove_found(graph, findings, tally):
+            findings = _find(graph, self.input_low, self.input_high)
         tally.report(graph, context)
         if not tally.constant:
             context.note("no channel is proved constant or unread")
-        _report_kept(graph, self.input_low, self.input_high, context)
+        _report_kept(findings, context)
         return is_flushed or bool(tally.constant)
+
+
+@dataclass(frozen=True, eq=False)
+class _Finding:
+    """What the analysis says of one group, and the intervals that it says it from."""
+
+    group: ChannelGroup
+    verdict: _Verdict
+    intervals: dict[Value, Interval]
 
 
 @dataclass(frozen=True, eq=False)
@@ -89,7 +99,7 @@ class _Tally:
             assert use is not None
             before, after = self.before[id(node)], use.weights.shape[use.output_axis]
             constant = min(self.constant[id(node)], before - after)
-            context.did(f"{node.name}: {_reasons(constant, before - after, before)}: removed", [node], [node])
+            context.did(f"{label_of(node)}: {_reasons(constant, before - after, before)}: removed", [node], [node])
 
 
 def _reasons(constant: int, removed: int, before: int) -> str:
@@ -116,7 +126,7 @@ def _flush_negligible_weights(graph: Graph, share: float, context: PassContext) 
         use.weights.constant = np.where(tiny, np.zeros_like(use.weights.data), use.weights.data)
         is_changed = True
         context.did(
-            f"{node.name}: {int(tiny.sum()):,} of {tiny.size:,} weights, the largest {magnitudes[tiny].max():.1g},"
+            f"{label_of(node)}: {int(tiny.sum()):,} of {tiny.size:,} weights, the largest {magnitudes[tiny].max():.1g},"
             f" are below {share:g} of the layer's largest: set to zero",
             [node],
             [node],
@@ -124,21 +134,28 @@ def _flush_negligible_weights(graph: Graph, share: float, context: PassContext) 
     return is_changed
 
 
-def _remove_from_one_group(graph: Graph, input_low: float, input_high: float, tally: _Tally) -> bool:
-    """Remove what can be from the first group that has something to remove; whether there was one."""
+def _find(graph: Graph, input_low: float, input_high: float) -> list[_Finding]:
+    """Every group that some layer's weights read, with what may leave it."""
     intervals = find_intervals(graph, input_low, input_high)
-    for group in find_channel_groups(graph):
-        if group.blocked is not None or not group.consumers:
+    groups = [group for group in find_channel_groups(graph) if group.consumers and group.members]
+    return [_Finding(group, _judge(graph, group, intervals), intervals) for group in groups]
+
+
+def _remove_found(graph: Graph, findings: Sequence[_Finding], tally: _Tally) -> bool:
+    """Remove what can be from groups that have no layer in common; whether anything was."""
+    touched: set[int] = set()
+    for finding in findings:
+        group, removable = finding.group, finding.verdict.removable
+        nodes = {id(use.node) for use in (*group.producers, *group.depthwise, *group.consumers)}
+        if group.blocked is not None or nodes & touched:
             continue
-        verdict = _judge(graph, group, intervals)
-        removable = verdict.removable
         if removable.all():
             removable[0] = False  # a layer without channels is no layer
         if removable.any():
-            _remove(graph, group, np.flatnonzero(removable), intervals)
-            tally.add(group, int((removable & verdict.constant).sum()))
-            return True
-    return False
+            _remove(graph, group, np.flatnonzero(removable), finding.intervals)
+            tally.add(group, int((removable & finding.verdict.constant).sum()))
+            touched |= nodes
+    return bool(touched)
 
 
 def _judge(graph: Graph, group: ChannelGroup, intervals: dict[Value, Interval]) -> _Verdict:
@@ -152,7 +169,7 @@ def _judge(graph: Graph, group: ChannelGroup, intervals: dict[Value, Interval]) 
         exact = levels.is_exact
         foldable = exact & ((levels.low == 0) | _takes_constants(graph, use))
         if _is_padded(use.node) and bool((exact & is_read & ~foldable).any()):
-            padded.append(use.node.name)
+            padded.append(label_of(use.node))
         constant &= member.by_channel(foldable | ~is_read).all(axis=(0, 2))
         unread &= member.by_channel(~is_read).all(axis=(0, 2))
     return _Verdict(constant & ~unread, unread, tuple(padded))
@@ -238,13 +255,10 @@ def _add_to_integer_bias(bias: Value, addend: Bounds) -> None:
     bias.constant = (bias.data + np.rint(steps)).astype(bias.data.dtype)
 
 
-def _report_kept(graph: Graph, input_low: float, input_high: float, context: PassContext) -> None:
+def _report_kept(findings: Sequence[_Finding], context: PassContext) -> None:
     """One remark for each group that keeps channels which could go, and why."""
-    intervals = find_intervals(graph, input_low, input_high)
-    for group in find_channel_groups(graph):
-        if not group.consumers or not group.members:
-            continue
-        verdict = _judge(graph, group, intervals)
+    for finding in findings:
+        group, verdict = finding.group, finding.verdict
         count = int(verdict.removable.sum())
         nodes = [use.node for use in group.producers]
         if count and group.blocked is not None:

@@ -17,7 +17,7 @@ from tinyopt.ops import OPERATORS
 from tinyopt.ops.facts import graph_macs
 from tinyopt.pass_manager import Pass, PassContext
 from tinyopt.passes.channel_groups import ChannelGroup, find_channel_groups, keep_channels
-from tinyopt.passes.channel_links import Dimension, weight_use
+from tinyopt.passes.channel_links import Dimension, label_of, weight_use
 
 _SMALLEST_SHARE = 0.25  # of its channels that every group keeps: a narrower layer starves all that follow
 
@@ -91,7 +91,7 @@ class PruneChannels(Pass):
                 for pattern in self.keep
                 for name in (use.node.name, *use.node.origins)
             ):
-                return f"'{use.node.name}' is named in keep"
+                return f"'{label_of(use.node)}' is named in keep"
         if group.size <= channel_multiple:
             return f"{group.size} channels are no more than the target's {channel_multiple} lanes"
         return None

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 from graph_builder import GraphBuilder, assert_same_numbers
@@ -133,8 +135,8 @@ def test_an_operator_that_is_not_followed_blocks_the_group_and_is_named(operator
     build = GraphBuilder()
     x = build("Dense", build.input("x", (4, 6)), build.random((4, 6)), name="first")
     inputs = [x, x] if operator in ("Concat", "MatMul") else [x]
-    attributes = {"ReduceMean": {"axes": (1,)}, "MatMul": {}}.get(operator, {"axis": 1})
-    y = build(operator, *inputs, **attributes)
+    attributes: dict[str, dict[str, Any]] = {"ReduceMean": {"axes": (1,)}, "MatMul": {}}
+    y = build(operator, *inputs, **attributes.get(operator, {"axis": 1}))
     graph = build.graph_of(build("Dense", y, build.random((2, y.shape[1])), name="head"))
     assert expected in (_only(graph, "first").blocked or "")
 
