@@ -6,7 +6,7 @@ import ctypes
 import hashlib
 import subprocess
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -117,8 +117,30 @@ def run_kernel_c(
     host_code: C text that stands in for the intrinsics where this machine does not have them.
     A kernel that may work in place is run that way as well, and must give the same bytes.
     """
-    text = kernel_c_text(kernel, host_code)
-    library = _compiled(text, compiler)
+    return _outputs(_compiled(kernel_c_text(kernel, host_code), compiler), node, kernel, arrays)
+
+
+def run_kernel_object(
+    node: Node, kernel: Kernel, arrays: Sequence[Array | None], target: Mapping[str, Any] | None = None
+) -> list[Array]:
+    """`run_kernel_c` by way of TVM's LLVM code generator; `target` must be one that this machine runs."""
+    from tinyopt.lowering.compiler import lower_to_object
+
+    with tempfile.TemporaryDirectory() as folder:
+        made = Path(folder) / "kernel.o"
+        function = kernel.template(kernel.spec)
+        lower_to_object(function, "kernel_under_test", target or {"kind": "llvm"}, kernel.in_place is not None, made)
+        source, library = Path(folder) / "entry.c", Path(folder) / "kernel.so"
+        types = ", ".join("int32_t" if isinstance(a, ScalarArgument) else "void *" for a in kernel.arguments)
+        declaration = f"void kernel_under_test({types});"
+        source.write_text(f"#include <stdint.h>\n{declaration}\n{_entry_point(kernel.arguments, declaration)}")
+        command = ["gcc", *FLAGS, str(source), str(made), "-o", str(library), "-lm"]
+        result = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert result.returncode == 0, result.stderr
+        return _outputs(ctypes.CDLL(str(library)), node, kernel, arrays)
+
+
+def _outputs(library: Any, node: Node, kernel: Kernel, arrays: Sequence[Array | None]) -> list[Array]:
     apart = _run(library, node, kernel, arrays, in_place=None)
     if kernel.in_place is not None:
         together = _run(library, node, kernel, arrays, in_place=kernel.in_place)
@@ -178,8 +200,12 @@ def check_kernel(
     compiler: tuple[str, ...] = ("gcc",),
 ) -> None:
     """The kernel gives what the operator's reference gives: every bit for integers, 1e-5 relative for floats."""
+    check_outputs(node, arrays, run_kernel_c(node, kernel, arrays, host_code, compiler))
+
+
+def check_outputs(node: Node, arrays: Sequence[Array | None], given: Sequence[Array]) -> None:
+    """`given` is what the operator's reference gives."""
     wanted = OPERATORS[node.op].evaluate(node, arrays)
-    given = run_kernel_c(node, kernel, arrays, host_code, compiler)
     for want, got in zip(wanted, given, strict=True):
         assert want.shape == got.shape
         assert want.dtype == got.dtype

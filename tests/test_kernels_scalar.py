@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from kernel_cases import Case, all_cases
-from kernel_harness import check_kernel
+from kernel_harness import check_kernel, check_outputs, run_kernel_object
 
 from tinyopt.ops import OPERATORS
 from tinyopt.targets.kernel import ConstantArgument, Kernel, Refusal
@@ -72,3 +72,10 @@ def test_smmlar_and_ssat_mean_the_requantization() -> None:
     for accumulator, multiplier in ((12345, 987654321), (-12345, 987654321), (-1, 1 << 31 - 1), (1 << 30, 1 << 30)):
         exact = ((accumulator * multiplier + (1 << 31)) >> 32) - 5
         assert SSAT8.meaning(SMMLAR.meaning(accumulator, multiplier, -5)) == min(max(exact, -128), 127)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("op", sorted(SCALAR))
+def test_the_object_of_a_kernel_gives_the_numbers_of_the_reference(op: str) -> None:
+    case = next(case for case in CASES if case.node.op == op)
+    check_outputs(case.node, case.arrays, run_kernel_object(case.node, planned(case), case.arrays))
