@@ -39,7 +39,7 @@ class Builder:
         self._copies: dict[tuple[Value, Quantization], Value] = {}
         self._flipped: dict[Value, Value] = {}
         self._origin: tuple[str, ...] = ()
-        self._stem = ""
+        self._stem = self._label = ""
         self._first_node = 0
         self._fresh: set[Value] = set()
 
@@ -48,6 +48,7 @@ class Builder:
     def begin(self, node: OnnxNode) -> None:
         """From here on, nodes are made for `node`."""
         self._origin = (node.name,)
+        self._label = node.name
         self._stem = node.output_names[0] if node.is_used(0) else node.name
         self._first_node = len(self.nodes)
         self._fresh.clear()
@@ -67,7 +68,7 @@ class Builder:
     def begin_boundary(self, name: str) -> None:
         """From here on, nodes are made between the graph's input or output `name` and the nodes of the model."""
         self._origin = ()
-        self._stem = name
+        self._label = self._stem = name
 
     def unique_node_name(self, stem: str) -> str:
         """`stem`, or `stem_2`, ... where a node already has that name; from now on it is taken."""
@@ -104,7 +105,7 @@ class Builder:
         count: int,
         quantization: Quantization | None = None,
     ) -> list[Value]:
-        """The `count` outputs of a new node; `quantization` is theirs, unless they are int8 values that are only moved."""
+        """The `count` outputs of a new node; `quantization` is theirs, int8 that is only moved keeps its own."""
         signed = [value if value is None or op == "FlipSign" else self.signed(value) for value in inputs]
         _check_dtypes(op, signed)
         is_unsigned = op in _MOVERS and any(value in self.unsigned for value in signed)
@@ -115,11 +116,12 @@ class Builder:
         outputs = [
             Value(self.unique_value_name(stem), TensorType("float32", ()), None, quantization) for _ in range(count)
         ]
-        node = Node(op, self.unique_node_name(stem), signed, outputs, dict(attributes), self._origin)
+        node = Node(op, self._label, signed, outputs, dict(attributes), self._origin)  # as errors shall name it
         for output, inferred in zip(outputs, OPERATORS[op].infer(node), strict=True):
             output.type = inferred
             if not inferred.elements:
                 raise Refusal(f"its output has no elements (shape {inferred.shape})")
+        node.name = self.unique_node_name(stem)
         self._add(node)
         if is_unsigned and op != "FlipSign":
             self.unsigned.update(outputs)

@@ -15,9 +15,9 @@ from tinyopt.onnx_import.onnx_node import OnnxNode
 FOLDABLE = frozenset(
     """
     Abs Add And Cast Ceil Clip Concat ConstantOfShape CumSum Div Equal Erf Exp Expand Flatten Floor Gather
-    GatherElements GatherND Greater GreaterOrEqual Identity Less LessOrEqual Log Max Mean Min Mod Mul Neg Not Or Pow Range Reciprocal
-    ReduceMax ReduceMean ReduceMin ReduceProd ReduceSum Relu Reshape Round ScatterND Sign Slice Split Sqrt Squeeze Sub
-    Sum Tile Transpose Unsqueeze Where
+    GatherElements GatherND Greater GreaterOrEqual Identity Less LessOrEqual Log Max Mean Min Mod Mul Neg Not Or Pow
+    Range Reciprocal ReduceMax ReduceMean ReduceMin ReduceProd ReduceSum Relu Reshape Round ScatterND Sign Slice Split
+    Sqrt Squeeze Sub Sum Tile Transpose Unsqueeze Where
     """.split()
 )
 

@@ -186,7 +186,7 @@ class _Importer:
         self._builder.finish(onnx_node, results)
         self._values.update(zip(onnx_node.output_names, results, strict=False))
 
-    def _value(self, tensor: gs.Tensor) -> Value | None:
+    def _value(self, tensor: gs.Variable | gs.Constant) -> Value | None:
         if tensor.name not in self._values and isinstance(tensor, gs.Constant):
             self._values[tensor.name] = _constant(tensor)
         return self._values.get(tensor.name)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import onnx
+import onnx.external_data_helper
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 
 from tinyopt.errors import InvalidModelError, UsageError
@@ -65,10 +66,23 @@ def check_structure(model: onnx.ModelProto, name: str) -> None:
     Raises InvalidModelError with the checker's first line.
     """
     try:
-        onnx.checker.check_model(model)
+        onnx.checker.check_model(_with_shapes(model))
     except (onnx.checker.ValidationError, ValueError) as error:
         first_line = next((line for line in str(error).splitlines() if line.strip()), "no reason given")
         raise InvalidModelError(f"model '{name}' is not valid ONNX: {first_line.strip()}") from error
+
+
+def _with_shapes(model: onnx.ModelProto) -> onnx.ModelProto:
+    """The model with a shape on every input and output: the checker wants one, nobody else does."""
+    boundary = [*model.graph.input, *model.graph.output]
+    if all(value.type.tensor_type.HasField("shape") for value in boundary):
+        return model
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    for value in [*copy.graph.input, *copy.graph.output]:
+        if not value.type.tensor_type.HasField("shape"):
+            value.type.tensor_type.shape.SetInParent()
+    return copy
 
 
 def _opset(model: onnx.ModelProto, name: str) -> int:
