@@ -9,6 +9,7 @@ from typing import Any, TypeAlias
 import numpy as np
 from onnx import NodeProto, TensorProto, helper, numpy_helper
 
+from tinyopt.errors import UnsupportedOperatorError
 from tinyopt.ir import Array, Graph, Node, Quantization, Value
 
 ORIGINS_KEY = "tinyopt.origins"
@@ -127,8 +128,9 @@ class Emitter:
         """Initializers of scale and zero point: scalars where there is one for the whole tensor."""
         shape = () if quantization.is_per_tensor else (-1,)
         scale = self.array(np.array(quantization.scale, np.float32).reshape(shape), f"{stem}/scale")
-        if dtype == "int32":  # ONNX knows no zero point but 0 here
-            assert quantization.is_symmetric, stem
+        if dtype == "int32":
+            if not quantization.is_symmetric:
+                raise UnsupportedOperatorError(f"'{stem}' is int32 with a zero point: ONNX knows none but 0 there")
             return scale, ""
         return scale, self.array(np.array(quantization.zero_point, dtype).reshape(shape), f"{stem}/zero_point")
 

@@ -38,7 +38,7 @@ def export_model(graph: Graph, extra_outputs: Sequence[Value] = ()) -> ModelProt
         emit.value(value)  # a constant output needs its initializer
     proto = helper.make_graph(
         emit.nodes,
-        graph.name,
+        graph.name or "graph",  # ONNX wants a name
         [_info(value) for value in graph.inputs],
         [_info(value) for value in outputs],
         emit.initializers,
