@@ -13,6 +13,7 @@ from tinyopt.errors import InvalidModelError, UsageError
 OLDEST_OPSET, NEWEST_OPSET = 7, 26
 NEWEST_IR_VERSION = 13
 
+_LONGEST_REASON = 300  # the checker prints whole nodes
 _DEFAULT_DOMAINS = ("", "ai.onnx")
 
 
@@ -63,13 +64,13 @@ def check_model(model: onnx.ModelProto, name: str) -> int:
 def check_structure(model: onnx.ModelProto, name: str) -> None:
     """Run ONNX's own checker: attributes, names, order.
 
-    Raises InvalidModelError with the checker's first line.
+    Raises InvalidModelError with the checker's reason in one line.
     """
     try:
         onnx.checker.check_model(_with_shapes(model))
     except (onnx.checker.ValidationError, ValueError) as error:
-        first_line = next((line for line in str(error).splitlines() if line.strip()), "no reason given")
-        raise InvalidModelError(f"model '{name}' is not valid ONNX: {first_line.strip()}") from error
+        reason = " ".join(str(error).split())[:_LONGEST_REASON]
+        raise InvalidModelError(f"model '{name}' is not valid ONNX: {reason}") from error
 
 
 def _with_shapes(model: onnx.ModelProto) -> onnx.ModelProto:
