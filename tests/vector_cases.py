@@ -1,4 +1,4 @@
-"""Nodes with random data for the tests of the vector kernels: float and integer convolutions, dense layers, sums, pools."""
+"""Nodes with random data for the tests of the vector kernels."""
 
 from __future__ import annotations
 
@@ -41,7 +41,13 @@ def finished(
     quantization: Quantization | None = None,
 ) -> Node:
     """The node with the output that the operator's shape rule gives."""
-    node = Node(op, op.lower(), inputs, [Value("y", TensorType("int8" if quantization else "float32", ()), None, quantization)], attributes)
+    node = Node(
+        op,
+        op.lower(),
+        inputs,
+        [Value("y", TensorType("int8" if quantization else "float32", ()), None, quantization)],
+        attributes,
+    )
     node.outputs[0].type = OPERATORS[op].infer(node)[0]
     return node
 
@@ -150,7 +156,9 @@ def integer_dense(rows: int, depth: int, channels: int, scale: float = 1.0) -> t
     return finished("QDense", inputs, attributes, Quantization.per_tensor(0.1, 3)), (x, w, bias, multiplier, None)
 
 
-def elementwise(op: str, *shape: int, attributes: dict[str, Attribute] | None = None) -> tuple[Node, tuple[Array | None, ...]]:
+def elementwise(
+    op: str, *shape: int, attributes: dict[str, Attribute] | None = None
+) -> tuple[Node, tuple[Array | None, ...]]:
     """A float operator of one or two inputs of equal shape."""
     arrays = tuple(floats(*shape) for _ in range(1 if op in ("Relu", "Clip") else 2))
     inputs: list[Value | None] = [Value(f"x{i}", TensorType.of(array)) for i, array in enumerate(arrays)]

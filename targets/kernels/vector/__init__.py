@@ -19,8 +19,13 @@ from tinyopt.targets.kernels.vector.elementwise import (
 )
 from tinyopt.targets.kernels.vector.float_convolution import plan_float_convolution, plan_float_dense
 from tinyopt.targets.kernels.vector.float_depthwise import plan_float_depthwise
+from tinyopt.targets.kernels.vector.integer_convolution import (
+    plan_sdot_convolution,
+    plan_sdot_dense,
+    plan_widened_convolution,
+    plan_widened_dense,
+)
 from tinyopt.targets.kernels.vector.pooling import plan_average_pool, plan_max_pool, plan_quantized_average_pool
-from tinyopt.targets.kernels.vector.sdot_convolution import plan_sdot_convolution, plan_sdot_dense
 from tinyopt.targets.kernels.vector.sdot_depthwise import plan_sdot_depthwise
 
 VECTOR: Mapping[str, tuple[KernelPlanner, ...]] = {
@@ -35,6 +40,8 @@ VECTOR: Mapping[str, tuple[KernelPlanner, ...]] = {
     "Clip": (plan_clip,),
     "QuantizeLinear": (plan_quantize,),
     "DequantizeLinear": (plan_dequantize,),
+    "QConv": (plan_widened_convolution,),
+    "QDense": (plan_widened_dense,),
     "QAdd": (plan_quantized_add,),
     "QAveragePool": (plan_quantized_average_pool,),
 }

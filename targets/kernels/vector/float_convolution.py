@@ -23,7 +23,7 @@ from tinyopt.targets.kernel import (
 from tinyopt.targets.kernels.tir import Buffer, Expr, KernelBuilder, PrimFunc, lanes, llvm_call
 from tinyopt.targets.kernels.vector.float_ending import Clamp, clamped
 from tinyopt.targets.kernels.vector.rows import VECTOR_BYTES, Rows, plan_rows
-from tinyopt.targets.kernels.vector.tile import Arithmetic, Finished, TileLoops, pack_weights, pad_channels
+from tinyopt.targets.kernels.vector.tile import Finished, TileLoops, pack_weights, pad_channels
 from tinyopt.targets.kernels.vector.tiling import LANES, TileSpec, choose_tile
 from tinyopt.targets.kernels.vector.window import Window, pointwise_window, window_of
 
@@ -33,7 +33,19 @@ def fused_multiply_add(total: Expr, a: Expr, b: Expr) -> Expr:
     return llvm_call("llvm.fma.v4f32", "float32x4", b, a, total)
 
 
-FLOAT = Arithmetic("float32", "float32", fused_multiply_add)
+class FloatArithmetic:
+    """One float to a word."""
+
+    accumulator = "float32"
+
+    def load_words(self, data: Buffer, start: Expr, words: int) -> Expr:
+        return data.vector(start, words)
+
+    def load_weights(self, kernel: KernelBuilder, weights: Buffer, start: Expr, vectors: int) -> list[Expr]:
+        return [kernel.let(weights.vector(start + v * LANES, LANES)) for v in range(vectors)]
+
+    def multiply_add(self, total: Expr, weights: Expr, word: Expr) -> Expr:
+        return fused_multiply_add(total, weights, word)
 
 
 @dataclass(frozen=True)
@@ -68,7 +80,7 @@ def _plan(node: Node, window: Window, name: str) -> Kernel | Refusal:
         return refusal
     rows = plan_rows(window, "float32", read_over_end=False)
     residual = node.optional_input(3)
-    tile = choose_tile(rows, weights.shape[0], residual is not None)
+    tile = choose_tile(rows, weights.shape[0], 1, residual is not None)
     arguments: list[Argument] = [
         InputArgument(0),
         ConstantArgument("weight", pack_weights(weights.data, tile)),
@@ -113,7 +125,7 @@ def float_convolution(spec: FloatTileSpec) -> PrimFunc:
         ring = None if tile.rows.is_in_place else kernel.buffer("ring", "float32", tile.rows.ring_elements)
         y = kernel.buffer("y", "float32", outputs)
         rows = Rows(kernel, tile.rows, x, ring, 0)
-        loops = TileLoops(kernel, tile, FLOAT, rows, weights)
+        loops = TileLoops(kernel, tile, FloatArithmetic(), rows, weights)
         end = _Ending(kernel, spec.clamp, residual, y)
         loops.write(lambda channel: bias.vector(channel, LANES), end.write)
     return kernel.finish()

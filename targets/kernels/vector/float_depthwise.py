@@ -1,7 +1,7 @@
 """float32 depthwise convolutions: four channels to a vector, several pixels of a row at a time.
 
-    for each row of the window, each column that the pixels reach:
-        load the column once; for each pixel p that it belongs to: accumulator[p] += column * weights[row][column - p]
+for each row of the window, each column that the pixels reach:
+    load the column once; for each pixel p that it belongs to: accumulator[p] += column * weights[row][column - p]
 """
 
 from __future__ import annotations

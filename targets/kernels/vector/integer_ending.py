@@ -1,18 +1,29 @@
-"""What fused NEON int8 kernels do last: residual, requantization, clamp, store."""
+"""What fused int8 kernels do last: residual, requantization, clamp, store; with NEON, or for any LLVM target."""
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from tinyopt.targets.kernels.requantize import Requantization
 from tinyopt.targets.kernels.tir import Buffer, Expr, KernelBuilder, cast, lanes
-from tinyopt.targets.kernels.vector.neon import ResidualTerm, rescaled, rescaled_with_residual, store_levels
+from tinyopt.targets.kernels.vector import neon
+from tinyopt.targets.kernels.vector.generic import levels_of_products, splat, vector_type
 from tinyopt.targets.kernels.vector.tile import Finished
 from tinyopt.targets.kernels.vector.tiling import LANES
 
 
 @dataclass(frozen=True)
-class IntegerEnding:
+class ResidualTerm:
+    """What a fused addition adds to the 64-bit product: (r - zero_point) * multiplier."""
+
+    zero_point: int
+    multiplier: int
+
+
+@dataclass(frozen=True)
+class IntegerEnding(ABC):
     """Requantizes finished pixels and writes them."""
 
     kernel: KernelBuilder
@@ -23,25 +34,81 @@ class IntegerEnding:
     y: Buffer
 
     def write(self, pixels: list[Finished]) -> None:
-        """Pixels of the same channels."""
-        first = pixels[0]
+        """Pixels of the same channels, in pieces of 16, 8 and 4 channels."""
+        vectors = len(pixels[0].values)
         multipliers = [
-            self.kernel.let(self.multiplier.vector(first.channel + v * LANES, LANES)) for v in range(len(first.values))
+            self.kernel.let(self.multiplier.vector(pixels[0].channel + v * LANES, LANES)) for v in range(vectors)
         ]
         for pixel in pixels:
-            values = [self._value(pixel, v, multipliers[v]) for v in range(len(multipliers))]
-            store_levels(self.kernel, self.y, pixel.index, values, pixel.valid, self.to)
+            done = 0
+            while done < vectors:
+                count = next(count for count in (4, 2, 1) if count <= vectors - done)
+                self._write_piece(pixel, multipliers[done : done + count], done)
+                done += count
 
-    def _value(self, pixel: Finished, v: int, multiplier: Expr) -> Expr:
-        accumulator = self.kernel.let(pixel.values[v])
+    def _write_piece(self, pixel: Finished, multipliers: Sequence[Expr], done: int) -> None:
+        width = len(multipliers) * LANES
+        index, valid = pixel.index + done * LANES, min(pixel.valid - done * LANES, width)
+        values = [self.kernel.let(value) for value in pixel.values[done : done + len(multipliers)]]
+        centred = self._centred_residual(index, valid, len(multipliers))
+        self._store(index, self._levels(values, multipliers, centred), width, valid)
+
+    @abstractmethod
+    def _levels(self, values: Sequence[Expr], multipliers: Sequence[Expr], residuals: Sequence[Expr]) -> Expr:
+        """The int8 levels of int32x4 values, side by side. residuals: int32x4 less their zero point, or none."""
+
+    def _centred_residual(self, index: Expr, valid: int, vectors: int) -> list[Expr]:
+        """The residual's levels less their zero point, int32x4; of the lanes beyond `valid` nothing is read."""
         if self.residual is None or self.term is None:
-            return rescaled(accumulator, multiplier, self.to.shift)
-        added = self._residual(self.residual, pixel.index + v * LANES, min(pixel.valid - v * LANES, LANES))
-        return rescaled_with_residual(accumulator, multiplier, added, self.term, self.to.shift)
+            return []
+        width = vectors * LANES
+        if valid == width:
+            levels = cast(self.residual.vector(index, width), vector_type("int16", width))
+        else:
+            single = [cast(self.residual[index + min(lane, valid - 1)], "int16") for lane in range(width)]
+            levels = lanes(single, range(width))
+        centred = self.kernel.let(levels - splat(self.term.zero_point, "int16", width))
+        return [cast(lanes([centred], range(v * LANES, (v + 1) * LANES)), "int32x4") for v in range(vectors)]
 
-    def _residual(self, residual: Buffer, index: Expr, valid: int) -> Expr:
-        """LANES residual levels as int16, of which only the `valid` first may be read."""
-        if valid == LANES:
-            return cast(residual.vector(index, LANES), "int16x4")
-        levels = [cast(residual[index + min(lane, valid - 1)], "int16") for lane in range(LANES)]
-        return lanes(levels, range(LANES))
+    def _store(self, index: Expr, levels: Expr, width: int, valid: int) -> None:
+        """The first `valid` of `width` levels."""
+        if valid == width:
+            self.y.store_vector(index, levels, width)
+            return
+        levels = self.kernel.let(levels)
+        done = 0
+        for part in (8, 4, 2, 1):
+            if valid - done >= part:
+                self.y.store_vector(index + done, lanes([levels], range(done, done + part)), part)
+                done += part
+
+
+class NeonEnding(IntegerEnding):
+    """With NEON's saturating and narrowing instructions."""
+
+    def _levels(self, values: Sequence[Expr], multipliers: Sequence[Expr], residuals: Sequence[Expr]) -> Expr:
+        factor = self.term.multiplier if self.term is not None else 0
+        rescaled = [
+            neon.rescaled(value, multiplier, residuals[v] if residuals else None, factor, self.to.shift)
+            for v, (value, multiplier) in enumerate(zip(values, multipliers, strict=True))
+        ]
+        return neon.levels(rescaled, self.to)
+
+
+class PlainEnding(IntegerEnding):
+    """With 64-bit arithmetic written out."""
+
+    def _levels(self, values: Sequence[Expr], multipliers: Sequence[Expr], residuals: Sequence[Expr]) -> Expr:
+        width = len(values) * LANES
+        products = self._joined(values) * self._joined(multipliers)
+        if residuals and self.term is not None:
+            products = products + self._joined(residuals) * splat(self.term.multiplier, "int64", width)
+        return levels_of_products(products, self.to, width)
+
+    def _joined(self, vectors: Sequence[Expr]) -> Expr:
+        """int32x4 vectors side by side, as int64."""
+        width = len(vectors) * LANES
+        return cast(lanes(vectors, range(width)) if len(vectors) > 1 else vectors[0], vector_type("int64", width))
+
+
+ENDINGS: Mapping[str, type[IntegerEnding]] = {"sdot": NeonEnding, "widened": PlainEnding}

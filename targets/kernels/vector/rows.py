@@ -70,7 +70,9 @@ def plan_rows(window: Window, dtype: str, read_over_end: bool) -> RowPlan:
 class Rows:
     """Writes the code that brings rows into place. `base(y, k)` is where the row of window row k begins."""
 
-    def __init__(self, kernel: KernelBuilder, plan: RowPlan, image: Buffer, ring: Buffer | None, padding: float) -> None:
+    def __init__(
+        self, kernel: KernelBuilder, plan: RowPlan, image: Buffer, ring: Buffer | None, padding: float
+    ) -> None:
         self._kernel = kernel
         self._plan = plan
         self._image = image

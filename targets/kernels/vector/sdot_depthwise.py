@@ -30,10 +30,10 @@ from tinyopt.targets.kernels.vector.float_depthwise import (
     pixels_at_a_time,
     pixels_of_column,
 )
-from tinyopt.targets.kernels.vector.integer_ending import IntegerEnding
-from tinyopt.targets.kernels.vector.neon import ResidualTerm, sdot
+from tinyopt.targets.kernels.vector.integer_ending import IntegerEnding, NeonEnding, ResidualTerm
+from tinyopt.targets.kernels.vector.neon import sdot
 from tinyopt.targets.kernels.vector.rows import VECTOR_BYTES, RowPlan, Rows, plan_rows
-from tinyopt.targets.kernels.vector.sdot_convolution import integer_refusal, residual_term
+from tinyopt.targets.kernels.vector.integer_convolution import integer_refusal, residual_term
 from tinyopt.targets.kernels.vector.tile import Finished
 from tinyopt.targets.kernels.vector.tiling import LANES
 from tinyopt.targets.kernels.vector.window import window_of
@@ -123,7 +123,7 @@ def sdot_depthwise(spec: SdotDepthwiseSpec) -> PrimFunc:
         ring = None if spec.rows.is_in_place else kernel.buffer("ring", "int8", spec.rows.ring_elements)
         y = kernel.buffer("y", "int8", outputs)
         rows = Rows(kernel, spec.rows, x, ring, spec.padding)
-        ending = IntegerEnding(kernel, spec.to, spec.residual, multiplier, residual, y)
+        ending = NeonEnding(kernel, spec.to, spec.residual, multiplier, residual, y)
         _Writer(kernel, spec, rows, weights, bias, ending).write()
     return kernel.finish()
 
@@ -146,9 +146,7 @@ class _Writer:
         """One output row of one block of channels."""
         window, pixels = self.spec.rows.window, self.spec.pixels
         first_weight = self.kernel.let(number * (self.spec.blocks.width * self.spec.channel_weights))
-        starts = [
-            self.kernel.let(self.rows.base(out_row, row) + channel) for row in range(window.kernel[0])
-        ]
+        starts = [self.kernel.let(self.rows.base(out_row, row) + channel) for row in range(window.kernel[0])]
         with self.kernel.loop(-(-window.out_width // pixels)) as step:
             column = self.kernel.let(minimum(step * pixels, window.out_width - pixels))
             self._pixels(starts, out_row, column, channel, first_weight, width)

@@ -7,7 +7,7 @@
         write the accumulators out
 
 A vector of four words is loaded for each pixel, and its lanes multiply vectors of weights for four channels each: FMLA
-by lane for floats, SDOT by lane for int8 (a word is four of them). Weights are packed in the order in which they are read:
+by lane for floats, SDOT by lane for int8 (a word is four of them), SMLAL by lane where there is no dot product. Weights are packed in the order in which they are read:
 [tile of channels][run][word][channel][element of the word], with zeros where the run or the channels do not fill up.
 """
 
@@ -15,25 +15,34 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import Protocol, TypeAlias
 
 import numpy as np
 
 from tinyopt.ir import Array
-from tinyopt.targets.kernels.tir import Buffer, Expr, KernelBuilder, broadcast, lanes, minimum, reinterpret
+from tinyopt.targets.kernels.tir import Buffer, Expr, KernelBuilder, broadcast, lanes, minimum
 from tinyopt.targets.kernels.vector.rows import Rows
 from tinyopt.targets.kernels.vector.tiling import LANES, TileSpec
 
 UNROLLED_PRODUCTS = 256  # windows with up to so many vector products are written out without a loop over their rows
 
 
-@dataclass(frozen=True)
-class Arithmetic:
-    """What differs between element types. multiply_add(accumulator, weights, word): vectors of LANES channels."""
+class Arithmetic(Protocol):
+    """What differs between element types; vectors have LANES lanes, one for each of as many channels."""
 
-    accumulator: str
-    word: str
-    multiply_add: Callable[[Expr, Expr, Expr], Expr]
+    accumulator: str  # the accumulators' element type
+
+    def load_words(self, data: Buffer, start: Expr, words: int) -> Expr:
+        """1, 2 or LANES words of the image, from element `start` on, as a vector."""
+        ...
+
+    def load_weights(self, kernel: KernelBuilder, weights: Buffer, start: Expr, vectors: int) -> list[Expr]:
+        """Weights of one word for `vectors` vectors of channels, from element `start` on."""
+        ...
+
+    def multiply_add(self, total: Expr, weights: Expr, word: Expr) -> Expr:
+        """total + weights * word, the word being the same in all lanes."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -138,7 +147,7 @@ class TileLoops:
                 for run_in_row in range(row_runs):
                     run(row, run_in_row)
             return
-        with self._loop(rows) as row, self._loop(row_runs) as run_in_row:
+        with self._kernel.loop(rows) as row, self._kernel.loop(row_runs) as run_in_row:
             run(row, run_in_row)
 
     def _run(self, accumulators: Buffer, start: Expr, weight: Expr, channels: int) -> None:
@@ -147,7 +156,7 @@ class TileLoops:
         whole, rest = divmod(spec.run_words, LANES)
         step_elements = LANES * spec.word_elements
         if whole:
-            with self._loop(whole) as step:
+            with self._kernel.loop(whole) as step:
                 self._words(
                     accumulators,
                     start + step * step_elements,
@@ -170,8 +179,10 @@ class TileLoops:
         """Add the products of 1 to LANES words."""
         spec, window = self._spec, self._spec.rows.window
         loaded = LANES if words == 3 else words
+        apart = window.strides[1] * window.channels
         pixels = [
-            self._load(start + pixel * window.strides[1] * window.channels, loaded) for pixel in range(spec.pixels)
+            self._kernel.let(self._arithmetic.load_words(self._rows.data, start + pixel * apart, loaded))
+            for pixel in range(spec.pixels)
         ]
         for word in range(words):
             vectors = [
@@ -188,12 +199,3 @@ class TileLoops:
                     place = pixel * channels + v * LANES
                     total = self._arithmetic.multiply_add(accumulators.vector(place, LANES), vector, factor)
                     accumulators.store_vector(place, total, LANES)
-
-    def _load(self, start: Expr, words: int) -> Expr:
-        elements = words * self._spec.word_elements
-        value = self._rows.data[start] if elements == 1 else self._rows.data.vector(start, elements)
-        word = self._arithmetic.word if words == 1 else f"{self._arithmetic.word}x{words}"
-        return self._kernel.let(value if self._rows.data.dtype == self._arithmetic.word else reinterpret(value, word))
-
-    def _loop(self, extent: int):  # type: ignore[no-untyped-def]
-        return self._kernel.loop(extent)

@@ -18,19 +18,16 @@ class TileSpec:
     """A convolution as a product of tiles.
 
     A *run* is a piece of an image row that meets consecutive weights: all of the window's cells in that row, or one cell
-    where the window is dilated. A *word* is 32 bits of it: one float or four int8.
+    where the window is dilated. A *word* is what one lane multiplies: one element, or four int8 for the dot product.
     pixels x channels: the tile; the last tile of channels is narrower where they do not divide.
     """
 
     rows: RowPlan
     out_channels: int
+    word_elements: int
     pixels: int
     channels: int
     has_residual: bool
-
-    @property
-    def word_elements(self) -> int:
-        return LANES // self.rows.element_bytes
 
     @property
     def runs(self) -> tuple[int, int]:
@@ -71,10 +68,10 @@ def runs_of(rows: RowPlan) -> tuple[int, int]:
     return window.kernel[0], window.kernel[1] if window.dilations[1] > 1 else 1
 
 
-def choose_tile(rows: RowPlan, out_channels: int, has_residual: bool) -> TileSpec:
+def choose_tile(rows: RowPlan, out_channels: int, word_elements: int, has_residual: bool) -> TileSpec:
     """The tile that takes the fewest instructions, by a simple count."""
     candidates = (
-        TileSpec(rows, out_channels, pixels, vectors * LANES, has_residual)
+        TileSpec(rows, out_channels, word_elements, pixels, vectors * LANES, has_residual)
         for pixels, vectors in _shapes(rows, out_channels)
     )
     return min(candidates, key=_instructions)
