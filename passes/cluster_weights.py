@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import math
 from dataclasses import dataclass
 from typing import ClassVar
@@ -48,6 +49,15 @@ class ClusterWeights(Pass):
             return False
         if not 2 <= self.clusters <= 256:
             raise UsageError(f"cluster-weights.clusters is a number of values between 2 and 256, not {self.clusters}")
+        # Loaded here, for it takes a second that most compilations need not wait for, and scikit-learn first: a limit
+        # holds for the thread pools that are there. The problems are tiny, and threads would only wait for one another.
+        importlib.import_module("sklearn.cluster")
+        from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
+
+        with threadpool_limits(1):
+            return self._cluster_all(graph, context)
+
+    def _cluster_all(self, graph: Graph, context: PassContext) -> bool:
         producers = graph.producers()
         uses = [use for node in graph.nodes if (use := weight_use(node)) is not None]
         done: set[int] = set()
@@ -151,17 +161,14 @@ def find_codebook(levels: Array, clusters: int, seed: int) -> NDArray[np.int8]:
 
 
 def _centres(points: Array, counts: Array, clusters: int, seed: int) -> Array:
-    # Loaded here: it takes a second that most compilations need not wait for.
     from sklearn.cluster import KMeans
-    from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
     means = KMeans(
         clusters,
         n_init=_RESTARTS,  # pyright: ignore[reportArgumentType] (the default there is a string)
         random_state=seed,
     )
-    with threadpool_limits(1):  # the problem is tiny, and threads that wait for one another take longer than the work
-        means.fit(points.astype(np.float64)[:, None], sample_weight=counts.astype(np.float64))
+    means.fit(points.astype(np.float64)[:, None], sample_weight=counts.astype(np.float64))
     return np.asarray(means.cluster_centers_[:, 0])
 
 
