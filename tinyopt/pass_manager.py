@@ -113,7 +113,7 @@ def run_pass(step: Pass, graph: Graph, context: PassContext) -> PassRecord:
         is_changed,
         seconds,
         tuple(context.remarks),
-        graph.copy() if is_changed else graph,
+        graph.copy(),  # later passes go on changing the graph itself
     )
 
 
