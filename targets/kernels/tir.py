@@ -121,6 +121,12 @@ class KernelBuilder:
         """Compute `value` here, once, and give it a name in the generated code."""
         return _tirx().bind(value)
 
+    def keep(self, value: Expr) -> Expr:
+        """`let` for an int32 that TVM's simplifier must leave alone: bounds and starts that inner loops use."""
+        variable = self.local("int32", 1)
+        variable[0] = value
+        return variable[0]
+
     def run(self, intrinsic: Intrinsic, *arguments: Expr) -> None:
         """Call an intrinsic for what it does to memory."""
         _tirx().evaluate(_tirx().call_extern("void", intrinsic.name, *arguments))

@@ -12,10 +12,9 @@ from dataclasses import dataclass
 from tinyopt.ir import Clusters, Node
 from tinyopt.targets.kernel import ConstantArgument, InputArgument, Kernel, Refusal, ScratchArgument
 from tinyopt.targets.kernels.packing import INDICES_PER_GROUP, pack_rows, row_bytes
-from tinyopt.targets.kernels.scalar.convolution import ConvolutionShape, ConvolutionSpec, Window, integer_convolution
-from tinyopt.targets.kernels.scalar.dense import dense_rows
-from tinyopt.targets.kernels.scalar.epilogue import Arithmetic, IntegerEpilogue, integer_arguments
-from tinyopt.targets.kernels.scalar.loops import Axis
+from tinyopt.targets.kernels.scalar.convolution import ConvolutionSpec, Window, integer_convolution
+from tinyopt.targets.kernels.scalar.dense import dense_shape, integer_dense
+from tinyopt.targets.kernels.scalar.epilogue import IntegerEpilogue, integer_arguments
 from tinyopt.targets.kernels.tir import Buffer, Expr, KernelBuilder, PrimFunc, cast
 
 
@@ -66,16 +65,14 @@ def plan_clustered_qdense(node: Node) -> Kernel | Refusal:
     if isinstance(packed, Refusal):
         return packed
     packing, weights = packed
-    outputs, depth = node.input(1).shape
-    rows, epilogue, name = dense_rows(node), IntegerEpilogue.of(node), f"dense_s8_packed{packing.bits}"
+    name = f"dense_s8_packed{packing.bits}"
     end = integer_arguments(node, node.input(2).data)
-    if rows == 1:
-        spec = ClusteredDenseSpec(outputs, packing, epilogue)
+    shape = dense_shape(node)
+    if shape.vertical.input == 1:
+        spec = ClusteredDenseSpec(shape.outputs, packing, IntegerEpilogue.of(node))
         return Kernel(dense_clustered, spec, name, (InputArgument(0), *weights, *end))
-    shape = ConvolutionShape(1, Axis(rows, rows, 1, 1, 0, 1), Axis(1, 1, 1, 1, 0, 1), 1, depth, outputs)
-    as_convolution = ConvolutionSpec(name, shape, Arithmetic("int8", "int32"), epilogue)
-    arguments = (InputArgument(0), *weights, ScratchArgument(depth, 4), *end)
-    return Kernel(convolve_clustered, ClusteredConvolutionSpec(as_convolution, packing), name, arguments)
+    arguments = (InputArgument(0), *weights, ScratchArgument(packing.count, 4), *end)
+    return Kernel(convolve_clustered, ClusteredConvolutionSpec(integer_dense(node), packing), name, arguments)
 
 
 def _packed_weights(node: Node) -> tuple[Packing, tuple[ConstantArgument, ConstantArgument]] | Refusal:

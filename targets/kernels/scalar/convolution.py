@@ -30,6 +30,9 @@ from tinyopt.targets.kernels.scalar.epilogue import (
 from tinyopt.targets.kernels.scalar.loops import Axis, Taps, tap_loop, taps_at, window_axes
 from tinyopt.targets.kernels.tir import Expr, KernelBuilder, PrimFunc
 
+CHANNELS_AT_ONCE = 2  # they share each load of x; more do not fit the registers of a Cortex-M0+
+LARGEST_UNROLLED_ROW = 7
+
 Multiply = Callable[[Expr, Expr], None]  # adds x[first] * weights[second] to the accumulator
 
 
@@ -129,10 +132,20 @@ def convolve(spec: ConvolutionSpec) -> PrimFunc:
         x = kernel.buffer("x", spec.arithmetic.element, shape.input_elements)
         weights = kernel.buffer("weights", spec.arithmetic.element, shape.output_channels * shape.channel_weights)
         finish = spec.epilogue.declare(kernel, shape.output_channels, shape.output_elements)
-        total = kernel.local(spec.arithmetic.accumulator, 1)
+        totals = kernel.local(spec.arithmetic.accumulator, CHANNELS_AT_ONCE)
 
-        def multiply(input_index: Expr, weight_index: Expr) -> None:
-            total[0] = total[0] + spec.arithmetic.product(x[input_index], weights[weight_index])
+        def channels(window: Window, group: Expr, first: Expr, count: int) -> None:
+            def multiply(input_index: Expr, weight_index: Expr) -> None:
+                element = kernel.let(x[input_index])
+                for i in range(count):
+                    weight = weights[weight_index + i * shape.channel_weights]
+                    totals[i] = totals[i] + spec.arithmetic.product(element, weight)
+
+            for i in range(count):
+                totals[i] = finish.start(first + i)
+            window.each_product(kernel, group, first * shape.channel_weights, multiply)
+            for i in range(count):
+                finish.store(first + i, window.output_index + first + i, totals[i])
 
         with (
             kernel.loop(shape.batch) as image,
@@ -140,11 +153,13 @@ def convolve(spec: ConvolutionSpec) -> PrimFunc:
             kernel.loop(shape.horizontal.output) as column,
         ):
             window = Window.at(kernel, shape, image, row, column)
-            with kernel.loop(shape.groups) as group, kernel.loop(shape.outputs) as member:
-                channel = kernel.let(group * shape.outputs + member)
-                total[0] = finish.start(channel)
-                window.each_product(kernel, group, channel * shape.channel_weights, multiply)
-                finish.store(channel, window.output_index + channel, total[0])
+            tiles, rest = divmod(shape.outputs, CHANNELS_AT_ONCE)
+            with kernel.loop(shape.groups) as group:
+                first = group * shape.outputs
+                with kernel.loop(tiles) as tile:
+                    channels(window, group, first + tile * CHANNELS_AT_ONCE, CHANNELS_AT_ONCE)
+                if rest:
+                    channels(window, group, first + tiles * CHANNELS_AT_ONCE, rest)
     return kernel.finish()
 
 
@@ -185,15 +200,41 @@ class Window:
         inputs, columns = self.shape.inputs, self.columns
         assert columns.first is not None
         assert columns.end is not None
-        start = kernel.let(row_start + (columns.origin + columns.first) * inputs)
-        weight = kernel.let(row_weights + columns.first * inputs)
-        with kernel.loop((columns.end - columns.first) * inputs) as i:
+        start = kernel.keep(row_start + (columns.origin + columns.first) * inputs)
+        weight = kernel.keep(row_weights + columns.first * inputs)
+        with kernel.loop(kernel.keep((columns.end - columns.first) * inputs)) as i:
             multiply(start + i, weight + i)
 
     def _row_of_cells(self, kernel: KernelBuilder, row_start: Expr, row_weights: Expr, multiply: Multiply) -> None:
-        inputs = self.shape.inputs
-        with tap_loop(kernel, self.columns) as (column, x):
-            start = kernel.let(row_start + x * self.shape.input_channels)
-            weight = kernel.let(row_weights + column * inputs)
-            with kernel.loop(inputs) as i:
+        shape, columns = self.shape, self.columns
+        if shape.inputs == 1 and columns.end is not None and columns.axis.taps <= LARGEST_UNROLLED_ROW:
+            self._row_of_single_cells(kernel, row_start, row_weights, multiply)
+            return
+        with tap_loop(kernel, columns) as (column, x):
+            start = kernel.keep(row_start + x * shape.input_channels)
+            weight = kernel.keep(row_weights + column * shape.inputs)
+            with kernel.loop(shape.inputs) as i:
                 multiply(start + i, weight + i)
+
+    def _row_of_single_cells(
+        self, kernel: KernelBuilder, row_start: Expr, row_weights: Expr, multiply: Multiply
+    ) -> None:
+        """Depthwise: without a loop where the whole row lies inside the image."""
+        columns, step = self.columns, self.shape.input_channels
+        start = kernel.keep(row_start + columns.origin * step)
+        weights = kernel.keep(row_weights)
+
+        def whole_row() -> None:
+            for tap in range(columns.axis.taps):
+                multiply(start + tap * (columns.axis.dilation * step), weights + tap)
+
+        if not columns.axis.is_padded:
+            whole_row()
+            return
+        assert columns.first is not None
+        assert columns.end is not None
+        with kernel.when_else(columns.end - columns.first == columns.axis.taps) as (then, otherwise):
+            with then:
+                whole_row()
+            with otherwise, tap_loop(kernel, columns) as (tap, _):
+                multiply(start + tap * step, weights + tap)

@@ -121,7 +121,8 @@ def taps_at(kernel: KernelBuilder, axis: Axis, output: Expr) -> Taps:
         return Taps(axis, origin, 0, axis.taps)
     if axis.dilation > 1 and axis.taps > 1:
         return Taps(axis, origin, None, None)
-    return Taps(axis, origin, kernel.let(maximum(0 - origin, 0)), kernel.let(minimum(axis.input - origin, axis.taps)))
+    first = kernel.keep(maximum(0 - origin, 0))
+    return Taps(axis, origin, first, kernel.keep(minimum(axis.input - origin, axis.taps)))
 
 
 @contextmanager
