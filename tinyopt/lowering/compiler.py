@@ -21,7 +21,7 @@ from tinyopt.errors import TinyoptError
 from tinyopt.targets.kernels.tir import with_float_literals
 
 _IDENTIFIER = re.compile(r"\b[A-Za-z_]\w*")
-_VARIABLE = re.compile(r"^ *(?:float|double|u?int\d+_t|bool) (?P<name>\w+) = [^;]*;\n", re.MULTILINE)
+_VARIABLE = re.compile(r"^ *(?:float|double|u?int\d+_t|bool) (?P<name>\w+)(?: = [^;]*|\[\d+\]);\n", re.MULTILINE)
 _DEFINITION = re.compile(r"^(?:TVM_DLL )?(?P<result>\w+) (?P<name>\w+)\((?P<parameters>[^()]*)\) \{$", re.MULTILINE)
 
 
