@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from tinyopt import __version__
 from tinyopt.artifact.c_source import Names
@@ -183,7 +184,7 @@ def _evaluate(
     original: Graph,
     program: Program,
     samples: Sequence[Sample],
-    labels: Sequence[int],
+    labels: NDArray[np.int64],
     options: CompileOptions,
     folder: Path,
 ) -> Evaluation:
@@ -202,7 +203,6 @@ def _evaluate(
     else:
         found, source = [evaluate_all(program.graph, sample)[output] for sample in fed], "the numpy reference"
     after = np.array([as_real(array, output).argmax() for array in found])
-    truth = np.asarray(labels)
     return Evaluation(
         len(truth),
         float(np.mean(before == truth)),

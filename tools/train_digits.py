@@ -1,6 +1,6 @@
 """Train the example: a small depthwise-separable network with a residual add, on scikit-learn's handwritten digits.
 
-Writes examples/digits.onnx and examples/digits.npz (calib: training images for calibration; x, y: labelled test images).
+Writes examples/digits.onnx and examples/digits.npz (calib: training images to calibrate with; x, y: labelled test images).
 Needs the extra `tinyopt[train]`. Seeded: the same versions of torch and scikit-learn give the same files.
 """
 
@@ -64,9 +64,10 @@ def main() -> None:
     torch.set_num_threads(1)
     digits: Any = load_digits()
     images = (digits.images[:, None] / 16).astype(np.float32)  # N1HW in [0, 1]
-    train_x, test_x, train_y, test_y = train_test_split(
+    split: list[Any] = train_test_split(
         images, digits.target, test_size=0.25, random_state=SEED, stratify=digits.target
     )
+    train_x, test_x, train_y, test_y = split
     network = _train(train_x, train_y)
     with torch.no_grad():
         accuracy = float((network(torch.from_numpy(test_x)).argmax(1).numpy() == test_y).mean())

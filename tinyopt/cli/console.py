@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import sys
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from typing import Any, NoReturn
 
@@ -42,7 +42,7 @@ class Output:
             self.log.print(text, markup=False)
 
     @contextmanager
-    def progress(self) -> Iterator[Callable[[str, int, int], None]]:
+    def progress(self) -> Generator[Callable[[str, int, int], None]]:
         """A bar on stderr that follows (what, done, all); silent where nobody sees it."""
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
         is_hidden = self.verbosity < 0 or self.is_json or not self.log.is_terminal
@@ -70,7 +70,7 @@ def _one_line(error: BaseException) -> str:
 
 
 @contextmanager
-def reported_errors(output: Output) -> Iterator[None]:
+def reported_errors(output: Output) -> Generator[None]:
     """Turn every exception of the body into a message and an exit code."""
     try:
         yield
