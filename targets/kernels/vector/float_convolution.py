@@ -1,7 +1,7 @@
 """float32 convolutions and dense layers: fused multiply-add by lane in tiles of pixels x channels.
 
-The same loop nest as the int8 one (`tile`), with one float to a word. Bias, residual and clamp are fused. Compared with a
-plain sum, rounding differs by the fused multiply-add and by the order of the terms only.
+The same loop nest as the int8 one (`tile`), with one float to a word. Bias, residual and clamp are fused. Compared with
+a plain sum, rounding differs by the fused multiply-add and by the order of the terms only.
 """
 
 from __future__ import annotations

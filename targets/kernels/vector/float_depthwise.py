@@ -78,7 +78,7 @@ def depthwise_refusal(node: Node) -> Refusal | None:
 
 
 def pixels_at_a_time(window: Window, column_cost: int) -> int:
-    """How many pixels share their columns, by a count of instructions. column_cost: to load a cell and bring it in form."""
+    """How many pixels share their columns, by a count of instructions; `column_cost` of them for each cell."""
     taps = window.kernel[0] * window.kernel[1]
     reach = (window.kernel[1] - 1) * window.dilations[1] + 1
 

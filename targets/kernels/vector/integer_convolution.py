@@ -1,10 +1,11 @@
 """int8 convolutions and dense layers in tiles of pixels x channels, for machines with and without the dot product.
 
     SDOT      a word is four int8 along a run of the window, one instruction multiplies four words of weights with it
-    widened   a word is one int8; it and the weights are widened to 16 bits (SMLAL by lane on Arm)
+    widened   a word is one int8; it and the weights are widened to 16 bits
+    neon      the same, SMLAL by lane, with NEON's requantization
 
-Weights are zero where a run does not fill its last word, so that what is read there does not count. Images whose runs do
-not fill words, and those with padding, are read from a copy of their rows in scratch memory (`rows`).
+Weights are zero where a run does not fill its last word, so that what is read there does not count. Images whose runs
+do not fill words, and those with padding, are read from a copy of their rows in scratch memory (`rows`).
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from tinyopt.targets.kernel import (
     ScratchArgument,
 )
 from tinyopt.targets.kernels.requantize import Requantization, zero_point_of
-from tinyopt.targets.kernels.tir import Buffer, Expr, KernelBuilder, PrimFunc, broadcast, cast, lanes, reinterpret
+from tinyopt.targets.kernels.tir import Buffer, Expr, KernelBuilder, PrimFunc, cast, lanes, reinterpret
 from tinyopt.targets.kernels.vector.generic import vector_type
 from tinyopt.targets.kernels.vector.integer_ending import ENDINGS, ResidualTerm
 from tinyopt.targets.kernels.vector.neon import sdot
@@ -34,8 +35,8 @@ from tinyopt.targets.kernels.vector.tile import Arithmetic, TileLoops, pack_weig
 from tinyopt.targets.kernels.vector.tiling import LANES, TileSpec, choose_tile
 from tinyopt.targets.kernels.vector.window import Window, pointwise_window, window_of
 
-Method = Literal["sdot", "widened"]
-WORD_ELEMENTS: dict[Method, int] = {"sdot": 4, "widened": 1}
+Method = Literal["sdot", "neon", "widened"]
+WORD_ELEMENTS: dict[Method, int] = {"sdot": 4, "neon": 1, "widened": 1}
 
 
 @dataclass(frozen=True)
@@ -85,7 +86,11 @@ class WidenedArithmetic:
         return total + cast(weights, "int32x4") * cast(word, "int32x4")
 
 
-_ARITHMETIC: dict[Method, Arithmetic] = {"sdot": SdotArithmetic(), "widened": WidenedArithmetic()}
+_ARITHMETIC: dict[Method, Arithmetic] = {
+    "sdot": SdotArithmetic(),
+    "neon": WidenedArithmetic(),
+    "widened": WidenedArithmetic(),
+}
 
 
 def plan_sdot_convolution(node: Node) -> Kernel | Refusal:
@@ -96,6 +101,16 @@ def plan_sdot_convolution(node: Node) -> Kernel | Refusal:
 def plan_sdot_dense(node: Node) -> Kernel | Refusal:
     """QDense on the dot product."""
     return _plan_dense(node, "sdot")
+
+
+def plan_neon_convolution(node: Node) -> Kernel | Refusal:
+    """QConv without groups, on 64-bit Arm without the dot product."""
+    return _plan_convolution(node, "neon")
+
+
+def plan_neon_dense(node: Node) -> Kernel | Refusal:
+    """QDense on 64-bit Arm without the dot product."""
+    return _plan_dense(node, "neon")
 
 
 def plan_widened_convolution(node: Node) -> Kernel | Refusal:

@@ -111,4 +111,4 @@ class PlainEnding(IntegerEnding):
         return cast(lanes(vectors, range(width)) if len(vectors) > 1 else vectors[0], vector_type("int64", width))
 
 
-ENDINGS: Mapping[str, type[IntegerEnding]] = {"sdot": NeonEnding, "widened": PlainEnding}
+ENDINGS: Mapping[str, type[IntegerEnding]] = {"sdot": NeonEnding, "neon": NeonEnding, "widened": PlainEnding}

@@ -30,10 +30,10 @@ from tinyopt.targets.kernels.vector.float_depthwise import (
     pixels_at_a_time,
     pixels_of_column,
 )
+from tinyopt.targets.kernels.vector.integer_convolution import integer_refusal, residual_term
 from tinyopt.targets.kernels.vector.integer_ending import IntegerEnding, NeonEnding, ResidualTerm
 from tinyopt.targets.kernels.vector.neon import sdot
 from tinyopt.targets.kernels.vector.rows import VECTOR_BYTES, RowPlan, Rows, plan_rows
-from tinyopt.targets.kernels.vector.integer_convolution import integer_refusal, residual_term
 from tinyopt.targets.kernels.vector.tile import Finished
 from tinyopt.targets.kernels.vector.tiling import LANES
 from tinyopt.targets.kernels.vector.window import window_of
@@ -200,7 +200,7 @@ class _Writer:
         return groups
 
     def _zipped(self, rows: list[Expr], width: int) -> list[Expr]:
-        """The transpose of four vectors of `width` cells: channel by channel the four cells, LANES channels a vector."""
+        """The transpose of four vectors of `width` cells: channel by channel the four cells."""
         upper, lower = self._interleaved(rows[0], rows[1], width, 16), self._interleaved(rows[2], rows[3], width, 16)
         result: list[Expr] = []
         for above, below in zip(upper, lower, strict=True):

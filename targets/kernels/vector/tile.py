@@ -7,7 +7,8 @@
         write the accumulators out
 
 A vector of four words is loaded for each pixel, and its lanes multiply vectors of weights for four channels each: FMLA
-by lane for floats, SDOT by lane for int8 (a word is four of them), SMLAL by lane where there is no dot product. Weights are packed in the order in which they are read:
+by lane for floats, SDOT by lane for int8 (a word is four of them), SMLAL by lane where there is no dot product. Weights
+are packed in the order in which they are read:
 [tile of channels][run][word][channel][element of the word], with zeros where the run or the channels do not fill up.
 """
 

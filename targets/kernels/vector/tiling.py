@@ -17,8 +17,8 @@ VECTOR_END = 9  # instructions to begin and end an accumulator vector: bias, req
 class TileSpec:
     """A convolution as a product of tiles.
 
-    A *run* is a piece of an image row that meets consecutive weights: all of the window's cells in that row, or one cell
-    where the window is dilated. A *word* is what one lane multiplies: one element, or four int8 for the dot product.
+    A *run* is a piece of an image row that meets consecutive weights: all of the window's cells in that row, or one
+    cell where the window is dilated. A *word* is what one lane multiplies: one element, or four int8 for the dot product.
     pixels x channels: the tile; the last tile of channels is narrower where they do not divide.
     """
 
