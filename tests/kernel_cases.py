@@ -159,7 +159,6 @@ def _integer_convolutions(build: CaseBuilder) -> None:
     for count in (2, 4, 7, 16, 23, 60):
         conv(f"{count} clusters", build.clustered(count, 8, 3, 3, 4), count == 7, pads=(1, 0, 1, 0))
     conv("5 clusters, depthwise", build.clustered(5, 4, 3, 3, 1), group=4, pads=(1, 1, 1, 1))
-    _integer_dense(build)
     variants: Mapping[str, Mapping[str, Attribute]] = {
         "strided": {"strides": (2, 2), "output_padding": (1, 0), "pads": (0, 1, 1, 1)},
         "grouped, dilated": {"group": 2, "dilations": (1, 2), "strides": (1, 2)},
@@ -175,25 +174,29 @@ def _integer_convolutions(build: CaseBuilder) -> None:
         build.add("QConvTranspose", title, inputs, {**plain, "output_padding": (0, 0), **changed}, Y)
 
 
-def _integer_dense(build: CaseBuilder) -> None:
-    def dense(title: str, rows: tuple[int, ...], weights: tuple[Value, Array], residual: bool) -> None:
-        outputs, depth = weights[0].shape
-        beside = build.variable(build.int8(*rows, outputs), Quantization.per_tensor(0.3, 11))
-        inputs = [
-            build.variable(build.int8(*rows, depth), X),
-            weights,
-            build.constant(build.int32(-5000, 5000, outputs)),
-            build.constant(build.int32(1 << 18, 1 << 25, outputs)),
-            beside if residual else None,
-        ]
-        build.add("QDense", title, inputs, {**ROUNDING, "residual_multiplier": -(1 << 28)}, Y)
+def integer_dense(
+    build: CaseBuilder, title: str, rows: tuple[int, ...], weights: tuple[Value, Array], residual: bool
+) -> None:
+    """A QDense of vectors of shape `rows`."""
+    outputs, depth = weights[0].shape
+    beside = build.variable(build.int8(*rows, outputs), Quantization.per_tensor(0.3, 11))
+    inputs = [
+        build.variable(build.int8(*rows, depth), X),
+        weights,
+        build.constant(build.int32(-5000, 5000, outputs)),
+        build.constant(build.int32(1 << 18, 1 << 25, outputs)),
+        beside if residual else None,
+    ]
+    build.add("QDense", title, inputs, {**ROUNDING, "residual_multiplier": -(1 << 28)}, Y)
 
-    dense("one vector", (1,), build.weights(5, 13), residual=False)
-    dense("several vectors, residual", (2, 3), build.weights(4, 9), residual=True)
-    dense("no batch dimension", (), build.weights(4, 9), residual=False)
+
+def _integer_dense(build: CaseBuilder) -> None:
+    integer_dense(build, "one vector", (1,), build.weights(5, 13), residual=False)
+    integer_dense(build, "several vectors, residual", (2, 3), build.weights(4, 9), residual=True)
+    integer_dense(build, "no batch dimension", (), build.weights(4, 9), residual=False)
     for count in (2, 4, 7, 16, 23, 60):
-        dense(f"{count} clusters", (1,), build.clustered(count, 9, 43), residual=count == 4)
-    dense("6 clusters, several vectors", (4,), build.clustered(6, 5, 19), residual=False)
+        integer_dense(build, f"{count} clusters", (1,), build.clustered(count, 9, 43), residual=count == 4)
+    integer_dense(build, "6 clusters, several vectors", (4,), build.clustered(6, 5, 19), residual=False)
 
 
 def _products(build: CaseBuilder) -> None:
@@ -380,6 +383,7 @@ def _quantizers(build: CaseBuilder) -> None:
 _FAMILIES: tuple[Callable[[CaseBuilder], None], ...] = (
     _float_convolutions,
     _integer_convolutions,
+    _integer_dense,
     _products,
     _pools,
     _elementwise,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from kernel_cases import Case, all_cases
+from kernel_cases import Case, CaseBuilder, all_cases, integer_dense
 from kernel_harness import check_kernel, check_outputs, run_kernel_object
 
 from tinyopt.ops import OPERATORS
@@ -48,11 +48,12 @@ def test_clustered_weights_take_less_flash_than_int8(case: Case) -> None:
 
 
 def test_a_clustered_layer_that_packing_would_not_shrink_takes_the_plain_kernel() -> None:
-    case = next(c for c in CASES if c.id == "QConv: 60 clusters")
-    clusters = case.node.input(1).clusters
-    assert clusters is not None
-    assert isinstance(SCALAR["QConv"][0](case.node), Kernel)
-    assert isinstance(SCALAR["QConv"][0](next(c for c in CASES if c.id == "QConv: padded").node), Refusal)
+    build = CaseBuilder()
+    integer_dense(build, "tiny", (1,), build.clustered(2, 1, 3), residual=False)  # one packed byte and two of codebook
+    refusal = SCALAR["QDense"][0](build.cases[0].node)
+    assert isinstance(refusal, Refusal)
+    assert "no less than int8" in refusal.reason
+    assert planned(build.cases[0]).name == "dense_s8"
 
 
 @pytest.mark.parametrize("bits", range(1, 7))
