@@ -19,6 +19,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from tinyopt.errors import TinyoptError
 
 VERY_VERBOSE = 2
+PIPE_WIDTH = 140
 
 
 class Output:
@@ -27,7 +28,8 @@ class Output:
     def __init__(self, verbosity: int, is_json: bool) -> None:
         self.verbosity = verbosity
         self.is_json = is_json
-        self.data = Console(highlight=False)
+        # tables that are read by a file or a pipe should not be cut at 80 columns
+        self.data = Console(highlight=False, width=None if sys.stdout.isatty() else PIPE_WIDTH)
         self.log = Console(stderr=True, highlight=False)
 
     def show(self, report: RenderableType, data: Any) -> None:
