@@ -11,7 +11,7 @@ from vector_harness import AARCH64, HOST, Case, run_cases
 
 from tinyopt.ir import Array, Clusters, Node
 from tinyopt.targets.kernel import Kernel, KernelPlanner, Refusal
-from tinyopt.targets.kernels.vector import SDOT, VECTOR
+from tinyopt.targets.kernels.vector import NEON, SDOT, VECTOR
 from tinyopt.targets.kernels.vector.rows import plan_rows
 from tinyopt.targets.kernels.vector.window import window_of
 
@@ -95,22 +95,27 @@ def integer_products() -> list[Sample]:
     ]
 
 
+@pytest.mark.slow
 def test_float_kernels_give_the_reference_on_this_machine() -> None:
     run_cases(planned(float_samples(), VECTOR), HOST)
 
 
+@pytest.mark.slow
 def test_integer_kernels_give_every_bit_on_this_machine() -> None:
-    run_cases(planned(integer_samples(), VECTOR), HOST)
+    run_cases(planned([*integer_samples(), *integer_products()], VECTOR), HOST)
 
 
 @pytest.mark.qemu
+@pytest.mark.slow
 def test_float_and_integer_kernels_give_the_reference_on_aarch64() -> None:
     run_cases(planned([*float_samples(), *integer_samples()], VECTOR), AARCH64)
 
 
 @pytest.mark.qemu
-def test_dot_product_kernels_give_every_bit_on_aarch64() -> None:
-    run_cases(planned(integer_products(), SDOT), AARCH64)
+@pytest.mark.slow
+def test_integer_products_give_every_bit_on_aarch64_with_and_without_the_dot_product() -> None:
+    samples = integer_products()
+    run_cases([*planned(samples, SDOT), *planned(samples, NEON)], AARCH64)
 
 
 @pytest.mark.parametrize("planners", [VECTOR, SDOT])

@@ -6,10 +6,9 @@ import math
 
 import numpy as np
 
-from tinyopt.ir import Array, Attribute, Node, Quantization, Value
+from tinyopt.ir import Array, Attribute, Node, Quantization, TensorType, Value
 from tinyopt.ops import OPERATORS
 from tinyopt.ops.requantize import multiplier_and_shift
-from tinyopt.ir import TensorType
 
 Pair = tuple[int, int]
 Pads = tuple[int, int, int, int]

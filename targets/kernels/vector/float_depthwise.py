@@ -65,7 +65,7 @@ def plan_float_depthwise(node: Node) -> Kernel | Refusal:
         arguments.append(InputArgument(3))
     if not rows.is_in_place:
         arguments.append(ScratchArgument(rows.ring_bytes, VECTOR_BYTES))
-    spec = FloatDepthwiseSpec(rows, blocks, pixels_at_a_time(window, 2), Clamp.of(node), residual is not None)
+    spec = FloatDepthwiseSpec(rows, blocks, pixels_at_a_time(window, MOST_PIXELS), Clamp.of(node), residual is not None)
     return Kernel(float_depthwise, spec, "depthwise_vector", (*arguments, OutputArgument(0)))
 
 
@@ -77,17 +77,17 @@ def depthwise_refusal(node: Node) -> Refusal | None:
     return None
 
 
-def pixels_at_a_time(window: Window, column_cost: int) -> int:
-    """How many pixels share their columns, by a count of instructions; `column_cost` of them for each cell."""
+def pixels_at_a_time(window: Window, most: int) -> int:
+    """How many pixels, at most `most`, share the columns that they load, by a count of instructions."""
     taps = window.kernel[0] * window.kernel[1]
     reach = (window.kernel[1] - 1) * window.dilations[1] + 1
 
     def instructions(pixels: int) -> int:
         columns = (pixels - 1) * window.strides[1] + reach
         steps = -(-window.out_width // pixels)
-        return steps * (16 + columns * window.kernel[0] * column_cost + pixels * (taps + 8))
+        return steps * (16 + 2 * columns * window.kernel[0] + pixels * (taps + 8))
 
-    return min(range(1, min(MOST_PIXELS, window.out_width) + 1), key=instructions)
+    return min(range(1, min(most, window.out_width) + 1), key=instructions)
 
 
 def pixels_of_column(window: Window, column: int, pixels: int) -> list[tuple[int, int]]:

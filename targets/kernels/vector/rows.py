@@ -1,8 +1,8 @@
 """Rows of an image as kernels read them: in place, or copied into scratch memory with padding around them.
 
 Where no window reaches a padding cell, kernels read the image itself. Otherwise each image row is copied once into a
-ring of rows that holds as many as one output row needs, with the padding cells on either side; then the inner loops know
-nothing of padding. Small images are padded as a whole, for then a row's place is a constant.
+ring of rows that holds as many as one output row needs, with the padding cells on either side; then the inner loops
+know nothing of padding. Small images are padded as a whole, for then a row's place is a constant.
 """
 
 from __future__ import annotations

@@ -2,7 +2,8 @@
 
 The cells of one column in up to four rows are zipped so that each 32-bit lane holds one channel's four cells; one SDOT
 then adds four taps for four channels. A column serves all windows that it belongs to. With three window rows the fourth
-weight is zero. Sixteen channels (or eight) and several pixels of a row are worked on at a time.
+weight is zero. Sixteen channels (or eight) are worked on at a time, and a row pixel by pixel: several pixels in one
+stretch of code would share columns as well, but LLVM then zips all columns first and spills them.
 """
 
 from __future__ import annotations
@@ -22,14 +23,9 @@ from tinyopt.targets.kernel import (
     ScratchArgument,
 )
 from tinyopt.targets.kernels.requantize import Requantization, zero_point_of
-from tinyopt.targets.kernels.tir import Buffer, Expr, KernelBuilder, PrimFunc, lanes, minimum, reinterpret
+from tinyopt.targets.kernels.tir import Buffer, Expr, KernelBuilder, PrimFunc, lanes, reinterpret
 from tinyopt.targets.kernels.vector.channel_blocks import ChannelBlocks, channel_blocks, write_blocks
-from tinyopt.targets.kernels.vector.float_depthwise import (
-    columns_of,
-    depthwise_refusal,
-    pixels_at_a_time,
-    pixels_of_column,
-)
+from tinyopt.targets.kernels.vector.float_depthwise import depthwise_refusal
 from tinyopt.targets.kernels.vector.integer_convolution import integer_refusal, residual_term
 from tinyopt.targets.kernels.vector.integer_ending import IntegerEnding, NeonEnding, ResidualTerm
 from tinyopt.targets.kernels.vector.neon import sdot
@@ -48,10 +44,21 @@ class SdotDepthwiseSpec:
 
     rows: RowPlan
     blocks: ChannelBlocks
-    pixels: int
     to: Requantization
     padding: int
     residual: ResidualTerm | None
+
+    @property
+    def first_fresh_tap(self) -> int:
+        """Columns from here on are new to each next pixel of a row; it shares those before with the last one."""
+        window = self.rows.window
+        return max(window.kernel[1] - window.strides[1], 0) if window.dilations[1] == 1 else 0
+
+    @property
+    def pending_pixels(self) -> int:
+        """Pixels that have begun when one is finished."""
+        window = self.rows.window
+        return -(-window.kernel[1] // window.strides[1]) - 1 if self.first_fresh_tap else 0
 
     @property
     def row_groups(self) -> int:
@@ -80,7 +87,6 @@ def plan_sdot_depthwise(node: Node) -> Kernel | Refusal:
     spec = SdotDepthwiseSpec(
         rows,
         blocks,
-        pixels_at_a_time(window, 4),
         Requantization.of(node),
         zero_point_of(node, node.input(0)),
         residual_term(node),
@@ -143,51 +149,49 @@ class _Writer:
         write_blocks(self.kernel, self.rows, self.spec.rows, self.spec.blocks, self._row)
 
     def _row(self, out_row: Expr, number: Expr, channel: Expr, width: int) -> None:
-        """One output row of one block of channels."""
-        window, pixels = self.spec.rows.window, self.spec.pixels
-        first_weight = self.kernel.let(number * (self.spec.blocks.width * self.spec.channel_weights))
+        """One output row of one block of channels, pixel by pixel; the sums of the next ones are carried along."""
+        spec, window = self.spec, self.spec.rows.window
+        first_weight = self.kernel.let(number * (spec.blocks.width * spec.channel_weights))
         starts = [self.kernel.let(self.rows.base(out_row, row) + channel) for row in range(window.kernel[0])]
-        with self.kernel.loop(-(-window.out_width // pixels)) as step:
-            column = self.kernel.let(minimum(step * pixels, window.out_width - pixels))
-            self._pixels(starts, out_row, column, channel, first_weight, width)
+        index = self.kernel.let(out_row * (window.out_width * window.channels) + channel)
+        sums = self.kernel.local("int32", (spec.pending_pixels + 1) * width)
 
-    def _pixels(
-        self, starts: list[Expr], out_row: Expr, column: Expr, channel: Expr, first_weight: Expr, width: int
-    ) -> None:
-        """One group of neighbouring pixels, column by column; a pixel is written with its last column."""
-        window, pixels = self.spec.rows.window, self.spec.pixels
-        cell = column * (window.strides[1] * window.channels)
-        index = self.kernel.let((out_row * window.out_width + column) * window.channels + channel)
-        totals = self.kernel.local("int32", pixels * width)
-        for offset in range(columns_of(window, pixels)):
-            readers = pixels_of_column(window, offset, pixels)
-            if not readers:
-                continue
-            groups = self._column(starts, cell + offset * window.channels, width)
-            for pixel, tap in readers:
-                self._add(totals, pixel, tap, groups, channel, first_weight, width)
-                if tap == window.kernel[1] - 1:
-                    values = tuple(totals.vector(pixel * width + v, LANES) for v in range(0, width, LANES))
-                    self.ending.write([Finished(values, channel, index + pixel * window.channels, width)])
+        def add_column(cell: Expr, tap: int) -> None:
+            """The column that is window column `tap` of the first unfinished pixel, and earlier ones of the next."""
+            groups = self._column(starts, cell, width)
+            for ahead in range(spec.pending_pixels + 1):
+                if tap - ahead * window.strides[1] >= 0:
+                    self._add(sums, ahead, tap - ahead * window.strides[1], groups, channel, first_weight, width)
+
+        for tap in range(spec.first_fresh_tap):
+            add_column(tap * window.channels, tap)
+        with self.kernel.loop(window.out_width) as column:
+            cell = column * (window.strides[1] * window.channels)
+            for tap in range(spec.first_fresh_tap, window.kernel[1]):
+                add_column(cell + tap * window.dilations[1] * window.channels, tap)
+            done = tuple(self.kernel.let(sums.vector(v, LANES)) for v in range(0, width, LANES))
+            self.ending.write([Finished(done, channel, index + column * window.channels, width)])
+            for place in range(0, spec.pending_pixels * width, LANES):
+                sums.store_vector(place, sums.vector(place + width, LANES), LANES)
 
     def _add(
         self,
-        totals: Buffer,
-        pixel: int,
+        sums: Buffer,
+        ahead: int,
         tap: int,
         groups: list[list[Expr]],
         channel: Expr,
         first_weight: Expr,
         width: int,
     ) -> None:
-        """Add one column to one pixel, whose accumulators begin with the bias."""
+        """Add one column to the pixel `ahead` of the first unfinished one; sums begin with the bias."""
         for v in range(width // LANES):
-            place = pixel * width + v * LANES
-            total = self.bias.vector(channel + v * LANES, LANES) if tap == 0 else totals.vector(place, LANES)
+            place = ahead * width + v * LANES
+            total = self.bias.vector(channel + v * LANES, LANES) if tap == 0 else sums.vector(place, LANES)
             for group, zipped in enumerate(groups):
                 weight = first_weight + ((tap * len(groups) + group) * width + v * LANES) * TAPS
                 total = sdot(total, self.weights.vector(weight, LANES * TAPS), zipped[v])
-            totals.store_vector(place, total, LANES)
+            sums.store_vector(place, total, LANES)
 
     def _column(self, starts: list[Expr], cell: Expr, width: int) -> list[list[Expr]]:
         """For each group of rows, vectors of four channels whose lanes hold a channel's cells."""

@@ -18,7 +18,7 @@ class TileSpec:
     """A convolution as a product of tiles.
 
     A *run* is a piece of an image row that meets consecutive weights: all of the window's cells in that row, or one
-    cell where the window is dilated. A *word* is what one lane multiplies: one element, or four int8 for the dot product.
+    cell where the window is dilated. A *word* is what one lane multiplies: an element, or four int8 for SDOT.
     pixels x channels: the tile; the last tile of channels is narrower where they do not divide.
     """
 

@@ -40,6 +40,7 @@ from tinyopt.targets.kernels.vector.tiling import LANES
 from tinyopt.targets.kernels.vector.window import window_of
 
 WIDEST, NARROWEST = 16, 8  # channels of a block
+MOST_PIXELS = 4
 SMALLEST_PAIRED = -127  # weights from here on may be added in pairs
 
 DepthwiseMethod = Literal["neon", "widened"]
@@ -85,7 +86,7 @@ def _plan(node: Node, method: DepthwiseMethod) -> Kernel | Refusal:
         method,
         rows,
         blocks,
-        min(pixels_at_a_time(window, 2), 4),
+        pixels_at_a_time(window, MOST_PIXELS),
         bool(weights.data.min() >= SMALLEST_PAIRED),
         Requantization.of(node),
         zero_point_of(node, node.input(0)),
