@@ -18,13 +18,13 @@ from tinyopt import __version__
 from tinyopt.artifact.c_source import Names
 from tinyopt.artifact.names import c_identifier
 from tinyopt.artifact.write import measure_code, write_libraries, write_sources
+from tinyopt.disk_cache import default_cache_dir
 from tinyopt.errors import ToolchainError, UsageError
 from tinyopt.evaluate import evaluate_all
 from tinyopt.execution.built_model import load_built_model
 from tinyopt.execution.runner import run_built_model
 from tinyopt.graph_file import save_graph
 from tinyopt.ir import Graph
-from tinyopt.lowering.kernel_cache import default_cache_dir
 from tinyopt.lowering.lower import lower
 from tinyopt.lowering.program import Program
 from tinyopt.onnx_export import save_model
@@ -97,7 +97,7 @@ def compile_model(
             assert compiler is not None, "object targets always find a compiler or raise"
             write_libraries(program, names, folder, __version__, compiler)
         write_passes(folder / "passes", original, steps)
-        code = None if compiler is None else measure_code(program, names, folder, compiler)
+        code = None if compiler is None else measure_code(program, names, folder, compiler, options.cache_dir)
         digest = _sha256(model)
         report = build_report(model.name, digest, names.prefix, original, imported.notes, steps, program, code)
         _write_report(folder, report)

@@ -98,11 +98,16 @@ class PassRecord:
 def run_pass(step: Pass, graph: Graph, context: PassContext) -> PassRecord:
     """Run one pass on `graph` in place, verify what it left, and record it.
 
-    Raises VerifierError where the pass broke the graph.
+    Raises VerifierError where the pass broke the graph, TinyoptError that names the pass where it failed.
     """
     context.remarks = []
     started = time.perf_counter()
-    is_changed = step.run(graph, context)
+    try:
+        is_changed = step.run(graph, context)
+    except TinyoptError:
+        raise
+    except Exception as error:
+        raise TinyoptError(f"pass '{step.name}' failed, please report it: {type(error).__name__}: {error}") from error
     seconds = time.perf_counter() - started
     verify(graph, after=step.name)
     if not is_changed and not context.remarks:

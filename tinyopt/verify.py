@@ -37,7 +37,9 @@ def _verify_node(node: Node, available: set[int], names: set[str], after: str) -
         if not value.is_constant and id(value) not in available:
             raise _broken(after, f"{where} reads '{value.name}' before it is produced")
         if value.is_constant and TensorType.of(value.data) != value.type:
-            raise _broken(after, f"constant '{value.name}' of {where} is {TensorType.of(value.data)}, recorded as {value.type}")
+            raise _broken(
+                after, f"constant '{value.name}' of {where} is {TensorType.of(value.data)}, recorded as {value.type}"
+            )
     try:
         types = OPERATORS[node.op].infer(node)
     except TinyoptError as error:

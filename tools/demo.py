@@ -15,11 +15,11 @@ from rich.console import Console
 from rich.table import Table
 
 from tinyopt.api import compile_model
+from tinyopt.disk_cache import default_cache_dir
 from tinyopt.errors import ToolchainError
 from tinyopt.execution.built_model import BuiltModel, load_built_model
 from tinyopt.execution.profile import profile
 from tinyopt.execution.runner import run_built_model
-from tinyopt.lowering.kernel_cache import default_cache_dir
 from tinyopt.options import CompileOptions
 from tinyopt.samples import Sample, load_labelled, to_input
 

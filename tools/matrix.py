@@ -20,11 +20,11 @@ from rich.console import Console
 from rich.table import Table
 
 from tinyopt.api import compile_model
+from tinyopt.disk_cache import default_cache_dir
 from tinyopt.errors import TinyoptError
 from tinyopt.execution.built_model import load_built_model
 from tinyopt.execution.profile import profile
 from tinyopt.execution.validate import validate
-from tinyopt.lowering.kernel_cache import default_cache_dir
 from tinyopt.options import CompileOptions
 from tinyopt.samples import load_samples, random_samples
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import tempfile
 from collections.abc import Mapping
@@ -12,6 +13,7 @@ import numpy as np
 
 from tinyopt.artifact.c_source import C_TYPES, Boundary, CSource, Names, array_literal, environment, fnv1a
 from tinyopt.artifact.names import c_comment
+from tinyopt.disk_cache import read_cached, write_cached
 from tinyopt.ir import Array, Value
 from tinyopt.lowering.program import ARENA_ALIGNMENT, FlashConstant, KernelCall, Program
 from tinyopt.toolchain import Compiler
@@ -179,13 +181,31 @@ def _layer_hash(call: KernelCall, expected: Mapping[Value, Array]) -> dict[str, 
     return {"name": name, "offset": slot.offset, "bytes": len(data), "hash": fnv1a(data)}
 
 
-def measure_code(program: Program, names: Names, folder: Path, compiler: Compiler) -> int | None:
-    """Bytes of code and its own tables, compiled from `folder` as a user would with -O3; None without a size tool."""
+def measure_code(
+    program: Program, names: Names, folder: Path, compiler: Compiler, cache_dir: Path | None
+) -> int | None:
+    """Bytes of code and its own tables, compiled from `folder` as a user would with -O3; None without a size tool.
+
+    Kept by content: an optimizing compiler takes longer than the rest of a compilation whose kernels are cached.
+    """
     if not compiler.size:
         return None
+    source = folder / f"{names.prefix}.c"
+    digest = hashlib.sha256(" ".join(compiler.command).encode() + compiler.run("--version").encode())
+    for content in (source.read_bytes(), *(code for _, code in sorted(program.functions.items()))):
+        digest.update(content)
+    kept = read_cached(cache_dir, "code-sizes", digest.hexdigest())
+    if kept is not None:
+        return int(kept)
+    size = _compile_and_measure(program, source, compiler)
+    write_cached(cache_dir, "code-sizes", digest.hexdigest(), str(size).encode())
+    return size
+
+
+def _compile_and_measure(program: Program, source: Path, compiler: Compiler) -> int:
     with tempfile.TemporaryDirectory(prefix="tinyopt-size-") as text_folder:
-        objects = [Path(text_folder) / f"{names.prefix}.o"]
-        compiler.run("-std=c99", "-O3", "-c", f"{names.prefix}.c", "-o", objects[0], folder=folder)
+        objects = [Path(text_folder) / f"{source.stem}.o"]
+        compiler.run("-std=c99", "-O3", "-c", source.name, "-o", objects[0], folder=source.parent)
         if program.target.code == "object":
             for key, content in program.functions.items():
                 objects.append(Path(text_folder) / f"{key}.o")

@@ -12,7 +12,7 @@ from tinyopt.api import compile_model, write_passes
 from tinyopt.cli.console import Output, reported_errors
 from tinyopt.cli.list_commands import print_pipeline
 from tinyopt.cli.parsing import parse_settings, parse_shapes
-from tinyopt.lowering.kernel_cache import default_cache_dir
+from tinyopt.disk_cache import default_cache_dir
 from tinyopt.options import CompileOptions
 from tinyopt.report.text import remarks, renderable
 from tinyopt.targets import target_named

@@ -11,13 +11,13 @@ import numpy as np
 from rich.table import Table
 
 from tinyopt.cli.console import Output, reported_errors
+from tinyopt.disk_cache import default_cache_dir
 from tinyopt.errors import UsageError, VerificationError
 from tinyopt.execution.built_model import BuiltModel, load_built_model
 from tinyopt.execution.profile import LayerProfile, profile
 from tinyopt.execution.runner import run_built_model
 from tinyopt.execution.validate import Validation, validate
 from tinyopt.ir import Array
-from tinyopt.lowering.kernel_cache import default_cache_dir
 from tinyopt.samples import Sample, load_samples, random_samples
 
 _CC = click.option("--cc", help="C compiler.  [default: $TINYOPT_CC, the target's own, ziglang]")

@@ -13,19 +13,13 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Literal
 
+from tinyopt.disk_cache import read_cached, write_cached
 from tinyopt.errors import TinyoptError
 from tinyopt.lowering.request import KernelRequest
 from tinyopt.lowering.worker import Work
 
 WORKER_TIMEOUT_SECONDS = 900
 MAX_WORKERS = 2  # each holds a copy of TVM, about 250 MB
-
-
-def default_cache_dir() -> Path:
-    """$TINYOPT_CACHE_DIR, else tinyopt in the user's cache folder."""
-    if configured := os.environ.get("TINYOPT_CACHE_DIR"):
-        return Path(configured)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "tinyopt"
 
 
 def compile_kernels(
@@ -44,9 +38,9 @@ def compile_kernels(
     unique = {request.key: request for request in requests}
     compiled: dict[str, bytes] = {}
     for key in unique:
-        path = _cached_path(cache_dir, key, suffix)
-        if path is not None and path.is_file():
-            compiled[key] = path.read_bytes()
+        code_kept = read_cached(cache_dir, "kernels", f"{key}.{suffix}")
+        if code_kept is not None:
+            compiled[key] = code_kept
     missing = [request for key, request in unique.items() if key not in compiled]
     if not missing:
         return compiled
@@ -55,9 +49,7 @@ def compile_kernels(
         _run_workers(missing, code, target, Path(folder), done.advance)
         for request in missing:
             compiled[request.key] = (Path(folder) / f"{request.key}.{suffix}").read_bytes()
-            path = _cached_path(cache_dir, request.key, suffix)
-            if path is not None:
-                _write_atomically(path, compiled[request.key])
+            write_cached(cache_dir, "kernels", f"{request.key}.{suffix}", compiled[request.key])
     return compiled
 
 
@@ -128,15 +120,3 @@ def _worker_failure(work: Work, finished: int, code: int, errors: str) -> Tinyop
     words = [line for line in errors.strip().splitlines() if line.strip()]
     reason = words[-1] if words else f"the compiler process ended with code {code}"
     return TinyoptError(f"kernel {guilty.name} ({guilty.spec}) cannot be compiled: {reason}")
-
-
-def _cached_path(cache_dir: Path | None, key: str, suffix: str) -> Path | None:
-    return None if cache_dir is None else cache_dir / "kernels" / key[:2] / f"{key}.{suffix}"
-
-
-def _write_atomically(path: Path, content: bytes) -> None:
-    """Write beside, then rename: parallel builds share the cache."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as file:
-        file.write(content)
-    os.replace(file.name, path)
