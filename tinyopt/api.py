@@ -203,13 +203,8 @@ def _evaluate(
     else:
         found, source = [evaluate_all(program.graph, sample)[output] for sample in fed], "the numpy reference"
     after = np.array([as_real(array, output).argmax() for array in found])
-    return Evaluation(
-        len(truth),
-        float(np.mean(before == truth)),
-        float(np.mean(after == truth)),
-        float(np.mean(before == after)),
-        source,
-    )
+    shares = [float(np.mean(a == b)) for a, b in ((before, labels), (after, labels), (before, after))]
+    return Evaluation(len(labels), *shares, source)
 
 
 def _write_report(folder: Path, report: dict[str, Any]) -> None:

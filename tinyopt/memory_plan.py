@@ -42,8 +42,8 @@ def plan_memory(buffers: Sequence[BufferLifetime], alignment: int) -> MemoryPlan
     """Place the buffers so that those alive at the same step do not overlap.
 
     First fit at the lowest free offset, over several orders (by size, by lifetime x size, by birth) and then over
-    seeded random ones until the lower bound is reached. Deterministic. Greedy by size is the strategy of Pisarchyk and Lee,
-    arXiv:2001.03288, section 5.
+    seeded random ones until the lower bound is reached. Deterministic. Greedy by size is the strategy of Pisarchyk and
+    Lee, arXiv:2001.03288, section 5.
     """
     bound = lower_bound(buffers, alignment)
     best: tuple[int, tuple[int, ...]] | None = None

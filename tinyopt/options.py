@@ -15,8 +15,9 @@ NOTHING: Mapping[str, str] = MappingProxyType({})
 class CompileOptions:
     """The options of `tinyopt compile`, with its defaults.
 
-    calibration, evaluation: `file.npz:array` and `file.npz:inputs,labels`; see tinyopt.samples. real = (raw - mean) * scale.
-    prune: the share of multiply-accumulates to remove, 0 to 1. cluster: values per layer's weights, 0 for no clustering.
+    calibration, evaluation: `file.npz:array` and `file.npz:inputs,labels`; see tinyopt.samples.
+    calibration_mean, calibration_scale: real = (raw - mean) * scale, for both.
+    prune: the share of multiply-accumulates to remove, 0 to 1. cluster: values per layer's weights, 0 for none.
     boundary: element type at inputs and outputs; None leaves it to the target. name: prefix of C names and files.
     settings: options of passes as text, {"pass": {"option": "value"}}. cache_dir: None for no cache.
     """

@@ -1,6 +1,6 @@
 """Train the example: a small depthwise-separable network with a residual add, on scikit-learn's handwritten digits.
 
-Writes examples/digits.onnx and examples/digits.npz (calib: training images to calibrate with; x, y: labelled test images).
+Writes examples/digits.onnx and examples/digits.npz (calib: training images to calibrate with; x, y: test images).
 Needs the extra `tinyopt[train]`. Seeded: the same versions of torch and scikit-learn give the same files.
 """
 
