@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
-from tinyopt.errors import UsageError
+from tinyopt.errors import TinyoptError, UsageError
 from tinyopt.ir import Graph, Node
 from tinyopt.samples import Sample
 from tinyopt.verify import verify
@@ -72,8 +72,8 @@ class PassContext:
 class Pass(abc.ABC):
     """One graph transformation. Subclasses are frozen dataclasses whose fields are the pass's options.
 
-    The docstring of a subclass has the headings What, Before -> After, Exactness, Refuses when, Source: the command line's
-    help and the documentation are printed from it.
+    The docstring of a subclass has the headings What, Before -> After, Exactness, Refuses when, Source: the command
+    line's help and the documentation are printed from it.
     """
 
     name: ClassVar[str]  # in kebab case, as the command line spells it
@@ -125,18 +125,20 @@ def run_pass(step: Pass, graph: Graph, context: PassContext) -> PassRecord:
 def installed_passes() -> dict[str, type[Pass]]:
     """Passes that other packages registered under the entry point group `tinyopt.passes`, by name.
 
-    Raises UsageError where an entry point cannot be loaded or is not a pass.
+    Raises UsageError where an entry point cannot be loaded or is not a pass, or where two passes have one name.
     """
     found: dict[str, type[Pass]] = {}
-    for entry in importlib.metadata.entry_points(group=ENTRY_POINT_GROUP):
+    for entry in sorted(importlib.metadata.entry_points(group=ENTRY_POINT_GROUP), key=lambda entry: entry.name):
         try:
             loaded = entry.load()
         except Exception as error:
             raise UsageError(f"pass '{entry.name}' ({entry.value}) cannot be loaded: {error}") from error
-        if not (isinstance(loaded, type) and issubclass(loaded, Pass)):
+        if not (isinstance(loaded, type) and issubclass(loaded, Pass) and hasattr(loaded, "name")):
             raise UsageError(
-                f"entry point '{entry.name}' ({entry.value}) is not a subclass of tinyopt.pass_manager.Pass"
+                f"entry point '{entry.name}' ({entry.value}) is not a subclass of tinyopt.pass_manager.Pass with a name"
             )
+        if loaded.name in found:
+            raise UsageError(f"entry point '{entry.name}' ({entry.value}) is a second pass named '{loaded.name}'")
         found[loaded.name] = loaded
     return found
 

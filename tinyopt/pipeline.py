@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -66,7 +66,7 @@ def build_pipeline(options: CompileOptions, boundary: str) -> list[Pass]:
     Raises UsageError for an unknown pass or option.
     """
     steps: list[Pass] = [step() for step in DEFAULT_PASSES]
-    third_party = [step() for step in installed_passes().values()]
+    third_party = _third_party_passes({step.name for step in steps})
     before_quantize = next(i for i, step in enumerate(steps) if isinstance(step, Quantize))
     steps[before_quantize:before_quantize] = third_party
     steps = [_with_main_options(step, options, boundary) for step in steps]
@@ -76,6 +76,18 @@ def build_pipeline(options: CompileOptions, boundary: str) -> list[Pass]:
             raise UsageError(f"no pass '{name}'; there are: {', '.join(known)}")
     disabled = set(options.disabled_passes) | ({"quantize"} if not options.is_quantized else set())
     return [with_options(step, options.settings.get(step.name, {})) for step in steps if step.name not in disabled]
+
+
+def _third_party_passes(taken: Set[str]) -> list[Pass]:
+    found: list[Pass] = []
+    for name, step in installed_passes().items():
+        if name in taken:
+            raise UsageError(f"the installed pass {step.__module__}.{step.__qualname__} has a built-in name: '{name}'")
+        try:
+            found.append(step())
+        except TypeError as error:
+            raise UsageError(f"the installed pass '{name}' needs a default for each of its options: {error}") from error
+    return found
 
 
 def _with_main_options(step: Pass, options: CompileOptions, boundary: str) -> Pass:

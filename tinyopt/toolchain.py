@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from tinyopt.errors import ToolchainError
+from tinyopt.errors import ToolchainError, UsageError
 from tinyopt.targets.target import Target
 
 COMPILE_TIMEOUT_SECONDS = 600
@@ -49,7 +49,10 @@ def find_compiler(target: Target, cc: str | None) -> Compiler:
     toolchain = target.toolchain
     chosen = cc or os.environ.get("TINYOPT_CC")
     if chosen:
-        words = tuple(shlex.split(chosen))
+        try:
+            words = tuple(shlex.split(chosen))
+        except ValueError as error:
+            raise UsageError(f"--cc {chosen} cannot be split into words: {error}") from error
         if not words or shutil.which(words[0]) is None:
             raise ToolchainError(f"compiler '{chosen}' is not on PATH; give another with --cc")
         return _gnu_like((*words, *toolchain.flags))

@@ -11,7 +11,7 @@ def verify(graph: Graph, after: str) -> None:
     """Check the rules of the IR.
 
     Nodes run in order; names are unique; every operator is known; recorded types are what the shape rules say;
-    constants have their recorded type; an int8 value that is an activation carries a quantization.
+    constants have their recorded type; each value is produced once; scales along an axis are as many as it is long.
 
     Raises VerifierError that names the pass `after` which the graph is checked, the node and the rule.
     """
@@ -19,7 +19,7 @@ def verify(graph: Graph, after: str) -> None:
     names: set[str] = set()
     for node in graph.nodes:
         _verify_node(node, available, names, after)
-        available.update(id(output) for output in node.outputs)
+        _verify_outputs(node, available, after)
     _verify_value_names(graph, after)
     for output in graph.outputs:
         if id(output) not in available and not output.is_constant:
@@ -44,14 +44,36 @@ def _verify_node(node: Node, available: set[int], names: set[str], after: str) -
         types = OPERATORS[node.op].infer(node)
     except TinyoptError as error:
         raise _broken(after, str(error)) from error
+    except (AssertionError, ArithmeticError, LookupError, TypeError, ValueError) as error:
+        raise _broken(after, f"{where} has impossible inputs or attributes ({error!r})") from error
     recorded = [output.type for output in node.outputs]
     if types != recorded:
         raise _broken(after, f"{where} gives {types}, recorded as {recorded}")
 
 
+def _verify_outputs(node: Node, available: set[int], after: str) -> None:
+    """Each output is new, and is then there for the nodes behind."""
+    for output in node.outputs:
+        if output.is_constant or id(output) in available:
+            what = "a constant" if output.is_constant else "there already"
+            raise _broken(after, f"{node.op} '{node.name}' produces '{output.name}', which is {what}")
+        available.add(id(output))
+
+
+def _verify_quantization(value: Value, after: str) -> None:
+    q = value.quantization
+    if q is None or q.axis is None:
+        return
+    if not 0 <= q.axis < value.type.rank or len(q.scale) != value.shape[q.axis]:
+        raise _broken(
+            after, f"'{value.name}' of shape {list(value.shape)} has {len(q.scale)} scales along axis {q.axis}"
+        )
+
+
 def _verify_value_names(graph: Graph, after: str) -> None:
     seen: dict[str, Value] = {}
     for value in graph.values():
+        _verify_quantization(value, after)
         if seen.setdefault(value.name, value) is not value:
             raise _broken(after, f"two values are named '{value.name}'")
 

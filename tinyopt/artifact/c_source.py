@@ -194,6 +194,8 @@ def float_literal(value: float) -> str:
     >>> float_literal(0.1), float_literal(1.0), float_literal(float("inf"))
     ('0.1f', '1.0f', 'HUGE_VALF')
     """
+    if np.isnan(value):
+        return "NAN"
     if np.isinf(value):
         return "HUGE_VALF" if value > 0 else "-HUGE_VALF"
     text = str(np.float32(value))

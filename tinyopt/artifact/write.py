@@ -139,7 +139,7 @@ def _weight_values(source: CSource) -> dict[str, Any]:
     return {
         "constants": constants,
         "alignment": 4,  # words are the widest that kernels for microcontrollers load
-        "uses_infinity": any("HUGE_VALF" in constant["literal"] for constant in constants),
+        "uses_math_macros": any("HUGE_VALF" in c["literal"] or "NAN" in c["literal"] for c in constants),
     }
 
 
@@ -177,7 +177,7 @@ def _layer_hash(call: KernelCall, expected: Mapping[Value, Array]) -> dict[str, 
     value, slot = call.node.outputs[0], call.outputs[0]
     is_exact = value.dtype not in ("float32", "float64")
     data = np.ascontiguousarray(expected[value]).tobytes() if is_exact else b""
-    name = json.dumps(c_comment(call.node.name).replace("%", "?"))[1:-1]
+    name = json.dumps(c_comment(call.node.name))[1:-1]
     return {"name": name, "offset": slot.offset, "bytes": len(data), "hash": fnv1a(data)}
 
 
