@@ -187,7 +187,7 @@ def _run_text(
                 passed.append("(void *)y")
             else:
                 passed.append(f"(const void *){name}")
-    marks = ('__asm volatile("mov r9, r9");', '__asm volatile("mov r10, r10");') if in_place is None else ("", "")
+    marks = ('__asm volatile("mov r9, r9\\n\\tmov r9, r9");', '__asm volatile("mov r10, r10");') if in_place is None else ("", "")
     lines.append(f"    {marks[0]}\n    {function}({', '.join(passed)});\n    {marks[1]}\n")
     how = "" if in_place is None else " in place"
     lines.append(f'    if (!({" && ".join(checks)})) puts("case {number}{how}: it wrote outside");\n')

@@ -1,8 +1,8 @@
 """Convolution with any window, stride and padding, as a matrix product over gathered windows.
 
-The window of each pixel is widened into the block, row by row, with the input's zero point outside the image; then every
-pair of channels takes its tile. Where the channels are a multiple of four each tap is a run of its own. Elsewhere a row
-of the window is one run, and a row that lies across the image's border is put together as bytes first.
+The window of each pixel is widened into the block, row by row; then every pair of channels takes its tile. A window that
+lies across the image's border has the input's zero point outside: where the channels are a multiple of four, each of its
+taps is a run of its own; elsewhere each of its rows is put together as bytes first.
 """
 
 from __future__ import annotations
@@ -18,6 +18,9 @@ from tinyopt.targets.kernels.dsp.product import ANY_SIZE, PIXELS
 from tinyopt.targets.kernels.dsp.widening import fill_run, widen_run
 from tinyopt.targets.kernels.requantize import zero_point_of
 from tinyopt.targets.kernels.tir import Buffer, Expr, KernelBuilder, PrimFunc, both, cast
+
+
+UNROLLED_WORDS = 20  # a window up to this size is widened without loops
 
 
 @dataclass(frozen=True)
@@ -118,12 +121,21 @@ def convolution(spec: ConvolutionSpec) -> PrimFunc:
             image.window[1] = 0 - image.left
 
         def gather(_: Expr, lane: Expr) -> None:
-            with kernel.loop(spec.rows) as row:
-                gather_row(kernel, spec, image, filler, layer.tensors.block, row, lane)
+            with kernel.when_else(_is_inside(kernel, spec, image)) as (then, other):
+                with then:
+                    _gather_inside(kernel, spec, image, layer.tensors.block, lane)
+                with other, kernel.loop(spec.rows) as row:
+                    gather_row(kernel, spec, image, filler, layer.tensors.block, row, lane)
             _advance(kernel, image)
 
         run_layer(kernel, spec.layer, layer, rewind, gather)
     return kernel.finish()
+
+
+def _is_inside(kernel: KernelBuilder, spec: ConvolutionSpec, image: _Image) -> Expr:
+    """Whether the present pixel's whole window lies in the image."""
+    y, x = kernel.let(image.window[0]), kernel.let(image.window[1])
+    return both(y >= 0, x >= 0, y + spec.rows <= image.height, x + spec.columns <= image.width)
 
 
 def _advance(kernel: KernelBuilder, image: _Image) -> None:
@@ -134,12 +146,26 @@ def _advance(kernel: KernelBuilder, image: _Image) -> None:
         image.window[0] = image.window[0] + image.row_stride
 
 
+def _gather_inside(kernel: KernelBuilder, spec: ConvolutionSpec, image: _Image, block: Buffer, lane: Expr) -> None:
+    """A window that lies wholly in the image: each row is one run, which the runs of its taps add up to."""
+    run = spec.columns * spec.channels
+    words = words_in_run(run)
+    start = kernel.let((image.window[0] * image.width + image.window[1]) * spec.channels)
+    row_bytes = kernel.let(image.width * spec.channels)
+    if spec.rows * words <= UNROLLED_WORDS:
+        for row in range(spec.rows):
+            widen_run(kernel, image.x, start + row * row_bytes, run, block, lane + row * words * PIXELS)
+        return
+    with kernel.loop(spec.rows) as row:
+        widen_run(kernel, image.x, kernel.let(start + row * row_bytes), run, block, kernel.let(lane + row * (words * PIXELS)))
+
+
 def _gather_taps(
     kernel: KernelBuilder, spec: ConvolutionSpec, image: _Image, filler: Expr, block: Buffer, row: Expr, lane: Expr
 ) -> None:
-    """One row of the window, each tap a run."""
+    """One row of a window across the border, each tap a run."""
     y = kernel.let(image.window[0] + row)
-    words = words_in_run(spec.run)
+    words = words_in_run(spec.channels)
     with kernel.loop(spec.columns) as column:
         x = kernel.let(image.window[1] + column)
         first = kernel.let((row * spec.columns + column) * (words * PIXELS) + lane)
@@ -147,7 +173,7 @@ def _gather_taps(
         with kernel.when_else(inside) as (then, other):
             with then:
                 start = kernel.let((y * image.width + x) * spec.channels)
-                widen_run(kernel, image.x, start, spec.run, block, first)
+                widen_run(kernel, image.x, start, spec.channels, block, first)
             with other:
                 fill_run(kernel, filler, words, block, first)
 
@@ -155,20 +181,16 @@ def _gather_taps(
 def _gather_run(
     kernel: KernelBuilder, spec: ConvolutionSpec, image: _Image, filler: Expr, block: Buffer, row: Expr, lane: Expr
 ) -> None:
-    """One row of the window as one run."""
+    """One row of a window across the border as one run."""
     border = image.border
     assert border is not None
     y, x = kernel.let(image.window[0] + row), kernel.let(image.window[1])
     words = words_in_run(spec.run)
     first = kernel.let(row * (words * PIXELS) + lane)
-    start = kernel.let((y * image.width + x) * spec.channels)
     with kernel.when_else(both(y >= 0, y < image.height)) as (then, other):
-        with then, kernel.when_else(both(x >= 0, x + spec.columns <= image.width)) as (whole, across):
-            with whole:
-                widen_run(kernel, image.x, start, spec.run, block, first)
-            with across:
-                _assemble(kernel, spec, image, border, start, x)
-                widen_run(kernel, border, 0, spec.run, block, first)
+        with then:
+            _assemble(kernel, spec, image, border, kernel.let((y * image.width + x) * spec.channels), x)
+            widen_run(kernel, border, 0, spec.run, block, first)
         with other:
             fill_run(kernel, filler, words, block, first)
             if spec.run % 2:  # a half without a value is 0

@@ -31,6 +31,7 @@ from tinyopt.targets.kernel import (
 )
 from tinyopt.targets.kernels.dsp.intrinsics import (
     LOAD_WORD,
+    OPAQUE,
     PACK_HIGH,
     PACK_LOW,
     SMLABB,
@@ -46,11 +47,12 @@ from tinyopt.targets.kernels.requantize import SMMLAR_INTRINSICS, Requantization
 from tinyopt.targets.kernels.tir import Buffer, Expr, KernelBuilder, PrimFunc, both, call, cast, minimum, read
 
 GROUP = 4  # channels of one word
-PLANE_BYTES = 2048  # what the four planes of a strip may take
+PLANE_BYTES = 4096  # what the four planes of a strip may take
 ACCUMULATORS = 8  # pixels computed at a time
 
 DEPTHWISE_INTRINSICS: tuple[Intrinsic, ...] = (
     LOAD_WORD,
+    OPAQUE,
     SXTB16,
     SXTB16_ROR8,
     PACK_LOW,
@@ -286,9 +288,11 @@ def _fill_planes(
     """Bring the rows that `count` output rows need into the planes."""
     spec, scratch = parameters.spec, parameters.scratch
     kept = kernel.let(minimum(strip, 1) * spec.kept_rows)
-    with kernel.loop(GROUP) as plane, kernel.loop(kept * spec.row_words) as word:
-        place = kernel.let(plane * spec.plane_words + word)
-        scratch[place] = scratch[place + spec.strip * spec.row_stride * spec.row_words]
+    with kernel.loop(kept * spec.row_words) as word:
+        place = kernel.let(read(OPAQUE, word))  # else the compiler calls memmove for each plane
+        for plane in range(GROUP):
+            target = place + plane * spec.plane_words
+            scratch[target] = scratch[target + spec.strip * spec.row_stride * spec.row_words]
     rows = kernel.let((count - 1) * spec.row_stride + spec.rows)
     with kernel.loop(rows - kept, start=kept) as row:
         y = kernel.let(strip * (spec.strip * spec.row_stride) + row - parameters.top)

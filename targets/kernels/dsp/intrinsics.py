@@ -7,6 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+import numpy as np
+from numpy.typing import NDArray
+
 from tinyopt.targets.kernels.intrinsic import Intrinsic
 
 
@@ -26,7 +29,7 @@ def _word(lanes: Sequence[int]) -> int:
 
 
 def _intrinsic(name: str, parameters: str, body: str, meaning: Callable[..., int], *headers: str) -> Intrinsic:
-    text = f"static inline int32_t tinyopt_{name}({parameters}) {{\n{body}}}\n"
+    text = f"static inline __attribute__((always_inline)) int32_t tinyopt_{name}({parameters}) {{\n{body}}}\n"
     return Intrinsic(f"tinyopt_{name}", "int32", ("stdint.h", *headers), text, meaning)
 
 
@@ -88,18 +91,26 @@ SXTAB16_ROR8 = _intrinsic(
     lambda halves, word: _sxtab16(halves, word, 1),
 )
 
-# (a.h0, b.h0) and (a.h1, b.h1): compilers make PKHBT and PKHTB of them
+# (a.h0, b.h0) and (a.h1, b.h1); gcc makes two or three instructions of the same thing in C
 PACK_LOW = _intrinsic(
     "pack_low",
     "int32_t a, int32_t b",
-    "  return (int32_t)(((uint32_t)a & 0xffffu) | ((uint32_t)b << 16));\n",
+    '  int32_t result;\n  __asm("pkhbt %0, %1, %2, lsl #16" : "=r"(result) : "r"(a), "r"(b));\n  return result;\n',
     lambda a, b: _word([_lanes(a, 16)[0], _lanes(b, 16)[0]]),
 )
 PACK_HIGH = _intrinsic(
     "pack_high",
     "int32_t a, int32_t b",
-    "  return (int32_t)(((uint32_t)a >> 16) | ((uint32_t)b & 0xffff0000u));\n",
+    '  int32_t result;\n  __asm("pkhtb %0, %2, %1, asr #16" : "=r"(result) : "r"(a), "r"(b));\n  return result;\n',
     lambda a, b: _word([_lanes(a, 16)[1], _lanes(b, 16)[1]]),
+)
+
+# The number itself, of which the compiler is to know nothing
+OPAQUE = _intrinsic(
+    "opaque",
+    "int32_t number",
+    '  __asm volatile("" : "+r"(number));\n  return number;\n',
+    lambda number: number,
 )
 
 # the larger one of each of the four int8 lanes
@@ -110,6 +121,30 @@ MAX_BYTES = _intrinsic(
     "  return result;\n",
     lambda a, b: _word([max(x, y) for x, y in zip(_lanes(a, 8), _lanes(b, 8), strict=True)]),
 )
+
+
+def store_columns(lanes: int, pixels: int) -> Intrinsic:
+    """Store bytes [pixel][lane], the lanes side by side, the pixels `stride` bytes apart.
+
+    The address is hidden from the optimizer, which would keep one pointer for each pixel in a loop, most on the stack.
+    """
+    names = [f"p{pixel}_{lane}" for pixel in range(pixels) for lane in range(lanes)]
+    lines = ["  int8_t *place = (int8_t *)to;\n", '  __asm volatile("" : "+r"(place));\n']
+    for pixel in range(pixels):
+        lines += [f"  place[{lane}] = (int8_t)p{pixel}_{lane};\n" for lane in range(lanes)]
+        lines.append("  place += stride;\n")
+    parameters = "void *to, int32_t stride, " + ", ".join(f"int32_t {name}" for name in names)
+    name = f"tinyopt_store_{pixels}x{lanes}"
+    text = f"static inline __attribute__((always_inline)) void {name}({parameters}) {{\n{''.join(lines)}}}\n"
+    return Intrinsic(name, "void", ("stdint.h",), text, _store_columns(lanes))
+
+
+def _store_columns(lanes: int) -> Callable[..., None]:
+    def store(memory: NDArray[np.int8], stride: int, *levels: int) -> None:
+        for place, level in enumerate(levels):
+            memory[place // lanes * stride + place % lanes] = level
+
+    return store
 
 
 def shift_and_saturate(shift: int) -> Intrinsic:

@@ -21,7 +21,7 @@ from tinyopt.targets.kernel import (
     ScratchArgument,
 )
 from tinyopt.targets.kernels.dsp.decoding import WORDS_AT_ONCE, cluster_arguments, decode_words, index_bits
-from tinyopt.targets.kernels.dsp.intrinsics import LOAD_WORD
+from tinyopt.targets.kernels.dsp.intrinsics import LOAD_WORD, store_columns
 from tinyopt.targets.kernels.dsp.packing import Pair, as_words, pack_channel_pairs
 from tinyopt.targets.kernels.dsp.product import (
     ANY_SIZE,
@@ -67,7 +67,9 @@ class LayerSpec:
 
     @property
     def intrinsics(self) -> tuple[Intrinsic, ...]:
-        return (*PRODUCT_INTRINSICS, LOAD_WORD, *(RESIDUAL_INTRINSICS if self.has_residual else ()))
+        lanes = 1 if self.channels_are_odd else 2
+        stores = [store_columns(lanes, pixels) for pixels in (PIXELS, self.rest) if pixels]
+        return (*PRODUCT_INTRINSICS, LOAD_WORD, *stores, *(RESIDUAL_INTRINSICS if self.has_residual else ()))
 
 
 def layer_spec(node: Node, pairs: int) -> LayerSpec:
@@ -88,8 +90,7 @@ def layer_arguments(node: Node, spec: LayerSpec, pairs: list[Pair]) -> tuple[Arg
     channels = node.output.shape[-1]
     arguments: list[Argument] = [
         *_weight_arguments(node, spec, pairs),
-        ConstantArgument("bias", _even(node.input(2).data)),
-        ConstantArgument("multiplier", _even(node.input(3).data)),
+        ConstantArgument("bias", _rescaling(node)),
         ScratchArgument(4 * PIXELS * spec.pairs, 4),
         OutputArgument(0),
         ScalarArgument(node.output.type.elements // channels),
@@ -117,8 +118,11 @@ def _weight_arguments(node: Node, spec: LayerSpec, pairs: list[Pair]) -> list[Ar
     ]
 
 
-def _even(array: Array) -> Array:
-    return np.pad(array, (0, len(array) % 2))
+def _rescaling(node: Node) -> Array:
+    """[channel pairs, 4]: two biases, two multipliers."""
+    both = np.stack([node.input(2).data, node.input(3).data])  # what, channel
+    padded = np.pad(both, ((0, 0), (0, both.shape[1] % 2)))
+    return np.ascontiguousarray(padded.reshape(2, -1, 2).transpose(1, 0, 2)).reshape(-1, 4)
 
 
 @dataclass(frozen=True)
@@ -140,8 +144,7 @@ def declare_layer(kernel: KernelBuilder, spec: LayerSpec) -> Layer:
         packed = kernel.buffer("packed", "uint8", ANY_SIZE)
         codebook = kernel.buffer("codebook", "uint8", 256)
         weights = kernel.buffer("decoded", "int32", spec.row_words * spec.clusters.channel_pairs)
-    bias = kernel.buffer("bias", "int32", ANY_SIZE)
-    multiplier = kernel.buffer("multiplier", "int32", ANY_SIZE)
+    rescaling = kernel.buffer("rescaling", "int32", ANY_SIZE)
     block = kernel.buffer("block", "int32", PIXELS * spec.pairs)
     output = kernel.buffer("y", "int8", ANY_SIZE)
     pixels, channels = kernel.scalar("pixels"), kernel.scalar("channels")
@@ -149,7 +152,7 @@ def declare_layer(kernel: KernelBuilder, spec: LayerSpec) -> Layer:
     if spec.has_residual:
         values = kernel.buffer("residual", "int8", ANY_SIZE)
         residual = Residual(values, kernel.scalar("residual_zero_point"), kernel.scalar("residual_multiplier"))
-    tensors = Tensors(block, weights, bias, multiplier, output, residual)
+    tensors = Tensors(block, weights, rescaling, output, residual)
     return Layer(tensors, packed, codebook, pixels, channels)
 
 

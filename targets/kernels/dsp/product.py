@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from tinyopt.targets.kernels.dsp.intrinsics import REQUANTIZE_RESIDUAL, SMLAD, SXTB16, SXTB16_ROR8
+from tinyopt.targets.kernels.dsp.intrinsics import REQUANTIZE_RESIDUAL, SMLAD, SXTB16, SXTB16_ROR8, store_columns
 from tinyopt.targets.kernels.intrinsic import Intrinsic
 from tinyopt.targets.kernels.requantize import INT8_HIGH, INT8_LOW, SMMLAR, SSAT8, Requantization, requantize_sum, wide
 from tinyopt.targets.kernels.tir import Buffer, Expr, KernelBuilder, call, cast, maximum, minimum
@@ -32,12 +32,15 @@ class Residual:
 
 @dataclass(frozen=True)
 class Tensors:
-    """What a tile reads and writes. `weights` are words: two channels times two places of the depth."""
+    """What a tile reads and writes.
+
+    weights: words of two channels times two places of the depth. rescaling: for each pair of channels two biases, then
+    two multipliers.
+    """
 
     block: Buffer
     weights: Buffer
-    bias: Buffer
-    multiplier: Buffer
+    rescaling: Buffer
     output: Buffer
     residual: Residual | None
 
@@ -66,7 +69,7 @@ def tile(
     pixels = shape.pixels
     acc = kernel.local("int32", 2 * pixels)
     for lane in range(2):
-        bias = kernel.let(tensors.bias[channel + lane])
+        bias = kernel.let(tensors.rescaling[2 * channel + lane])
         for n in range(pixels):
             acc[lane * pixels + n] = bias
     _accumulate(kernel, shape, tensors, acc, weight)
@@ -99,30 +102,24 @@ def _step(kernel: KernelBuilder, pixels: int, tensors: Tensors, acc: Buffer, wei
 def _store(
     kernel: KernelBuilder, shape: Shape, tensors: Tensors, to: Requantization, acc: Buffer, channel: Expr, pixel: Expr
 ) -> None:
-    for lane in range(2):
-        multiplier = kernel.let(tensors.multiplier[channel + lane])
-        if lane == 1 and shape.channels_are_odd:
-            with kernel.when(channel + 1 < shape.channels):
-                _store_lane(kernel, shape, tensors, to, acc, multiplier, lane, channel, pixel)
-        else:
-            _store_lane(kernel, shape, tensors, to, acc, multiplier, lane, channel, pixel)
+    multipliers = [kernel.let(tensors.rescaling[2 * channel + 2 + lane]) for lane in range(2)]
+    place = kernel.let(pixel * shape.channels + channel)
 
+    def level(lane: int, n: int) -> Expr:
+        at = place + n * shape.channels + lane
+        return finish(acc[lane * shape.pixels + n], multipliers[lane], to, tensors.residual, at)
 
-def _store_lane(
-    kernel: KernelBuilder,
-    shape: Shape,
-    tensors: Tensors,
-    to: Requantization,
-    acc: Buffer,
-    multiplier: Expr,
-    lane: int,
-    channel: Expr,
-    pixel: Expr,
-) -> None:
-    for n in range(shape.pixels):
-        place = (pixel + n) * shape.channels + channel + lane
-        level = finish(acc[lane * shape.pixels + n], multiplier, to, tensors.residual, place)
-        tensors.output[place] = cast(level, "int8")
+    def store(lanes: range) -> None:
+        levels = [level(lane, n) for n in range(shape.pixels) for lane in lanes]
+        address = tensors.output.address(place + lanes.start)
+        kernel.run(store_columns(len(lanes), shape.pixels), address, shape.channels, *levels)
+
+    if not shape.channels_are_odd:
+        store(range(2))
+        return
+    store(range(1))
+    with kernel.when(channel + 1 < shape.channels):
+        store(range(1, 2))
 
 
 def finish(acc: Expr, multiplier: Expr, to: Requantization, residual: Residual | None, place: Expr) -> Expr:
