@@ -7,6 +7,9 @@ import importlib.metadata
 from tinyopt.errors import UsageError
 from tinyopt.targets.target import Target
 
+if __name__ != "tinyopt.targets":
+    raise ImportError("import tinyopt.targets: a bare `targets` makes a second copy of every module")
+
 ENTRY_POINT_GROUP = "tinyopt.targets"
 
 

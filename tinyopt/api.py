@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
-import shutil
-import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,10 +13,11 @@ from numpy.typing import NDArray
 
 from tinyopt import __version__
 from tinyopt.artifact.c_source import Names
+from tinyopt.artifact.folder import check_output_folder, fresh_folder
 from tinyopt.artifact.names import c_identifier
 from tinyopt.artifact.write import measure_code, write_libraries, write_sources
 from tinyopt.disk_cache import default_cache_dir
-from tinyopt.errors import ToolchainError, UsageError
+from tinyopt.errors import ToolchainError
 from tinyopt.evaluate import evaluate_all
 from tinyopt.execution.built_model import load_built_model
 from tinyopt.execution.runner import run_built_model
@@ -89,7 +87,7 @@ def compile_model(
     program = lower(imported.graph, target, options.cache_dir, lambda d, n: on_progress("compiling kernels", d, n))
 
     names = Names(c_identifier(options.name or model.stem))
-    with _fresh_folder(output) as folder:
+    with fresh_folder(output) as folder:
         sample = graph_inputs(program.graph, (calibration or random_samples(original.inputs, 1, options.seed))[0])
         write_sources(program, names, folder, __version__, sample, evaluate_all(program.graph, sample))
         save_graph(program.graph, folder / f"{names.prefix}.graph.npz")
@@ -126,12 +124,6 @@ def write_passes(folder: Path, original: Graph, steps: Sequence[PipelineStep]) -
         (folder / f"{number:02d}-{name}.txt").write_text(print_graph(graph), encoding="utf-8")
 
 
-def check_output_folder(output: Path) -> None:
-    """Raises UsageError where `output` exists and holds something that tinyopt did not write."""
-    if output.exists() and not (output / "report.json").is_file() and (output.is_file() or any(output.iterdir())):
-        raise UsageError(f"{output} exists and is no output folder of tinyopt; choose another with --output")
-
-
 def _load_calibration(graph: Graph, options: CompileOptions) -> Sequence[Sample]:
     if options.calibration is None:
         return ()
@@ -152,32 +144,6 @@ def _optional_compiler(target: Target, cc: str | None) -> Compiler | None:
         if cc:
             raise
         return None
-
-
-class _fresh_folder:  # noqa: N801 - used as a function
-    """A new folder beside `output` that takes its place when all went well, and vanishes when not."""
-
-    def __init__(self, output: Path) -> None:
-        self._output = output
-
-    def __enter__(self) -> Path:
-        parent = self._output.resolve().parent
-        parent.mkdir(parents=True, exist_ok=True)
-        self._work = Path(tempfile.mkdtemp(prefix=f".{self._output.name}-", dir=parent))
-        self._work.chmod(0o755)
-        return self._work
-
-    def __exit__(self, kind: object, *_: object) -> None:
-        if kind is None:
-            if self._output.exists():
-                old = Path(tempfile.mkdtemp(prefix=f".{self._output.name}-old-", dir=self._work.parent))
-                os.replace(self._output, old / "out")
-                os.replace(self._work, self._output)
-                shutil.rmtree(old)
-            else:
-                os.replace(self._work, self._output)
-        else:
-            shutil.rmtree(self._work, ignore_errors=True)
 
 
 def _evaluate(

@@ -104,6 +104,14 @@ def load_labelled(
     return samples, labels[: len(samples)]
 
 
+def save_arrays(path: Path, arrays: Mapping[str, Array]) -> None:
+    """Write a .npz file to this very path. (numpy.savez takes arrays named `file` for its own options.)"""
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, array in arrays.items():
+            with archive.open(f"{name}.npy", "w", force_zip64=True) as file:
+                np.lib.format.write_array(file, array, allow_pickle=False)
+
+
 def random_samples(graph_inputs: Sequence[Value], count: int, seed: int) -> list[Sample]:
     """`count` samples of noise: normal for float inputs, the whole range for small integers, 0 and 1 for the others."""
     generator = np.random.default_rng(seed)

@@ -5,7 +5,6 @@ Log and progress go to stderr, data to stdout. NO_COLOR is honoured (by rich).
 
 from __future__ import annotations
 
-import json
 import sys
 import traceback
 from collections.abc import Callable, Generator
@@ -16,10 +15,12 @@ import click
 from rich.console import Console, RenderableType
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from tinyopt.errors import TinyoptError
+from tinyopt.errors import TinyoptError, UsageError
+from tinyopt.report.build import to_json
 
 VERY_VERBOSE = 2
 PIPE_WIDTH = 140
+_PLAIN: dict[str, Any] = {"highlight": False, "markup": False, "emoji": False}  # a name may look like [bold] or :smile:
 
 
 class Output:
@@ -29,24 +30,29 @@ class Output:
         self.verbosity = verbosity
         self.is_json = is_json
         # tables that are read by a file or a pipe should not be cut at 80 columns
-        self.data = Console(highlight=False, width=None if sys.stdout.isatty() else PIPE_WIDTH)
-        self.log = Console(stderr=True, highlight=False)
+        self.data = Console(**_PLAIN, width=None if sys.stdout.isatty() else PIPE_WIDTH)
+        self.log = Console(stderr=True, **_PLAIN)
 
     def show(self, report: RenderableType, data: Any) -> None:
         """Print the result: as JSON where asked for, else for people."""
         if self.is_json:
-            click.echo(json.dumps(data, indent=1, sort_keys=True))
+            click.echo(to_json(data), nl=False)
         elif self.verbosity >= 0:
             self.data.print(report)
 
     def say(self, text: str) -> None:
         if self.verbosity >= 0 and not self.is_json:
-            self.log.print(text, markup=False)
+            self.log.print(text, soft_wrap=True)
 
     @contextmanager
     def progress(self) -> Generator[Callable[[str, int, int], None]]:
         """A bar on stderr that follows (what, done, all); silent where nobody sees it."""
-        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+        columns = (
+            TextColumn("{task.description}", markup=False),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+        )
         is_hidden = self.verbosity < 0 or self.is_json or not self.log.is_terminal
         with Progress(*columns, console=self.log, transient=True, disable=is_hidden) as bar:
             task = bar.add_task("", total=None)
@@ -57,18 +63,19 @@ class Output:
         if self.verbosity >= VERY_VERBOSE:
             traceback.print_exc()
         if isinstance(error, TinyoptError):
-            self.log.print(f"error: {_one_line(error)}", markup=False, soft_wrap=True)
+            self.log.print(f"error: {_one_line(str(error))}", soft_wrap=True)
             sys.exit(error.exit_code)
-        reason = f"{type(error).__name__}: {_one_line(error)}"
-        self.log.print(
-            f"error: internal error, please report it (-vv shows where): {reason}", markup=False, soft_wrap=True
-        )
+        if isinstance(error, OSError) and error.filename is not None:
+            self.log.print(f"error: {_one_line(str(error.filename))}: {error.strerror}", soft_wrap=True)
+            sys.exit(UsageError.exit_code)
+        reason = f"{type(error).__name__}: {_one_line(str(error))}"
+        self.log.print(f"error: internal error, please report it (-vv shows where): {reason}", soft_wrap=True)
         sys.exit(1)
 
 
-def _one_line(error: BaseException) -> str:
+def _one_line(text: str) -> str:
     """Names from a model may hold anything: control characters must not reach the terminal."""
-    return "".join(c if c.isprintable() else "?" for c in " ".join(str(error).split()))
+    return "".join(c if c.isprintable() else "?" for c in " ".join(text.split()))
 
 
 @contextmanager
@@ -81,5 +88,8 @@ def reported_errors(output: Output) -> Generator[None]:
     except KeyboardInterrupt:
         output.log.print("interrupted")
         sys.exit(130)
+    except BrokenPipeError:  # whoever reads the output has seen enough
+        sys.stdout = None  # or the interpreter would try to flush it once more
+        sys.exit(0)
     except Exception as error:
         output.fail(error)

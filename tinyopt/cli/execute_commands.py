@@ -18,7 +18,7 @@ from tinyopt.execution.profile import LayerProfile, profile
 from tinyopt.execution.runner import run_built_model
 from tinyopt.execution.validate import Validation, validate
 from tinyopt.ir import Array
-from tinyopt.samples import Sample, load_samples, random_samples
+from tinyopt.samples import Sample, load_samples, random_samples, save_arrays
 
 _CC = click.option("--cc", help="C compiler.  [default: $TINYOPT_CC, the target's own, ziglang]")
 _MEAN = click.option("--mean", default=0.0, help="real = (raw - mean) * scale.")
@@ -58,19 +58,24 @@ def run_command(
         fed = load_samples(data, built.graph.inputs, mean, scale, samples)
         result = run_built_model(built, fed, "run", cc, default_cache_dir())
         names = [value.name for value in built.graph.outputs]
-        stacked = {name: np.concatenate([sample[name] for sample in result.outputs]) for name in names}
+        stacked = {name: _stacked([sample[name] for sample in result.outputs]) for name in names}
         if output is not None:
-            np.savez(output, **stacked)  # type: ignore[arg-type]  # numpy's stub takes the arrays for its own options
+            save_arrays(output, stacked)
             screen.say(f"wrote {output}")
         else:
             screen.show(_output_table(stacked), {name: array.tolist() for name, array in stacked.items()})
+
+
+def _stacked(arrays: Sequence[Array]) -> Array:
+    """All samples' arrays along a leading dimension, in the place of a batch dimension of 1 where there is one."""
+    return np.concatenate(arrays) if arrays[0].shape[:1] == (1,) else np.stack(arrays)
 
 
 def _output_table(stacked: dict[str, Array]) -> Table:
     table = Table("output", "sample", "largest at", "values", box=None, pad_edge=False)
     for name, array in stacked.items():
         for number, row in enumerate(array.reshape(len(array), -1)):
-            values = " ".join(f"{value:.4g}" for value in row[:8]) + (" ..." if row.size > 8 else "")
+            values = " ".join(f"{float(value):.4g}" for value in row[:8]) + (" ..." if row.size > 8 else "")
             table.add_row(_printable(name), str(number), str(int(row.argmax())), values)
     return table
 

@@ -9,6 +9,7 @@ import click
 from rich.table import Table
 
 from tinyopt.cli.console import Output, reported_errors
+from tinyopt.errors import UsageError
 from tinyopt.options import CompileOptions
 from tinyopt.pass_manager import Pass
 from tinyopt.pipeline import build_pipeline
@@ -27,7 +28,7 @@ def passes_command(name: str | None, is_json: bool) -> None:
         if name is None:
             screen.show(_pass_table(list(steps.values())), [_pass_data(step) for step in steps.values()])
         elif name not in steps:
-            raise click.UsageError(f"no pass '{name}'; there are: {', '.join(steps)}")
+            raise UsageError(f"no pass '{name}'; there are: {', '.join(steps)}")
         else:
             screen.show(_explanation(steps[name]), _pass_data(steps[name]))
 

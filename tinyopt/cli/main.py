@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import sys
+from typing import Any
+
 import click
 
 from tinyopt import __version__
@@ -10,7 +13,27 @@ from tinyopt.cli.execute_commands import profile_command, run_command, validate_
 from tinyopt.cli.list_commands import passes_command, targets_command
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+class _OneLineErrors(click.Group):
+    """A group whose usage errors look like all others: one line that begins with `error:`."""
+
+    def main(self, *args: Any, **options: Any) -> Any:
+        try:
+            result = super().main(*args, **{**options, "standalone_mode": False})
+        except click.exceptions.NoArgsIsHelpError as error:
+            error.show()
+            sys.exit(error.exit_code)
+        except click.ClickException as error:
+            context = error.ctx if isinstance(error, click.UsageError) else None
+            hint = f" (see {context.command_path} --help)" if context else ""
+            click.echo(f"error: {' '.join(error.format_message().split())}{hint}", err=True)
+            sys.exit(error.exit_code)
+        except click.Abort:
+            sys.exit(130)
+        # without standalone mode click returns what ctx.exit() was given, such as 0 after --help
+        sys.exit(result if isinstance(result, int) else 0)
+
+
+@click.group(cls=_OneLineErrors, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
 @click.version_option(__version__, prog_name="tinyopt")
 def main() -> None:
     """Compile trained ONNX models into small, self-contained C libraries for Arm.

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tinyopt.errors import UsageError
+from tinyopt.errors import InvalidModelError, UsageError
 from tinyopt.graph_file import load_graph
 from tinyopt.ir import Graph
 from tinyopt.targets import target_named
@@ -26,13 +28,34 @@ class BuiltModel:
 
 
 def load_built_model(folder: Path) -> BuiltModel:
-    """Raises UsageError where `folder` is not what `tinyopt compile` wrote."""
+    """Raises UsageError where `folder` is not what `tinyopt compile` wrote, InvalidModelError where it is damaged."""
     report = folder / "report.json"
     if not report.is_file():
         raise UsageError(f"{folder} is not an output folder of tinyopt compile: it has no report.json")
     try:
-        content = json.loads(report.read_text())
+        content = json.loads(report.read_text(encoding="utf-8"))
         prefix, target, layers = str(content["prefix"]), str(content["target"]["name"]), tuple(content["layers"])
-    except (ValueError, KeyError, TypeError) as error:
-        raise UsageError(f"{report} is not a report of tinyopt compile: {error!r}") from error
-    return BuiltModel(folder, prefix, target_named(target), load_graph(folder / f"{prefix}.graph.npz"), layers)
+        described = [(layer["name"], layer["dtype"], tuple(layer["shape"])) for layer in layers]
+    except (ValueError, LookupError, TypeError) as error:
+        raise InvalidModelError(f"{report} is not a report of tinyopt compile: {error!r}; compile again") from error
+    if not re.fullmatch(r"[a-z][a-z0-9_]*", prefix):
+        raise InvalidModelError(f"{report} is damaged: '{prefix}' is no C identifier; compile again")
+    built = BuiltModel(folder, prefix, target_named(target), load_graph(folder / f"{prefix}.graph.npz"), layers)
+    _check_layers(built, described)
+    for name in _needed_files(built):
+        if not (folder / name).is_file():
+            raise InvalidModelError(f"{folder} is damaged: it has no {name}; compile again")
+    return built
+
+
+def _check_layers(built: BuiltModel, described: Sequence[tuple[str, str, tuple[int, ...]]]) -> None:
+    """The report and the graph speak of the same layers."""
+    nodes = {node.name: node for node in built.graph.nodes}
+    for name, dtype, shape in described:
+        if name not in nodes or (nodes[name].outputs[0].dtype, nodes[name].outputs[0].shape) != (dtype, shape):
+            raise InvalidModelError(f"{built.folder} is damaged: its graph has no layer '{name}' such as its report's")
+
+
+def _needed_files(built: BuiltModel) -> tuple[str, ...]:
+    weights = f"{built.prefix}_weights.c" if built.target.code == "c" else f"lib{built.prefix}.a"
+    return f"{built.prefix}.h", f"{built.prefix}.c", weights

@@ -57,6 +57,8 @@ def validate(built: BuiltModel, samples: Sequence[Mapping[str, Array]], cc: str 
         reference = evaluate_all(built.graph, sample)
         if first is None:
             first = _first_difference(number, nodes, result.traces[number], reference, inexact)
+        if first is None:
+            first = _wrong_output(number, built.graph, result.outputs[number], reference, inexact)
         for name, theirs in session.run(sample).items():
             ours = result.outputs[number][name]
             expected = next(reference[value] for value in built.graph.outputs if value.name == name)
@@ -92,16 +94,33 @@ def _first_difference(
     reference: Mapping[Value, Array],
     inexact: set[Value],
 ) -> str | None:
+    """The first layer whose first output differs."""
     for index, (node, ours) in enumerate(zip(nodes, trace, strict=True)):
-        expected = reference[node.outputs[0]]
-        wrong = ~_equal(ours, expected, _is_exact(node.outputs[0], inexact))
-        if wrong.any():
-            place = tuple(int(i) for i in np.argwhere(wrong)[0])
-            return (
-                f"sample {sample}, layer {index} ({node.op} '{node.name}'): {int(wrong.sum())} of {ours.size} elements "
-                f"differ, first at {place}: {ours[place]}, reference {expected[place]}"
-            )
+        value = node.outputs[0]
+        if difference := _difference(ours, reference[value], _is_exact(value, inexact)):
+            return f"sample {sample}, layer {index} ({node.op} '{node.name}'): {difference}"
     return None
+
+
+def _wrong_output(
+    sample: int, graph: Graph, outputs: Mapping[str, Array], reference: Mapping[Value, Array], inexact: set[Value]
+) -> str | None:
+    """The first graph output that differs: a layer's second output, and a view of an input, are no layer's result."""
+    for value in graph.outputs:
+        if difference := _difference(outputs[value.name], reference[value], _is_exact(value, inexact)):
+            return f"sample {sample}, output '{value.name}': {difference}"
+    return None
+
+
+def _difference(ours: Array, expected: Array, is_exact: bool) -> str | None:
+    wrong = ~_equal(ours, expected, is_exact)
+    if not wrong.any():
+        return None
+    place = tuple(int(i) for i in np.argwhere(wrong)[0])
+    return (
+        f"{int(wrong.sum())} of {ours.size} elements differ, "
+        f"first at {place}: {ours[place]}, reference {expected[place]}"
+    )
 
 
 def _equal(ours: Array, expected: Array, is_exact: bool) -> Array:

@@ -66,9 +66,11 @@ def build_report(
     }
 
 
-def to_json(report: dict[str, Any]) -> str:
+def to_json(report: Any) -> str:
     """Sorted, indented, and strict JSON: infinities become null."""
-    return json.dumps(_finite(report), indent=1, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n"
+    return (
+        json.dumps(_finite(report), indent=1, sort_keys=True, ensure_ascii=False, allow_nan=False, default=str) + "\n"
+    )
 
 
 def _finite(value: Any) -> Any:

@@ -16,7 +16,15 @@ PLAIN_WIDTH = 120
 def plain_text(report: dict[str, Any]) -> str:
     """The report without colours, for report.txt."""
     buffer = io.StringIO()
-    console = Console(file=buffer, width=PLAIN_WIDTH, color_system=None, force_terminal=False, legacy_windows=False)
+    console = Console(
+        file=buffer,
+        width=PLAIN_WIDTH,
+        markup=False,
+        emoji=False,
+        color_system=None,
+        force_terminal=False,
+        legacy_windows=False,
+    )
     console.print(renderable(report))
     return "\n".join(line.rstrip() for line in buffer.getvalue().splitlines()) + "\n"
 
