@@ -169,8 +169,13 @@ def _evaluate(
     else:
         found, source = [evaluate_all(program.graph, sample)[output] for sample in fed], "the numpy reference"
     after = np.array([as_real(array, output).argmax() for array in found])
-    shares = [float(np.mean(a == b)) for a, b in ((before, labels), (after, labels), (before, after))]
-    return Evaluation(len(labels), *shares, source)
+    return Evaluation(
+        len(labels),
+        float_top1=float(np.mean(before == labels)),
+        compiled_top1=float(np.mean(after == labels)),
+        agreement=float(np.mean(before == after)),
+        source=source,
+    )
 
 
 def _write_report(folder: Path, report: dict[str, Any]) -> None:
