@@ -28,7 +28,7 @@ from tinyopt.targets.kernels.vector.window import window_of
 
 NARROWEST = 4  # channels
 WIDEST = 16
-LOWEST_FLOAT = float(np.finfo(np.float32).min)
+LOWEST_FLOAT = float("-inf")
 
 
 @dataclass(frozen=True)
