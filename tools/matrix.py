@@ -24,6 +24,7 @@ from tinyopt.disk_cache import default_cache_dir
 from tinyopt.errors import TinyoptError
 from tinyopt.execution.built_model import load_built_model
 from tinyopt.execution.profile import profile
+from tinyopt.execution.runner import firmware_bytes
 from tinyopt.execution.validate import validate
 from tinyopt.options import CompileOptions
 from tinyopt.samples import load_samples, random_samples
@@ -47,6 +48,7 @@ class Outcome:
     instructions: int | None
     macs: int
     flash_bytes: int | None
+    firmware_bytes: int | None
     arena_bytes: int
     compile_seconds: float
     error: str | None
@@ -76,6 +78,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--float", action="store_true", help="compile in float32: no calibration")
     parser.add_argument("--prune", type=float, default=0.0)
     parser.add_argument("--cluster", type=int, default=0)
+    parser.add_argument("--elf", action="store_true", help="link the smallest program and measure its flash")
     parser.add_argument("--json", type=Path, help="also write the figures to this file")
     return parser.parse_args()
 
@@ -90,7 +93,7 @@ def _outcome(model: Path, target: str, arguments: argparse.Namespace) -> Outcome
         with tempfile.TemporaryDirectory(prefix="tinyopt-matrix-") as folder:
             return _compile_and_check(model, target, arguments, Path(folder) / "out")
     except TinyoptError as error:
-        return Outcome(model.stem, target, 0, 0, 0, None, 0, 0.0, None, 0, None, 0, 0.0, str(error))
+        return Outcome(model.stem, target, 0, 0, 0, None, 0, 0.0, None, 0, None, None, 0, 0.0, str(error))
 
 
 def _compile_and_check(model: Path, target: str, arguments: argparse.Namespace, output: Path) -> Outcome:
@@ -131,6 +134,7 @@ def _compile_and_check(model: Path, target: str, arguments: argparse.Namespace, 
         instructions,
         after["macs"],
         after["flash_bytes"],
+        firmware_bytes(built, None) if arguments.elf else None,
         after["arena_bytes"],
         round(seconds, 1),
         None,
@@ -146,7 +150,18 @@ def _table(outcomes: list[Outcome]) -> Table:
     table = Table(box=None, pad_edge=False)
     for title in ("model", "target"):
         table.add_column(title)
-    for title in ("layers", "bytes that differ", "ORT steps", "ORT error", "M insns", "M MACs", "flash", "arena", "s"):
+    for title in (
+        "layers",
+        "bytes that differ",
+        "ORT steps",
+        "ORT error",
+        "M insns",
+        "M MACs",
+        "flash",
+        "ELF",
+        "arena",
+        "s",
+    ):
         table.add_column(title, justify="right")
     for outcome in outcomes:
         if outcome.error:
@@ -162,6 +177,7 @@ def _table(outcomes: list[Outcome]) -> Table:
             "" if outcome.instructions is None else f"{outcome.instructions / 1e6:.3f}",
             f"{outcome.macs / 1e6:.3f}",
             "" if outcome.flash_bytes is None else f"{outcome.flash_bytes:,}",
+            "" if outcome.firmware_bytes is None else f"{outcome.firmware_bytes:,}",
             f"{outcome.arena_bytes:,}",
             f"{outcome.compile_seconds:.0f}",
         )

@@ -62,18 +62,24 @@ def run_built_model(
         )
 
 
+def firmware_bytes(built: BuiltModel, cc: str | None) -> int:
+    """Bytes of flash of the smallest linked program that runs the model: code, constants, start-up and C library.
+
+    Raises ToolchainError where a compiler is missing or fails.
+    """
+    compiler = find_compiler(built.target, cc)
+    with tempfile.TemporaryDirectory(prefix="tinyopt-firmware-") as text_folder:
+        folder = Path(text_folder)
+        (folder / "firmware.c").write_text(_render("firmware.c.j2", built, {}))
+        is_source = built.target.code == "c"
+        sources = [folder / "firmware.c", *([built.folder.resolve() / f"{built.prefix}.c"] if is_source else [])]
+        flags = ("-ffunction-sections", "-fdata-sections", "-Wl,--gc-sections")
+        return compiler.flash_bytes(_link(built, compiler, sources, flags, folder / "firmware.elf"))
+
+
 def _build(built: BuiltModel, samples: int, mode: Mode, compiler: Compiler, folder: Path) -> Path:
     """Compile the runner, which contains the model's C file, with the model's weights or library."""
-    templates = jinja2.Environment(
-        loader=jinja2.PackageLoader("tinyopt.execution"),
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        autoescape=False,
-    )
     values: dict[str, Any] = {
-        "p": built.prefix,
-        "U": built.prefix.upper(),
         "mode": mode,
         "samples": samples,
         "slots": [
@@ -82,15 +88,29 @@ def _build(built: BuiltModel, samples: int, mode: Mode, compiler: Compiler, fold
         "input_bytes": [value.type.bytes for value in built.graph.inputs],
         "output_bytes": [value.type.bytes for value in built.graph.outputs],
     }
-    (folder / "runner.c").write_text(templates.get_template("runner.c.j2").render(values))
-    program = folder / "runner.elf"
+    (folder / "runner.c").write_text(_render("runner.c.j2", built, values))
+    return _link(built, compiler, [folder / "runner.c"], (), folder / "runner.elf")
+
+
+def _render(template: str, built: BuiltModel, values: Mapping[str, Any]) -> str:
+    templates = jinja2.Environment(
+        loader=jinja2.PackageLoader("tinyopt.execution"),
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        autoescape=False,
+    )
+    return templates.get_template(template).render({"p": built.prefix, "U": built.prefix.upper()} | dict(values))
+
+
+def _link(built: BuiltModel, compiler: Compiler, sources: Sequence[Path], flags: Sequence[str], program: Path) -> Path:
+    """Compile `sources` with the model's weights (or library) into `program`, as the target's board wants it."""
+    folder = built.folder.resolve()
     weights = f"{built.prefix}_weights.c" if built.target.code == "c" else f"lib{built.prefix}.a"
     compiler.run(
-        *("-std=gnu99", "-O3", "-ffp-contract=off", f"-I{built.folder.resolve()}", "runner.c"),
-        built.folder.resolve() / weights,
+        *("-std=gnu99", "-O3", "-ffp-contract=off", *flags, f"-I{folder}", *sources, folder / weights),
         *_link_arguments(built),
         *("-lm", "-o", program),
-        folder=folder,
     )
     return program
 
