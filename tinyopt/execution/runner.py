@@ -108,7 +108,8 @@ def _link(built: BuiltModel, compiler: Compiler, sources: Sequence[Path], flags:
     folder = built.folder.resolve()
     weights = f"{built.prefix}_weights.c" if built.target.code == "c" else f"lib{built.prefix}.a"
     compiler.run(
-        *("-std=gnu99", "-O3", "-ffp-contract=off", *flags, f"-I{folder}", *sources, folder / weights),
+        *("-std=gnu99", "-O3", "-ffp-contract=off", *flags, f"-I{folder}"),
+        *[*sources, folder / weights],
         *_link_arguments(built),
         *("-lm", "-o", program),
     )
