@@ -1,0 +1,81 @@
+"""Runs a lowered program's memory plan in Python: every call reads its inputs from the arena and writes its outputs.
+
+What the kernels compute comes from the numpy references: nothing is compiled, and what is tried is where things lie.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from tinyopt.ir import DTYPES, Array, TensorType, Value
+from tinyopt.lowering.program import ArenaSlot, FlashConstant, KernelCall, Location, Program
+from tinyopt.ops import OPERATORS
+from tinyopt.targets.kernel import InputArgument, OutputArgument, ScratchArgument
+
+
+def run_in_arena(program: Program, inputs: Mapping[str, Array]) -> list[Array]:
+    """The program's outputs, from an arena that was full of garbage."""
+    arena = np.random.default_rng(7).integers(0, 256, program.arena_bytes, dtype=np.uint8)
+    for value in program.graph.inputs:
+        place = program.places[value]
+        assert isinstance(place, ArenaSlot)
+        _write(arena, place, inputs[value.name])
+    for call in program.calls:
+        _check_overlaps(call)
+        _run(arena, call)
+    return [_read(arena, program.places[value], value.type) for value in program.graph.outputs]
+
+
+def _run(arena: Array, call: KernelCall) -> None:
+    node = call.node
+    found: dict[Value, Array] = {value: value.data for value in node.present_inputs if value.is_constant}
+    for argument, passed in zip(call.kernel.arguments, call.arguments, strict=True):
+        if isinstance(argument, InputArgument):
+            assert isinstance(passed, Location)
+            value = node.input(argument.index)
+            found[value] = _read(arena, passed.place, value.type)
+    missing = [value.name for value in node.variable_inputs if value not in found]
+    assert not missing, f"{call.kernel.name} is not given {missing}"
+    results = OPERATORS[node.op].evaluate(node, [None if value is None else found[value] for value in node.inputs])
+    for argument, passed in zip(call.kernel.arguments, call.arguments, strict=True):
+        if isinstance(argument, ScratchArgument):
+            assert isinstance(passed, Location)
+            assert isinstance(passed.place, ArenaSlot)
+            arena[passed.place.offset : passed.place.offset + passed.place.bytes] = 0xA5
+    for slot, result in zip(call.outputs, results, strict=True):
+        _write(arena, slot, result)
+
+
+def _check_overlaps(call: KernelCall) -> None:
+    """What a call writes overlaps nothing else that it is given, but the input that its kernel may replace."""
+    slots = [
+        (argument, passed.place)
+        for argument, passed in zip(call.kernel.arguments, call.arguments, strict=True)
+        if isinstance(passed, Location) and isinstance(passed.place, ArenaSlot)
+    ]
+    for i, (argument, slot) in enumerate(slots):
+        if isinstance(argument, InputArgument):
+            continue
+        for j, (other, its) in enumerate(slots):
+            is_replaced = (
+                isinstance(argument, OutputArgument)
+                and isinstance(other, InputArgument)
+                and other.index == call.kernel.in_place
+            )
+            is_apart = slot.offset + slot.bytes <= its.offset or its.offset + its.bytes <= slot.offset
+            assert i == j or is_apart or is_replaced, f"{call.kernel.name}: {argument} overlaps {other}"
+
+
+def _write(arena: Array, slot: ArenaSlot, array: Array) -> None:
+    data = np.frombuffer(np.ascontiguousarray(array).tobytes(), np.uint8)
+    assert len(data) == slot.bytes
+    arena[slot.offset : slot.offset + slot.bytes] = data
+
+
+def _read(arena: Array, place: ArenaSlot | FlashConstant, kind: TensorType) -> Array:
+    if isinstance(place, FlashConstant):
+        return place.array
+    raw = arena[place.offset : place.offset + kind.bytes].tobytes()
+    return np.frombuffer(raw, DTYPES[kind.dtype]).reshape(kind.shape)
