@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-
 from dsp_harness import Case
+
 from tinyopt.ir import Array, Attribute, Clusters, Node, Quantization, TensorType, Value
 from tinyopt.ops import OPERATORS
-from tinyopt.targets.kernel import Kernel, KernelPlanner, Refusal
+from tinyopt.targets.kernel import Kernel, KernelPlanner
 
 
 class CaseMaker:
@@ -33,7 +33,7 @@ class CaseMaker:
         strides: tuple[int, int] = (1, 1),
         pads: tuple[int, int, int, int] = (0, 0, 0, 0),
         depthwise: bool = False,
-        **options: int | bool,
+        **options: int,
     ) -> Case:
         """QConv on an image (height, width, channels)."""
         group = image[2] if depthwise else 1
@@ -41,9 +41,7 @@ class CaseMaker:
         attributes: dict[str, Attribute] = {"strides": strides, "pads": pads, "dilations": (1, 1), "group": group}
         return self._weighted("QConv", planner, (1, *image), weights, attributes, **options)
 
-    def dense(
-        self, planner: KernelPlanner, shape: tuple[int, ...], channels: int, **options: int | bool
-    ) -> Case:
+    def dense(self, planner: KernelPlanner, shape: tuple[int, ...], channels: int, **options: int) -> Case:
         weights = self._random.integers(-127, 128, (channels, shape[-1])).astype(np.int8)
         return self._weighted("QDense", planner, shape, weights, {}, **options)
 
@@ -54,7 +52,7 @@ class CaseMaker:
         shape: tuple[int, ...],
         weights: Array,
         attributes: dict[str, Attribute],
-        residual: bool = False,
+        residual: int = 0,
         shift: int = 32,
         low: int = -128,
         high: int = 127,
@@ -104,9 +102,7 @@ class CaseMaker:
         node.outputs = [self.activation("y", OPERATORS[op].infer(node)[0].shape, -5 if others else 3)]
         return self.case(node, planner)
 
-    def add(
-        self, planner: KernelPlanner, shapes: Sequence[tuple[int, ...]], attributes: dict[str, Attribute]
-    ) -> Case:
+    def add(self, planner: KernelPlanner, shapes: Sequence[tuple[int, ...]], attributes: dict[str, Attribute]) -> Case:
         inputs = [self.activation(f"x{i}", shape, 20 * i - 9) for i, shape in enumerate(shapes)]
         node = Node("QAdd", "node", list(inputs), [inputs[0]], attributes)
         node.outputs = [self.activation("y", OPERATORS["QAdd"].infer(node)[0].shape, 11)]
@@ -114,6 +110,8 @@ class CaseMaker:
 
     def case(self, node: Node, planner: KernelPlanner) -> Case:
         kernel = planner(node)
-        assert isinstance(kernel, Kernel), kernel.reason if isinstance(kernel, Refusal) else kernel
-        arrays = tuple(None if v is None else v.constant if v.is_constant else self.levels(v.shape) for v in node.inputs)
+        assert isinstance(kernel, Kernel), kernel.reason
+        arrays = tuple(
+            None if v is None else v.constant if v.is_constant else self.levels(v.shape) for v in node.inputs
+        )
         return Case(node, kernel, arrays)

@@ -75,7 +75,7 @@ def require_tools() -> None:
 
 
 def run_cases(cases: Sequence[Case], folder: Path, plugin: Path | None = None, flags: Sequence[str] = FLAGS) -> str:
-    """What the program printed; raises where it differs from the references. `plugin` counts each case's instructions."""
+    """What the program printed, which is nothing where all is right. `plugin` counts the instructions of each case."""
     (folder / "cases.c").write_text(program_text(cases))
     return _run(folder, flags, plugin)
 
@@ -153,9 +153,7 @@ def case_text(number: int, case: Case, function: str, parts: list[str]) -> str:
     return f"static void run_{number}(void) {{\n{''.join(lines)}}}\n"
 
 
-def _run_text(
-    number: int, case: Case, function: str, parts: list[str], bytes: int, in_place: int | None
-) -> str:
+def _run_text(number: int, case: Case, function: str, parts: list[str], bytes: int, in_place: int | None) -> str:
     if in_place is not None:
         content = case.arrays[in_place]
         assert content is not None
@@ -187,7 +185,11 @@ def _run_text(
                 passed.append("(void *)y")
             else:
                 passed.append(f"(const void *){name}")
-    marks = ('__asm volatile("mov r9, r9\\n\\tmov r9, r9");', '__asm volatile("mov r10, r10");') if in_place is None else ("", "")
+    marks = (
+        ('__asm volatile("mov r9, r9\\n\\tmov r9, r9");', '__asm volatile("mov r10, r10");')
+        if in_place is None
+        else ("", "")
+    )
     lines.append(f"    {marks[0]}\n    {function}({', '.join(passed)});\n    {marks[1]}\n")
     how = "" if in_place is None else " in place"
     lines.append(f'    if (!({" && ".join(checks)})) puts("case {number}{how}: it wrote outside");\n')

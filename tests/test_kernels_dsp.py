@@ -58,10 +58,10 @@ def pointwise_cases(make: CaseMaker) -> Iterator[Case]:
     for depth, channels in product((1, 2, 3, 4, 7, 16, 40), (1, 2, 5)):
         yield make.conv(plan_pointwise, (3, depth % 3 + 1, depth), channels)
     yield make.conv(plan_pointwise, (5, 5, 64), 64)
-    yield make.conv(plan_pointwise, (2, 3, 66), 12, residual=True)
-    yield make.conv(plan_pointwise, (4, 4, 24), 24, residual=True, low=-5)
+    yield make.conv(plan_pointwise, (2, 3, 66), 12, residual=1)
+    yield make.conv(plan_pointwise, (4, 4, 24), 24, residual=1, low=-5)
     yield make.conv(plan_pointwise, (1, 7, 9), 6, shift=31, high=60)
-    yield make.conv(plan_pointwise, (1, 7, 9), 6, shift=29, residual=True)
+    yield make.conv(plan_pointwise, (1, 7, 9), 6, shift=29, residual=1)
     for clusters, (depth, channels) in product((2, 6, 16, 100), ((8, 7), (31, 20))):
         yield make.conv(plan_pointwise, (3, 3, depth), channels, clusters=clusters)
 
@@ -71,12 +71,12 @@ def convolution_cases(make: CaseMaker) -> Iterator[Case]:
         yield make.conv(plan_convolution, (6, 5, channels), 3, window, (1, 1), (1, 2, 1, 1))
     yield make.conv(plan_convolution, (49, 10, 1), 4, (10, 4), (2, 2), (4, 1, 5, 1))
     yield make.conv(plan_convolution, (12, 12, 3), 8, (3, 3), (2, 2), (0, 0, 1, 1))
-    yield make.conv(plan_convolution, (9, 8, 20), 6, (3, 3), (2, 1), (1, 1, 1, 1), residual=True)
+    yield make.conv(plan_convolution, (9, 8, 20), 6, (3, 3), (2, 1), (1, 1, 1, 1), residual=1)
     yield make.conv(plan_convolution, (9, 8, 6), 6, (1, 1), (2, 3))
     yield make.conv(plan_convolution, (1, 20, 8), 8, (1, 7), (1, 2), (0, 3, 0, 3), low=-30, high=40)
-    yield make.conv(plan_convolution, (4, 4, 2), 4, (7, 7), (1, 1), (3, 3, 3, 3), shift=30, residual=True)
+    yield make.conv(plan_convolution, (4, 4, 2), 4, (7, 7), (1, 1), (3, 3, 3, 3), shift=30, residual=1)
     yield make.conv(plan_convolution, (6, 6, 3), 19, (3, 3), (1, 1), (1, 1, 1, 1), clusters=8)
-    yield make.conv(plan_convolution, (5, 5, 64), 18, (3, 3), (1, 1), (1, 1, 1, 1), clusters=16, residual=True)
+    yield make.conv(plan_convolution, (5, 5, 64), 18, (3, 3), (1, 1), (1, 1, 1, 1), clusters=16, residual=1)
 
 
 def depthwise_cases(make: CaseMaker) -> Iterator[Case]:
@@ -84,13 +84,18 @@ def depthwise_cases(make: CaseMaker) -> Iterator[Case]:
         yield make.conv(plan_depthwise, (7, width, 8), 8, (3, 3), (stride, stride), (1, 1, 1, 1), depthwise=True)
     for channels in (2, 3, 5, 11):
         yield make.conv(plan_depthwise, (6, 6, channels), channels, (3, 3), (1, 1), (1, 1, 1, 1), depthwise=True)
-    for window, pads in (((1, 5), (0, 2, 0, 2)), ((5, 5), (2, 2, 2, 2)), ((4, 2), (1, 0, 2, 1)), ((1, 1), (0, 0, 0, 0))):
+    for window, pads in (
+        ((1, 5), (0, 2, 0, 2)),
+        ((5, 5), (2, 2, 2, 2)),
+        ((4, 2), (1, 0, 2, 1)),
+        ((1, 1), (0, 0, 0, 0)),
+    ):
         for stride in (1, 2, 3):
             yield make.conv(plan_depthwise, (9, 10, 6), 6, window, (stride, stride), pads, depthwise=True)
     yield make.conv(plan_depthwise, (40, 48, 4), 4, (3, 3), (1, 1), (1, 1, 1, 1), depthwise=True)  # several strips
     yield make.conv(plan_depthwise, (40, 48, 5), 5, (3, 3), (2, 2), (0, 0, 1, 1), depthwise=True, low=-5)
     yield make.conv(plan_depthwise, (40, 50, 4), 4, (2, 2), (3, 3), depthwise=True)  # strips that share no row
-    yield make.conv(plan_depthwise, (6, 6, 8), 8, (3, 3), (1, 1), (1, 1, 1, 1), depthwise=True, residual=True)
+    yield make.conv(plan_depthwise, (6, 6, 8), 8, (3, 3), (1, 1), (1, 1, 1, 1), depthwise=True, residual=1)
     yield make.conv(plan_depthwise, (6, 6, 8), 8, (3, 3), (1, 1), (1, 1, 1, 1), depthwise=True, shift=28)
     yield make.conv(plan_depthwise, (5, 9, 8), 8, (5, 9), depthwise=True)  # one output pixel
 
@@ -99,7 +104,7 @@ def dense_cases(make: CaseMaker) -> Iterator[Case]:
     for depth, channels in product((1, 3, 4, 10, 64), (1, 2, 3, 4, 9)):
         yield make.dense(plan_dense, (1, depth), channels)
     yield make.dense(plan_dense, (1, 640), 12, low=-5)
-    yield make.dense(plan_dense, (70,), 6, residual=True)
+    yield make.dense(plan_dense, (70,), 6, residual=1)
     yield make.dense(plan_dense, (1, 33), 6, shift=30)
     yield make.dense(plan_dense, (2, 5, 33), 6)
     for clusters, channels in product((3, 16, 40), (1, 2, 3, 8)):
@@ -131,9 +136,7 @@ def pool_cases(make: CaseMaker) -> Iterator[Case]:
             "layout": "NHWC",
         }
         yield make.unary("MaxPool", plan_max_pool, (1, 9, 8, channels), window)
-        yield make.unary(
-            "QAveragePool", plan_average_pool, (1, 9, 8, channels), {**window, **rounding}, _factors([5])
-        )
+        yield make.unary("QAveragePool", plan_average_pool, (1, 9, 8, channels), {**window, **rounding}, _factors([5]))
     window = {"kernel": (3, 3), "strides": (1, 1), "pads": (1, 1, 1, 1), "dilations": (1, 1)}
     yield make.unary(
         "QAveragePool", plan_average_pool, (1, 3, 3, 8), {**window, **rounding}, _factors([4, 6, 4, 6, 9, 6, 4, 6, 4])
@@ -156,6 +159,18 @@ FAMILIES = {
 }
 
 
+def test_the_meaning_of_the_multiplications_is_a_dot_product() -> None:
+    weights = np.array([[3, -4], [5, 6]], np.int8)  # place, channel
+    word = intrinsics.LOAD_WORD.meaning(weights.reshape(-1))
+    x = np.array([[100, -7], [2, 9], [11, 1]], np.int16)  # pixel, place
+    acc = np.zeros(4, np.int32)
+    intrinsics.multiply_columns(2).meaning(acc, x.view(np.int32).reshape(-1), 1, word)
+    assert acc.reshape(2, 2).tolist() == (weights.T.astype(int) @ x[1:].T.astype(int)).tolist()
+    acc = np.zeros(1, np.int32)
+    intrinsics.multiply_rows(1).meaning(acc, [word], word)
+    assert acc.tolist() == [3 * 3 + 4 * 4 + 5 * 5 + 6 * 6]
+
+
 @pytest.mark.qemu
 @pytest.mark.parametrize("family", FAMILIES)
 def test_kernels_give_the_bits_of_the_references_and_write_nowhere_else(family: str, tmp_path: Path) -> None:
@@ -168,5 +183,5 @@ def test_kernels_give_the_bits_of_the_references_and_write_nowhere_else(family: 
 def test_instructions_do_what_their_meaning_says(tmp_path: Path) -> None:
     require_tools()
     known = [value for value in vars(intrinsics).values() if isinstance(value, Intrinsic)]
-    pure = [intrinsic for intrinsic in known if intrinsic is not intrinsics.LOAD_WORD]
+    pure = [intrinsic for intrinsic in known if intrinsic not in (intrinsics.LOAD_WORD, intrinsics.OPAQUE_ADDRESS)]
     assert run_intrinsics([*pure, SMMLAR, SSAT8, intrinsics.shift_and_saturate(5)], tmp_path) == ""

@@ -1,4 +1,4 @@
-"""int8 kernels for cores with the DSP extension. `DSP`: for each operator the planners to try before the scalar ones."""
+"""int8 kernels for cores with the DSP extension. `DSP`: per operator, the planners to try before the scalar ones."""
 
 from __future__ import annotations
 

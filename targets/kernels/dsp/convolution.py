@@ -1,8 +1,8 @@
 """Convolution with any window, stride and padding, as a matrix product over gathered windows.
 
-The window of each pixel is widened into the block, row by row; then every pair of channels takes its tile. A window that
-lies across the image's border has the input's zero point outside: where the channels are a multiple of four, each of its
-taps is a run of its own; elsewhere each of its rows is put together as bytes first.
+The window of each pixel is widened into the block, row by row; then every pair of channels takes its tile. A window
+that lies across the image's border has the input's zero point outside: where the channels are a multiple of four, each
+of its taps is a run of its own; elsewhere each of its rows is put together as bytes first.
 """
 
 from __future__ import annotations
@@ -18,7 +18,6 @@ from tinyopt.targets.kernels.dsp.product import ANY_SIZE, PIXELS
 from tinyopt.targets.kernels.dsp.widening import fill_run, widen_run
 from tinyopt.targets.kernels.requantize import zero_point_of
 from tinyopt.targets.kernels.tir import Buffer, Expr, KernelBuilder, PrimFunc, both, cast
-
 
 UNROLLED_WORDS = 20  # a window up to this size is widened without loops
 
@@ -101,10 +100,16 @@ class _Image:
 def _declare_image(kernel: KernelBuilder, spec: ConvolutionSpec) -> Callable[[], _Image]:
     """Declare the parameters; calling the result, after all others are declared, makes the locals."""
     x = kernel.buffer("x", "int8", ANY_SIZE)
-    names = ("height", "width", "output_width", "row_stride", "column_stride", "top", "left", "zero_point")
-    scalars = [kernel.scalar(name) for name in names]
+    height, width, output_width = (kernel.scalar(name) for name in ("height", "width", "output_width"))
+    row_stride, column_stride = kernel.scalar("row_stride"), kernel.scalar("column_stride")
+    top, left, zero_point = (kernel.scalar(name) for name in ("top", "left", "zero_point"))
     border = None if spec.taps_are_runs else kernel.buffer("border", "int8", spec.run)
-    return lambda: _Image(x, *scalars, border, kernel.local("int32", 2))
+
+    def make() -> _Image:
+        window = kernel.local("int32", 2)
+        return _Image(x, height, width, output_width, row_stride, column_stride, top, left, zero_point, border, window)
+
+    return make
 
 
 def convolution(spec: ConvolutionSpec) -> PrimFunc:
@@ -157,7 +162,9 @@ def _gather_inside(kernel: KernelBuilder, spec: ConvolutionSpec, image: _Image, 
             widen_run(kernel, image.x, start + row * row_bytes, run, block, lane + row * words * PIXELS)
         return
     with kernel.loop(spec.rows) as row:
-        widen_run(kernel, image.x, kernel.let(start + row * row_bytes), run, block, kernel.let(lane + row * (words * PIXELS)))
+        widen_run(
+            kernel, image.x, kernel.let(start + row * row_bytes), run, block, kernel.let(lane + row * (words * PIXELS))
+        )
 
 
 def _gather_taps(

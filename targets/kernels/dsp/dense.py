@@ -1,8 +1,9 @@
 """Dense layer on one vector: several channels at a time over the whole depth.
 
 Four neighbouring weights of a channel lie in one word, the words of the channels computed together side by side:
-[group of channels][quad of the depth][channel][4]. SXTB16 and SXTB16 with ROR #8 widen a word of the input and one of each
-channel alike, into the pairs (0, 2) and (1, 3). Clustered weights are looked up in the same place, for each is used but once.
+[group of channels][quad of the depth][channel][4]. SXTB16 and SXTB16 with ROR #8 widen a word of the input and one of
+each channel alike, into the pairs (0, 2) and (1, 3). Clustered weights are looked up in the same place, for each is
+used but once.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from tinyopt.targets.kernel import (
     ScalarArgument,
 )
 from tinyopt.targets.kernels.dsp.decoding import WORDS_AT_ONCE, cluster_arguments, decode_words, index_bits
-from tinyopt.targets.kernels.dsp.intrinsics import LOAD_WORD, SMLAD, SXTB16, SXTB16_ROR8
+from tinyopt.targets.kernels.dsp.intrinsics import LOAD_WORD, SMLAD, SXTB16, SXTB16_ROR8, multiply_rows
 from tinyopt.targets.kernels.dsp.packing import as_words
 from tinyopt.targets.kernels.dsp.pointwise import plan_rows
 from tinyopt.targets.kernels.dsp.product import ANY_SIZE, RESIDUAL_INTRINSICS, Residual, finish
@@ -49,6 +50,12 @@ class DenseSpec:
     @property
     def quads(self) -> int:
         return -(-self.depth // 4)
+
+    @property
+    def intrinsics(self) -> tuple[Intrinsic, ...]:
+        sizes = [channels for channels, groups in ((CHANNELS, self.groups), (self.rest, self.rest)) if groups]
+        rows = [] if self.bits else [multiply_rows(channels) for channels in sizes]
+        return (*DENSE_INTRINSICS, *rows, *(RESIDUAL_INTRINSICS if self.has_residual else ()))
 
     @property
     def rest_words(self) -> int:
@@ -80,7 +87,7 @@ def plan_dense(node: Node) -> Kernel | Refusal:
         spec=spec,
         name="dense_clustered_smlad" if spec.bits else "dense_smlad",
         arguments=tuple(arguments),
-        intrinsics=(*DENSE_INTRINSICS, *(RESIDUAL_INTRINSICS if has_residual else ())),
+        intrinsics=spec.intrinsics,
         in_place=4 if has_residual else None,
     )
 
@@ -192,14 +199,14 @@ def _step(
     words: int,
 ) -> None:
     """Four elements of the input times four weights of each channel."""
-    even, odd = kernel.let(call(SXTB16, x)), kernel.let(call(SXTB16_ROR8, x))
     if parameters.codebook is None:
-        weights = [parameters.weights[first_word + n] for n in range(channels)]
-    else:
-        pairs = first_word // WORDS_AT_ONCE
-        weights = []
-        for pair in range(words // WORDS_AT_ONCE):
-            weights += decode_words(kernel, parameters.weights, parameters.codebook, spec.bits, pairs + pair)
+        kernel.run(multiply_rows(channels), acc.address(), parameters.weights.address(first_word), x)
+        return
+    even, odd = kernel.let(call(SXTB16, x)), kernel.let(call(SXTB16_ROR8, x))
+    pairs = first_word // WORDS_AT_ONCE
+    weights: list[Expr] = []
+    for pair in range(words // WORDS_AT_ONCE):
+        weights += decode_words(kernel, parameters.weights, parameters.codebook, spec.bits, pairs + pair)
     for n in range(channels):
         word = kernel.let(weights[n])
         acc[n] = call(SMLAD, call(SXTB16, word), even, acc[n])

@@ -68,7 +68,7 @@ def plan_add(node: Node) -> Kernel | Refusal:
 def _fits(multipliers: tuple[int, int], offset: int) -> bool:
     """Whether every partial sum of the offset and the products of int8 fits an int32."""
     room = sum(abs(multiplier) * -INT8_LOW for multiplier in multipliers)
-    return -(1 << 31) <= offset - room and offset + room < 1 << 31
+    return offset - room >= -(1 << 31) and offset + room < 1 << 31
 
 
 def add(spec: AddSpec) -> PrimFunc:
@@ -79,8 +79,8 @@ def add(spec: AddSpec) -> PrimFunc:
         elements, multiplier_a, multiplier_b, offset = (kernel.scalar(name) for name in names)
 
         def store(place: Expr) -> None:
-            products = cast(a[place], "int32") * multiplier_a + cast(b[place], "int32") * multiplier_b
-            y[place] = cast(_level(spec, products + offset), "int8")
+            total = offset + cast(a[place], "int32") * multiplier_a + cast(b[place], "int32") * multiplier_b
+            y[place] = cast(_level(spec, total), "int8")
 
         quads = kernel.let(elements >> 2)
         with kernel.loop(quads) as quad:
@@ -91,7 +91,7 @@ def add(spec: AddSpec) -> PrimFunc:
     return kernel.finish()
 
 
-def _level(spec: AddSpec, sum: Expr) -> Expr:
+def _level(spec: AddSpec, total: Expr) -> Expr:
     if not spec.zero_point_is_folded:
-        return saturate((sum >> spec.to.shift) + spec.to.zero_point, spec.to)
-    return clamp_saturated(call(shift_and_saturate(spec.to.shift), sum), spec.to)
+        return saturate((total >> spec.to.shift) + spec.to.zero_point, spec.to)
+    return clamp_saturated(call(shift_and_saturate(spec.to.shift), total), spec.to)

@@ -123,6 +123,88 @@ MAX_BYTES = _intrinsic(
 )
 
 
+# The address itself, hidden in the same way: else what is read behind it in a loop is kept on the stack
+OPAQUE_ADDRESS = Intrinsic(
+    name="tinyopt_opaque_address",
+    result="handle",
+    headers=(),
+    c_text="""\
+static inline __attribute__((always_inline)) void *tinyopt_opaque_address(void *address) {
+  __asm volatile("" : "+r"(address));
+  return address;
+}
+""",
+    meaning=lambda address: address,
+)
+
+
+def _load_words(count: int) -> list[str]:
+    """C that loads word[0], word[1], ... into word0, word1, ..., two at once with LDRD, which gcc does not do."""
+    lines = ["  typedef int64_t __attribute__((may_alias, aligned(4))) pair_of_words;\n"] if count > 1 else []
+    lines += [f"  int32_t {', '.join(f'word{n}' for n in range(count))};\n"]
+    for n in range(0, count - 1, 2):
+        pair = f'"m"(*(const pair_of_words *)(word + {n}))'
+        lines.append(f'  __asm volatile("ldrd %0, %1, %2" : "=r"(word{n}), "=r"(word{n + 1}) : {pair});\n')
+    return lines + ([f"  word{count - 1} = word[{count - 1}];\n"] if count % 2 else [])
+
+
+def multiply_columns(pixels: int) -> Intrinsic:
+    """acc[lane][pixel] += word at + pixel of x times lane 0, (b0, b2), and lane 1, (b1, b3), of the weights."""
+    lines = ["  const int32_t *word = (const int32_t *)x + at;\n", "  const int32_t even = __sxtb16(weights);\n"]
+    lines += [
+        "  int32_t odd;\n",
+        '  __asm("sxtb16 %0, %1, ror #8" : "=r"(odd) : "r"(weights));\n',
+        *_load_words(pixels),
+    ]
+    for n in range(pixels):
+        lines.append(f"  acc[{n}] = __smlad(even, word{n}, acc[{n}]);\n")
+        lines.append(f"  acc[{n + pixels}] = __smlad(odd, word{n}, acc[{n + pixels}]);\n")
+    name = f"tinyopt_multiply_{pixels}_columns"
+    text = _procedure(name, "int32_t *acc, const void *x, int32_t at, int32_t weights", lines)
+    return Intrinsic(name, "void", ("stdint.h", "arm_acle.h"), text, _multiply_columns(pixels))
+
+
+def multiply_rows(channels: int) -> Intrinsic:
+    """acc[channel] += the four bytes of x times those of word[channel]."""
+    lines = [
+        "  const int32_t even = __sxtb16(x);\n",
+        "  int32_t odd, weights;\n",
+        '  __asm("sxtb16 %0, %1, ror #8" : "=r"(odd) : "r"(x));\n',
+        *_load_words(channels),
+    ]
+    for n in range(channels):
+        lines.append(f'  __asm("sxtb16 %0, %1, ror #8" : "=r"(weights) : "r"(word{n}));\n')
+        lines.append(f"  acc[{n}] = __smlad(__sxtb16(word{n}), even, acc[{n}]);\n")
+        lines.append(f"  acc[{n}] = __smlad(weights, odd, acc[{n}]);\n")
+    name = f"tinyopt_multiply_{channels}_rows"
+    text = _procedure(name, "int32_t *acc, const int32_t *word, int32_t x", lines)
+    return Intrinsic(name, "void", ("stdint.h", "arm_acle.h"), text, _multiply_rows(channels))
+
+
+def _procedure(name: str, parameters: str, lines: list[str]) -> str:
+    return f"static inline __attribute__((always_inline)) void {name}({parameters}) {{\n{''.join(lines)}}}\n"
+
+
+def _multiply_rows(channels: int) -> Callable[..., None]:
+    def multiply(acc: NDArray[np.int32], word: Sequence[int], x: int) -> None:
+        for n in range(channels):
+            products = (a * b for a, b in zip(_lanes(int(word[n]), 8), _lanes(x, 8), strict=True))
+            acc[n] = _signed(int(acc[n]) + sum(products), 32)
+
+    return multiply
+
+
+def _multiply_columns(pixels: int) -> Callable[..., None]:
+    def multiply(acc: NDArray[np.int32], x: Sequence[int], at: int, weights: int) -> None:
+        for lane in range(2):
+            factors = _word(_lanes(weights, 8)[lane::2])
+            for n in range(pixels):
+                place = lane * pixels + n
+                acc[place] = _smlad(factors, int(x[at + n]), int(acc[place]))
+
+    return multiply
+
+
 def store_columns(lanes: int, pixels: int) -> Intrinsic:
     """Store bytes [pixel][lane], the lanes side by side, the pixels `stride` bytes apart.
 
@@ -135,8 +217,7 @@ def store_columns(lanes: int, pixels: int) -> Intrinsic:
         lines.append("  place += stride;\n")
     parameters = "void *to, int32_t stride, " + ", ".join(f"int32_t {name}" for name in names)
     name = f"tinyopt_store_{pixels}x{lanes}"
-    text = f"static inline __attribute__((always_inline)) void {name}({parameters}) {{\n{''.join(lines)}}}\n"
-    return Intrinsic(name, "void", ("stdint.h",), text, _store_columns(lanes))
+    return Intrinsic(name, "void", ("stdint.h",), _procedure(name, parameters, lines), _store_columns(lanes))
 
 
 def _store_columns(lanes: int) -> Callable[..., None]:

@@ -21,7 +21,7 @@ from tinyopt.targets.kernel import (
     ScratchArgument,
 )
 from tinyopt.targets.kernels.dsp.decoding import WORDS_AT_ONCE, cluster_arguments, decode_words, index_bits
-from tinyopt.targets.kernels.dsp.intrinsics import LOAD_WORD, store_columns
+from tinyopt.targets.kernels.dsp.intrinsics import LOAD_WORD, multiply_columns, store_columns
 from tinyopt.targets.kernels.dsp.packing import Pair, as_words, pack_channel_pairs
 from tinyopt.targets.kernels.dsp.product import (
     ANY_SIZE,
@@ -68,7 +68,8 @@ class LayerSpec:
     @property
     def intrinsics(self) -> tuple[Intrinsic, ...]:
         lanes = 1 if self.channels_are_odd else 2
-        stores = [store_columns(lanes, pixels) for pixels in (PIXELS, self.rest) if pixels]
+        sizes = [pixels for pixels in (PIXELS, self.rest) if pixels]
+        stores = [store_columns(lanes, pixels) for pixels in sizes] + [multiply_columns(p) for p in sizes]
         return (*PRODUCT_INTRINSICS, LOAD_WORD, *stores, *(RESIDUAL_INTRINSICS if self.has_residual else ()))
 
 
@@ -159,9 +160,7 @@ def declare_layer(kernel: KernelBuilder, spec: LayerSpec) -> Layer:
 Gather = Callable[[Expr, Expr], None]  # widens a pixel, the first argument, into lane (the second) of the block
 
 
-def run_layer(
-    kernel: KernelBuilder, spec: LayerSpec, layer: Layer, rewind: Callable[[], None], gather: Gather
-) -> None:
+def run_layer(kernel: KernelBuilder, spec: LayerSpec, layer: Layer, rewind: Callable[[], None], gather: Gather) -> None:
     """All pixels and channels. `gather` is called for the pixels in order, after `rewind` from the first one on."""
     channel_pairs = kernel.let((layer.channels + 1) >> 1)
     if spec.clusters is None:
@@ -209,7 +208,8 @@ def _channels(
 
 def _decode(kernel: KernelBuilder, spec: LayerSpec, bits: int, layer: Layer, first: Expr, count: Expr) -> None:
     """Look up the weights of `count` pairs of channels."""
-    assert layer.packed is not None and layer.codebook is not None
+    assert layer.packed is not None
+    assert layer.codebook is not None
     words = spec.row_words // WORDS_AT_ONCE
     with kernel.loop(count * words) as word:
         decoded = decode_words(kernel, layer.packed, layer.codebook, bits, first * words + word)

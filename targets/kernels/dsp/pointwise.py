@@ -65,8 +65,6 @@ def pointwise(spec: PointwiseSpec) -> PrimFunc:
             spec.layer,
             layer,
             rewind=lambda: None,
-            gather=lambda pixel, lane: widen_run(
-                kernel, x, pixel * spec.depth, spec.depth, layer.tensors.block, lane
-            ),
+            gather=lambda pixel, lane: widen_run(kernel, x, pixel * spec.depth, spec.depth, layer.tensors.block, lane),
         )
     return kernel.finish()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -19,7 +19,18 @@ from tinyopt.targets.kernel import (
 from tinyopt.targets.kernels.dsp.intrinsics import LOAD_WORD, MAX_BYTES, SXTAB16, SXTAB16_ROR8
 from tinyopt.targets.kernels.dsp.product import ANY_SIZE, finish
 from tinyopt.targets.kernels.requantize import SMMLAR_INTRINSICS, Requantization, zero_point_of
-from tinyopt.targets.kernels.tir import Buffer, Expr, KernelBuilder, PrimFunc, call, cast, constant, maximum, minimum, read
+from tinyopt.targets.kernels.tir import (
+    Buffer,
+    Expr,
+    KernelBuilder,
+    PrimFunc,
+    call,
+    cast,
+    constant,
+    maximum,
+    minimum,
+    read,
+)
 
 GROUP = 4  # channels of one word
 CELLS_IN_INT16 = 255  # |sum| <= 255 * 128 < 2^15
@@ -222,7 +233,7 @@ def _inside(kernel: KernelBuilder, spec: PoolSpec, start: Expr, extent: int, siz
 
 
 @contextmanager
-def _for_rows(kernel: KernelBuilder, window: _Window) -> Iterator[Expr]:
+def _for_rows(kernel: KernelBuilder, window: _Window) -> Generator[Expr]:
     with kernel.loop(window.rows) as row:
         yield kernel.let(window.first_row + row)
 

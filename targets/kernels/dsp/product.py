@@ -9,15 +9,22 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from tinyopt.targets.kernels.dsp.intrinsics import REQUANTIZE_RESIDUAL, SMLAD, SXTB16, SXTB16_ROR8, store_columns
+from tinyopt.targets.kernels.dsp.intrinsics import (
+    OPAQUE_ADDRESS,
+    REQUANTIZE_RESIDUAL,
+    SXTB16,
+    SXTB16_ROR8,
+    multiply_columns,
+    store_columns,
+)
 from tinyopt.targets.kernels.intrinsic import Intrinsic
 from tinyopt.targets.kernels.requantize import INT8_HIGH, INT8_LOW, SMMLAR, SSAT8, Requantization, requantize_sum, wide
-from tinyopt.targets.kernels.tir import Buffer, Expr, KernelBuilder, call, cast, maximum, minimum
+from tinyopt.targets.kernels.tir import Buffer, Expr, KernelBuilder, call, cast, maximum, minimum, read
 
 PIXELS = 4  # of a full block
 ANY_SIZE = 1 << 24  # buffers whose extent is not known when the function is compiled
 
-PRODUCT_INTRINSICS: tuple[Intrinsic, ...] = (SMLAD, SXTB16, SXTB16_ROR8, SMMLAR, SSAT8)
+PRODUCT_INTRINSICS: tuple[Intrinsic, ...] = (OPAQUE_ADDRESS, SXTB16, SXTB16_ROR8, SMMLAR, SSAT8)
 RESIDUAL_INTRINSICS: tuple[Intrinsic, ...] = (REQUANTIZE_RESIDUAL,)
 
 
@@ -78,25 +85,21 @@ def tile(
 
 def _accumulate(kernel: KernelBuilder, shape: Shape, tensors: Tensors, acc: Buffer, weight: Expr) -> None:
     steps = unrolled_steps(shape.pairs)
-    whole = shape.pairs // steps * steps
-    if whole == steps:
+    multiply = multiply_columns(shape.pixels)
+
+    def step(block: Expr, pair: Expr) -> None:
+        kernel.run(multiply, acc.address(), block, pair * PIXELS, tensors.weights[weight + pair])
+
+    block = tensors.block.address()
+    looped = shape.pairs // steps
+    if looped == 1:  # the block's words do not change from one tile to the next: keep them from moving out of that loop
+        looped = 0
+        block = kernel.let(read(OPAQUE_ADDRESS, block))
+    with kernel.loop(looped) as outer:
         for pair in range(steps):
-            _step(kernel, shape.pixels, tensors, acc, weight + pair, pair)
-    else:
-        with kernel.loop(shape.pairs // steps) as outer:
-            for pair in range(steps):
-                _step(kernel, shape.pixels, tensors, acc, weight + outer * steps + pair, outer * steps + pair)
-    for pair in range(whole, shape.pairs):
-        _step(kernel, shape.pixels, tensors, acc, weight + pair, pair)
-
-
-def _step(kernel: KernelBuilder, pixels: int, tensors: Tensors, acc: Buffer, weight: Expr, pair: Expr) -> None:
-    word = kernel.let(tensors.weights[weight])
-    lanes = kernel.let(call(SXTB16, word)), kernel.let(call(SXTB16_ROR8, word))
-    for n in range(pixels):
-        x = kernel.let(tensors.block[pair * PIXELS + n])
-        for lane in range(2):
-            acc[lane * pixels + n] = call(SMLAD, lanes[lane], x, acc[lane * pixels + n])
+            step(block, outer * steps + pair)
+    for pair in range(looped * steps, shape.pairs):
+        step(block, pair)
 
 
 def _store(
