@@ -138,27 +138,34 @@ static inline __attribute__((always_inline)) void *tinyopt_opaque_address(void *
 )
 
 
-def _load_words(count: int) -> list[str]:
-    """C that loads word[0], word[1], ... into word0, word1, ..., two at once with LDRD, which gcc does not do."""
-    lines = ["  typedef int64_t __attribute__((may_alias, aligned(4))) pair_of_words;\n"] if count > 1 else []
-    lines += [f"  int32_t {', '.join(f'word{n}' for n in range(count))};\n"]
-    for n in range(0, count - 1, 2):
-        pair = f'"m"(*(const pair_of_words *)(word + {n}))'
-        lines.append(f'  __asm volatile("ldrd %0, %1, %2" : "=r"(word{n}), "=r"(word{n + 1}) : {pair});\n')
-    return lines + ([f"  word{count - 1} = word[{count - 1}];\n"] if count % 2 else [])
+def _with_words(count: int, use: Callable[[str, int], str]) -> list[str]:
+    """C that uses word[0], word[1], ... Two at once are loaded with LDRD, which gcc does not do, just before their use."""
+    lines = ["  int32_t first, second;\n" if count > 1 else "  int32_t first;\n"]
+    lines += ["  typedef int64_t __attribute__((may_alias, aligned(4))) pair_of_words;\n"] if count > 1 else []
+    for n in range(0, count, 2):
+        if n + 1 < count:
+            pair = f'"m"(*(const pair_of_words *)(word + {n}))'
+            lines.append(f'  __asm volatile("ldrd %0, %1, %2" : "=r"(first), "=r"(second) : {pair});\n')
+            lines += [use("first", n), use("second", n + 1)]
+        else:
+            lines += [f"  first = word[{n}];\n", use("first", n)]
+    return lines
 
 
 def multiply_columns(pixels: int) -> Intrinsic:
     """acc[lane][pixel] += word at + pixel of x times lane 0, (b0, b2), and lane 1, (b1, b3), of the weights."""
-    lines = ["  const int32_t *word = (const int32_t *)x + at;\n", "  const int32_t even = __sxtb16(weights);\n"]
-    lines += [
+
+    def use(word: str, n: int) -> str:
+        places = {"even": n, "odd": n + pixels}
+        return "".join(f"  acc[{place}] = __smlad({half}, {word}, acc[{place}]);\n" for half, place in places.items())
+
+    lines = [
+        "  const int32_t *word = (const int32_t *)x + at;\n",
+        "  const int32_t even = __sxtb16(weights);\n",
         "  int32_t odd;\n",
         '  __asm("sxtb16 %0, %1, ror #8" : "=r"(odd) : "r"(weights));\n',
-        *_load_words(pixels),
+        *_with_words(pixels, use),
     ]
-    for n in range(pixels):
-        lines.append(f"  acc[{n}] = __smlad(even, word{n}, acc[{n}]);\n")
-        lines.append(f"  acc[{n + pixels}] = __smlad(odd, word{n}, acc[{n + pixels}]);\n")
     name = f"tinyopt_multiply_{pixels}_columns"
     text = _procedure(name, "int32_t *acc, const void *x, int32_t at, int32_t weights", lines)
     return Intrinsic(name, "void", ("stdint.h", "arm_acle.h"), text, _multiply_columns(pixels))
@@ -166,16 +173,20 @@ def multiply_columns(pixels: int) -> Intrinsic:
 
 def multiply_rows(channels: int) -> Intrinsic:
     """acc[channel] += the four bytes of x times those of word[channel]."""
+
+    def use(word: str, n: int) -> str:
+        return (
+            f'  __asm("sxtb16 %0, %1, ror #8" : "=r"(weights) : "r"({word}));\n'
+            f"  acc[{n}] = __smlad(__sxtb16({word}), even, acc[{n}]);\n"
+            f"  acc[{n}] = __smlad(weights, odd, acc[{n}]);\n"
+        )
+
     lines = [
         "  const int32_t even = __sxtb16(x);\n",
         "  int32_t odd, weights;\n",
         '  __asm("sxtb16 %0, %1, ror #8" : "=r"(odd) : "r"(x));\n',
-        *_load_words(channels),
+        *_with_words(channels, use),
     ]
-    for n in range(channels):
-        lines.append(f'  __asm("sxtb16 %0, %1, ror #8" : "=r"(weights) : "r"(word{n}));\n')
-        lines.append(f"  acc[{n}] = __smlad(__sxtb16(word{n}), even, acc[{n}]);\n")
-        lines.append(f"  acc[{n}] = __smlad(weights, odd, acc[{n}]);\n")
     name = f"tinyopt_multiply_{channels}_rows"
     text = _procedure(name, "int32_t *acc, const int32_t *word, int32_t x", lines)
     return Intrinsic(name, "void", ("stdint.h", "arm_acle.h"), text, _multiply_rows(channels))
