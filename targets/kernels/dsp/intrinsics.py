@@ -139,7 +139,7 @@ static inline __attribute__((always_inline)) void *tinyopt_opaque_address(void *
 
 
 def _with_words(count: int, use: Callable[[str, int], str]) -> list[str]:
-    """C that uses word[0], word[1], ... Two at once are loaded with LDRD, which gcc does not do, just before their use."""
+    """C that uses word[0], word[1], ..., loaded two at once with LDRD, which gcc does not do, just before their use."""
     lines = ["  int32_t first, second;\n" if count > 1 else "  int32_t first;\n"]
     lines += ["  typedef int64_t __attribute__((may_alias, aligned(4))) pair_of_words;\n"] if count > 1 else []
     for n in range(0, count, 2):
