@@ -90,9 +90,11 @@ def _gnu_like(command: tuple[str, ...]) -> Compiler:
 
     def tool(name: str) -> tuple[str, ...]:
         found = subprocess.run([command[0], f"-print-prog-name={name}"], capture_output=True, text=True, check=False)
-        return (found.stdout.strip() or name,)
+        path = shutil.which(found.stdout.strip() or name)
+        return (path,) if path else ()
 
-    return Compiler(command, tool("ar"), tool("size"))
+    # an archiver that is missing fails with its name; sizes stay unmeasured without their tool
+    return Compiler(command, tool("ar") or ("ar",), tool("size"))
 
 
 def _run(command: Sequence[str], folder: Path | None) -> str:
