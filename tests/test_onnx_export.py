@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -88,6 +89,10 @@ def _average_pool_nhwc(b: GraphBuilder) -> Value:
     return b("AveragePool", b.input("x", (1, 7, 6, 3)), kernel=(3, 3), pads=(1, 1, 1, 1), layout="NHWC", clamp_low=0.0)
 
 
+def _pool_with_wide_pads(b: GraphBuilder, op: str, **attributes: Any) -> Value:
+    return b(op, b.input("x", (1, 2, 3, 5)), kernel=(2, 1), pads=(0, 0, 2, 0), dilations=(2, 1), **attributes)
+
+
 def _batch_normalization(b: GraphBuilder, axis: int, shape: tuple[int, ...]) -> Value:
     channels = shape[axis]
     variance = b.constant(np.linspace(1, 4, channels).astype(np.float32))
@@ -125,6 +130,10 @@ CASES: Mapping[str, Callable[[GraphBuilder], Value]] = {
     "MaxPool of int8 in NHWC": lambda b: b("MaxPool", b.input("x", (1, 7, 6, 3), "int8"), layout="NHWC"),
     "AveragePool": _average_pool_with_both_kinds_of_padding,
     "AveragePool in NHWC": _average_pool_nhwc,
+    "MaxPool with pads as large as its kernel": lambda b: _pool_with_wide_pads(b, "MaxPool"),
+    "AveragePool with pads as large as its kernel": lambda b: _pool_with_wide_pads(
+        b, "AveragePool", counted_pads=(0, 0, 1, 0)
+    ),
     "BatchNormalization": lambda b: _batch_normalization(b, 1, (2, 3, 4)),
     "BatchNormalization of the last axis": lambda b: _batch_normalization(b, 3, (1, 2, 4, 3)),
     "BatchNormalization of the only axis": lambda b: _batch_normalization(b, 0, (3,)),

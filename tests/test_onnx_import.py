@@ -58,6 +58,7 @@ _X = {"x": (1, 3, 4, 5)}
         (9, [node("Upsample", "x s")], {"s": np.array([1, 1, 2, 3], _F32)}),
         (7, [node("Upsample", "x", scales=[1.0, 1.0, 2.0, 2.0], mode="linear")], {}),
         (10, [node("Resize", "x s")], {"s": np.array([1, 1, 2, 2], _F32)}),
+        (10, [node("Resize", "x s")], {"s": np.array([1, 1, 0.5, 1.5], _F32)}),
         (10, [node("Resize", "x s", mode="linear")], {"s": np.array([1, 1, 2, 2], _F32)}),
         (18, [node("Resize", "x - - s", axes=[2, 3], mode="linear")], {"s": _ints(6, 3)}),
         (12, [node("Dropout", "x")], {}),

@@ -7,8 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from tinyopt.ir import Node, Value
+from tinyopt.ir import DTYPES, Array, Node, Value
 from tinyopt.onnx_export.emitter import TO_NCHW, TO_NHWC, Emitter, ExportRule
+from tinyopt.ops.pool import average_divisors, lowest_value
 
 
 def image(node: Node, emit: Emitter, value: Value) -> str:
@@ -22,7 +23,7 @@ def image_result(node: Node, emit: Emitter, tensor: str) -> str:
 
 
 def is_nhwc(node: Node) -> bool:
-    return node.str("layout") == "NHWC"
+    return node.attributes.get("layout", "NHWC") == "NHWC"  # integer operators are NHWC always
 
 
 def finish(node: Node, emit: Emitter, tensor: str, residual: Value | None = None) -> None:
@@ -72,21 +73,54 @@ def _dense(node: Node, emit: Emitter) -> None:
 
 
 def _max_pool(node: Node, emit: Emitter) -> None:
+    x, pads = image(node, emit, node.input(0)), node.ints("pads")
+    if are_pads_wide(node):
+        top, left, bottom, right = pads
+        around = emit.ints((0, 0, top, left, 0, 0, bottom, right), f"{node.name}/pads")
+        dtype = node.input(0).dtype
+        lowest = emit.array(np.array(lowest_value(dtype), DTYPES[dtype]), f"{node.name}/lowest")
+        x, pads = emit("Pad", x, around, lowest), (0, 0, 0, 0)
     result = emit(
         "MaxPool",
-        image(node, emit, node.input(0)),
+        x,
         name=node.name,
         kernel_shape=node.ints("kernel"),
         strides=node.ints("strides"),
-        pads=node.ints("pads"),
+        pads=pads,
         dilations=node.ints("dilations"),
     )
     emit.bind(image_result(node, emit, result), node.output)
 
 
+def are_pads_wide(node: Node) -> bool:
+    """Whether a pool has pads as large as its kernel, which onnxruntime does not take."""
+    kernel = node.ints("kernel")
+    return any(pad >= kernel[i % 2] for i, pad in enumerate(node.ints("pads")))
+
+
+def emit_window_sums(node: Node, emit: Emitter, x: str, factors: Array) -> str:
+    """The sums over a pool's windows of the NCHW tensor, times `factors` [OH, OW]: by a Conv, which takes any pads."""
+    ones = np.ones((node.output.shape[3 if is_nhwc(node) else 1], 1, *node.ints("kernel")), np.float32)
+    result = emit(
+        "Conv",
+        x,
+        emit.array(ones, f"{node.name}/ones"),
+        name=node.name,
+        strides=node.ints("strides"),
+        pads=node.ints("pads"),
+        dilations=node.ints("dilations"),
+        group=len(ones),
+    )
+    return emit("Mul", result, emit.array(factors.astype(np.float32), f"{node.name}/factors"))
+
+
 def _average_pool(node: Node, emit: Emitter) -> None:
     """Padding that counts and padding that does not may meet in one node: the first kind becomes a Pad of its own."""
     x = image(node, emit, node.input(0))
+    if are_pads_wide(node):
+        result = emit_window_sums(node, emit, x, 1 / average_divisors(node))
+        finish(node, emit, image_result(node, emit, result))
+        return
     pads, counted = node.ints("pads"), node.ints("counted_pads")
     is_all_counted = pads == counted
     if any(counted) and not is_all_counted:

@@ -14,6 +14,7 @@ from onnx import TensorProto
 
 from tinyopt.ir import Array, Node, Quantization, Value
 from tinyopt.onnx_export.emitter import TO_NCHW, TO_NHWC, Emitter, ExportRule
+from tinyopt.onnx_export.float_rules import are_pads_wide, emit_window_sums
 from tinyopt.onnx_export.movement_rules import reduction
 from tinyopt.ops.windows import window_cell_counts
 
@@ -159,9 +160,13 @@ def _average_pool(node: Node, emit: Emitter) -> None:
     factors = np.broadcast_to(_factor(node, node.input(1).data), math.prod(plane)).reshape(plane)
     inside = window_cell_counts(node.input(0).shape[1:3], kernel, strides, pads, (0, 0, 0, 0), dilations)
     is_inside_average = np.allclose(factors * inside, 1, rtol=_SAME, atol=0)
+    x = emit("Transpose", emit.dequantized(node.input(0)), perm=TO_NCHW)
+    if are_pads_wide(node):
+        _finish(node, emit, emit("Transpose", emit_window_sums(node, emit, x, factors), perm=TO_NHWC))
+        return
     result = emit(
         "AveragePool",
-        emit("Transpose", emit.dequantized(node.input(0)), perm=TO_NCHW),
+        x,
         name=node.name,
         kernel_shape=kernel,
         strides=strides,

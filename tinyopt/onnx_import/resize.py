@@ -25,12 +25,21 @@ def _resize(builder: Builder, node: OnnxNode) -> Sequence[Value]:
     x = node.value(0)
     if node.opset < 11:
         scales = _numbers(node.constant(1, "scales"))
-        nearest = "ceil" if any(scale < 1 for scale in scales) else "floor"  # as onnxruntime takes the old Resize
-        return [_emit(builder, node, x, scales, _scaled(node, x, scales), "asymmetric", nearest)]
+        return [_old_resize(builder, node, x, scales)]
     _check_options(node)
     scales, sizes = _scales_and_sizes(node, x)
     coordinates = node.text("coordinate_transformation_mode", "half_pixel")
     return [_emit(builder, node, x, scales, sizes, coordinates, node.text("nearest_mode", "round_prefer_floor"))]
+
+
+def _old_resize(builder: Builder, node: OnnxNode, x: Value, scales: Sequence[float]) -> Value:
+    """Resize of opset 10 as onnxruntime takes it: nearest rounds up along shrinking axes, and down along the others."""
+    sizes = _scaled(node, x, scales)
+    if node.text("mode", "nearest") != "nearest" or min(scales) >= 1 or max(scales) <= 1:
+        return _emit(builder, node, x, scales, sizes, "asymmetric", "ceil" if min(scales) < 1 else "floor")
+    down = [min(scale, 1.0) for scale in scales]
+    small = _emit(builder, node, x, down, _scaled(node, x, down), "asymmetric", "ceil")
+    return _emit(builder, node, small, [max(scale, 1.0) for scale in scales], sizes, "asymmetric", "floor")
 
 
 def _check_options(node: OnnxNode) -> None:
