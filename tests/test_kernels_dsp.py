@@ -12,7 +12,7 @@ from dsp_cases import CaseMaker
 from dsp_harness import Case, require_tools, run_cases, run_intrinsics
 
 from tinyopt.ir import Attribute, Value
-from tinyopt.targets.kernel import ConstantArgument, Refusal
+from tinyopt.targets.kernel import ConstantArgument, Kernel, Refusal
 from tinyopt.targets.kernels.dsp import DSP, intrinsics
 from tinyopt.targets.kernels.dsp.convolution import plan_convolution
 from tinyopt.targets.kernels.dsp.dense import plan_dense
@@ -52,6 +52,17 @@ def test_what_a_kernel_does_not_take_is_refused_with_a_reason() -> None:
     node.attributes["dilations"] = (2, 2)
     answers = [plan(node) for plan in DSP["QConv"]]
     assert all(isinstance(answer, Refusal) and answer.reason for answer in answers)
+
+
+def test_an_output_does_not_take_the_place_of_a_residual_that_is_also_the_input() -> None:
+    node = CaseMaker(1).conv(plan_convolution, (5, 5, 4), 4, (3, 3), (1, 1), (1, 1, 1, 1), residual=1).node
+    apart = plan_convolution(node)
+    assert isinstance(apart, Kernel)
+    assert apart.in_place == 4
+    node.inputs[4] = node.inputs[0]
+    same = plan_convolution(node)
+    assert isinstance(same, Kernel)
+    assert same.in_place is None
 
 
 def pointwise_cases(make: CaseMaker) -> Iterator[Case]:

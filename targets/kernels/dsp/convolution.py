@@ -12,7 +12,14 @@ from dataclasses import dataclass
 
 from tinyopt.ir import Node
 from tinyopt.targets.kernel import Argument, InputArgument, Kernel, Refusal, ScalarArgument, ScratchArgument
-from tinyopt.targets.kernels.dsp.layer import LayerSpec, declare_layer, layer_arguments, layer_spec, run_layer
+from tinyopt.targets.kernels.dsp.layer import (
+    LayerSpec,
+    declare_layer,
+    layer_arguments,
+    layer_spec,
+    residual_place,
+    run_layer,
+)
 from tinyopt.targets.kernels.dsp.packing import depth_pairs, words_in_run
 from tinyopt.targets.kernels.dsp.product import ANY_SIZE, PIXELS
 from tinyopt.targets.kernels.dsp.widening import fill_run, widen_run
@@ -63,7 +70,7 @@ def plan_convolution(node: Node) -> Kernel | Refusal:
         name="conv_smlad" if spec.layer.clusters is None else "conv_clustered_smlad",
         arguments=(InputArgument(0), *_image_arguments(node, spec), *layer_arguments(node, spec.layer, pairs)),
         intrinsics=spec.layer.intrinsics,
-        in_place=4 if spec.layer.has_residual else None,
+        in_place=residual_place(node),
     )
 
 

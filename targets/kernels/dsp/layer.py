@@ -104,6 +104,12 @@ def layer_arguments(node: Node, spec: LayerSpec, pairs: list[Pair]) -> tuple[Arg
     return tuple(arguments)
 
 
+def residual_place(node: Node) -> int | None:
+    """The residual as the input in whose memory the output may lie: not where it is also the input that is multiplied."""
+    residual = node.optional_input(4)
+    return None if residual is None or residual is node.input(0) else 4
+
+
 def _weight_arguments(node: Node, spec: LayerSpec, pairs: list[Pair]) -> list[Argument]:
     weight = node.input(1)
     channels = weight.shape[0]

@@ -10,7 +10,14 @@ from dataclasses import dataclass
 
 from tinyopt.ir import Node
 from tinyopt.targets.kernel import InputArgument, Kernel, Refusal
-from tinyopt.targets.kernels.dsp.layer import LayerSpec, declare_layer, layer_arguments, layer_spec, run_layer
+from tinyopt.targets.kernels.dsp.layer import (
+    LayerSpec,
+    declare_layer,
+    layer_arguments,
+    layer_spec,
+    residual_place,
+    run_layer,
+)
 from tinyopt.targets.kernels.dsp.packing import depth_pairs
 from tinyopt.targets.kernels.dsp.product import ANY_SIZE
 from tinyopt.targets.kernels.dsp.widening import widen_run
@@ -52,7 +59,7 @@ def plan_rows(node: Node) -> Kernel | Refusal:
 def _in_place(node: Node, spec: PointwiseSpec) -> int | None:
     if spec.layer.clusters is None and node.output.shape[-1] <= spec.depth:
         return 0
-    return 4 if spec.layer.has_residual else None
+    return residual_place(node)
 
 
 def pointwise(spec: PointwiseSpec) -> PrimFunc:
