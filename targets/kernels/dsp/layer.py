@@ -105,7 +105,7 @@ def layer_arguments(node: Node, spec: LayerSpec, pairs: list[Pair]) -> tuple[Arg
 
 
 def residual_place(node: Node) -> int | None:
-    """The residual as the input in whose memory the output may lie: not where it is also the input that is multiplied."""
+    """The residual as the input whose memory the output may take over: not where it is also the input proper."""
     residual = node.optional_input(4)
     return None if residual is None or residual is node.input(0) else 4
 
