@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -55,7 +56,7 @@ class LowerInteger(Pass):
             is_changed |= _lower(graph, node, context)
         if self.boundary == "int8":
             is_changed |= _quantize_boundary(graph, context)
-        return bool(graph.remove_unused()) or is_changed
+        return _remove_unused(graph, context) or is_changed
 
 
 def _is_quantized_activation(value: Value) -> bool:
@@ -64,11 +65,28 @@ def _is_quantized_activation(value: Value) -> bool:
 
 def _lift(graph: Graph, context: PassContext) -> bool:
     """Lift QuantizeLinear above movers, the last mover first, so that chains of them end on int8."""
-    movers = [node for node in reversed(graph.nodes) if is_float_mover(node)]
-    lifted = [node for node in movers if lift_quantize(graph, node)]
-    for node in lifted:
-        context.did(f"{node.op} '{node.name}' works on int8", [node], [node])
-    return bool(lifted)
+    is_changed = False
+    for node in [node for node in reversed(graph.nodes) if is_float_mover(node)]:
+        known = list(graph.nodes)
+        if lift_quantize(graph, node):
+            context.did(f"{node.op} '{node.name}' works on int8", *_difference(known, graph.nodes))
+            is_changed = True
+    return is_changed
+
+
+def _difference(old: Sequence[Node], new: Sequence[Node]) -> tuple[list[Node], list[Node]]:
+    """The nodes of `old` that are not in `new`, and the other way round."""
+    before, after = set(old), set(new)
+    return [node for node in old if node not in after], [node for node in new if node not in before]
+
+
+def _remove_unused(graph: Graph, context: PassContext) -> bool:
+    """Remove what nobody reads any more; a remark names what no other remark does."""
+    dropped = graph.remove_unused()
+    named = {name for remark in context.remarks if remark.kind == "did" for name in remark.before}
+    if rest := [node for node in dropped if node.name not in named]:
+        context.did(f"removed {len(rest)} nodes that no output depends on any more", rest)
+    return bool(dropped)
 
 
 def _lower(graph: Graph, node: Node, context: PassContext) -> bool:
@@ -77,11 +95,14 @@ def _lower(graph: Graph, node: Node, context: PassContext) -> bool:
         return _join_quantize(graph, node, context)
     if OPERATORS[node.op].quantization is QuantizationRule.INTEGER or node.outputs[0].dtype != "float32":
         return False
+    known, producers = list(graph.nodes), graph.producers()
+    dequantizers = [p for v in node.variable_inputs if (p := producers.get(v)) and p.op == "DequantizeLinear"]
     lowered = sink_dequantize(graph, node) if is_float_mover(node) else _lower_by_rule(graph, node)
     if isinstance(lowered, Refusal):
         context.declined(f"{node.op} '{node.name}' stays in float: {lowered.reason}", [node])
         return False
-    context.did(f"{node.op} '{node.name}' became {lowered.op} on int8", [node], [lowered])
+    replaced, new = _difference(known, graph.nodes)
+    context.did(f"{node.op} '{node.name}' became {lowered.op} on int8", [*dequantizers, *replaced], new)
     return True
 
 
@@ -125,6 +146,7 @@ def _join_quantize(graph: Graph, node: Node, context: PassContext) -> bool:
     if quantization_of(source) == quantization_of(target):
         graph.remove([node])
         forward(graph, target, source, node)
+        context.did(f"'{source.name}' already has the scale of '{target.name}'", [producer, node])
         return True
     if not (quantization_of(source).is_per_tensor and quantization_of(target).is_per_tensor):
         context.declined(f"'{node.name}' stays: '{source.name}' has more than one scale", [node])

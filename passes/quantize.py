@@ -54,12 +54,15 @@ class Quantize(Pass):
         if not choice.nodes:
             return False
         ranges = self._observe(graph, choice.activations(), context)
+        known = set(graph.nodes)
         make_explicit(graph, choice, parameters_of(graph, choice, ranges), context)
         context.did(
             f"quantized {len(choice.nodes)} operators with {self._ranges()} of {len(context.samples)} samples",
             choice.nodes,
             choice.nodes,
         )
+        inserted = [node for node in graph.nodes if node not in known]
+        context.did(f"inserted {len(inserted)} QuantizeLinear and DequantizeLinear around them", [], inserted)
         return True
 
     def _check_options(self) -> None:

@@ -86,7 +86,10 @@ def test_every_operator_reads_and_gives_rounded_values_and_the_boundary_stays_fl
         ("x", "float32"),
         ("softmax_out", "float32"),
     ]
-    assert messages(remarks, "did") == ["quantized 8 operators with the 99.995 percentile ranges of 8 samples"]
+    assert messages(remarks, "did") == [
+        "quantized 8 operators with the 99.995 percentile ranges of 8 samples",
+        "inserted 24 QuantizeLinear and DequantizeLinear around them",
+    ]
 
 
 def test_the_quantized_graph_runs_in_onnxruntime_and_stays_near_the_float_one() -> None:

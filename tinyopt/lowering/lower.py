@@ -9,8 +9,10 @@ from pathlib import Path
 from tinyopt.errors import UnsupportedOperatorError
 from tinyopt.ir import Array, Graph, Node, Value
 from tinyopt.lowering.kernel_cache import compile_kernels
+from tinyopt.lowering.lifetimes import VIEWS, value_lifetimes, views
 from tinyopt.lowering.program import (
     ARENA_ALIGNMENT,
+    ArenaBuffer,
     ArenaSlot,
     CallArgument,
     FlashConstant,
@@ -32,8 +34,6 @@ from tinyopt.targets.kernel import (
     ScratchArgument,
 )
 from tinyopt.targets.target import Target
-
-VIEWS = frozenset({"Reshape", "Identity"})  # the output is the input's memory under another shape: no kernel
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,7 +64,7 @@ def lower(graph: Graph, target: Target, cache_dir: Path | None, on_progress: Cal
     on_progress: called with (kernels compiled, kernels in all).
     Raises UnsupportedOperatorError that lists every node without a kernel on `target`.
     """
-    storage = _Storage(shared=_views(graph))
+    storage = _Storage(shared=views(graph))
     graph.nodes = schedule(graph, storage.root)
     steps = _choose_kernels(graph, target)
     _share_in_place(graph, steps, storage)
@@ -81,7 +81,15 @@ def lower(graph: Graph, target: Target, cache_dir: Path | None, on_progress: Cal
     places = {value: _place(value, storage, slots, constants) for value in [*graph.inputs, *graph.outputs]}
     functions = compile_kernels(requests, target.code, target.tvm, cache_dir, on_progress)
     return Program(
-        graph, target, calls, tuple(constants.all), places, functions, plan.arena_bytes, plan.lower_bound_bytes
+        graph,
+        target,
+        calls,
+        tuple(constants.all),
+        places,
+        functions,
+        plan.arena_bytes,
+        plan.lower_bound_bytes,
+        _buffers(plan, storage),
     )
 
 
@@ -117,11 +125,6 @@ def _why_homeless(node: Node, target: Target) -> str:
     return f" ({'; '.join(reasons)})" if reasons else ""
 
 
-def _views(graph: Graph) -> dict[Value, Value]:
-    """For each output of a view the value whose memory it is."""
-    return {node.output: node.input(0) for node in graph.nodes if node.op in VIEWS}
-
-
 def _share_in_place(graph: Graph, steps: Sequence[_Step], storage: _Storage) -> None:
     """Let an output take over its input's memory where the kernel permits it and nobody needs the input any more."""
     last_reader = {storage.root(v): step for step in steps for v in step.node.variable_inputs}
@@ -145,26 +148,20 @@ def _share_in_place(graph: Graph, steps: Sequence[_Step], storage: _Storage) -> 
 
 
 def _measure_lifetimes(graph: Graph, steps: Sequence[_Step], storage: _Storage) -> None:
-    """Inputs live from step 0, call k is step k + 1, outputs live until after the last call."""
-    end = len(steps) + 1
-    birth: dict[Value, int] = dict.fromkeys(graph.inputs, 0)
-    death: dict[Value, int] = dict.fromkeys(graph.inputs, 0)
+    """Call k is step k + 1; scratch lives while its kernel runs."""
     for position, step in enumerate(steps, start=1):
-        for output in step.node.outputs:
-            root = storage.root(output)
-            birth.setdefault(root, position)
-            death[root] = max(death.get(root, 0), position)
-        for value in step.node.variable_inputs:
-            death[storage.root(value)] = position
         for number, argument in enumerate(step.kernel.arguments):
             if isinstance(argument, ScratchArgument):
                 name = f"scratch of {step.node.name}"
                 storage.lifetimes[step.node, number] = BufferLifetime(name, argument.bytes, position, position)
-    for output in graph.outputs:
-        if not storage.root(output).is_constant:
-            death[storage.root(output)] = end
-    for value, first in birth.items():
-        storage.lifetimes[value] = BufferLifetime(value.name, value.type.bytes, first, death[value])
+    storage.lifetimes.update(value_lifetimes(graph, [step.node for step in steps], storage.root))
+
+
+def _buffers(plan: MemoryPlan, storage: _Storage) -> tuple[ArenaBuffer, ...]:
+    return tuple(
+        ArenaBuffer(life.name, offset, life.bytes, life.first, life.last)
+        for life, offset in zip(storage.lifetimes.values(), plan.offsets, strict=True)
+    )
 
 
 def _slots(keys: Sequence[object], plan: MemoryPlan, storage: _Storage) -> dict[object, ArenaSlot]:

@@ -21,6 +21,20 @@ class ArenaSlot:
     bytes: int
 
 
+@dataclass(frozen=True)
+class ArenaBuffer:
+    """A tensor or a kernel's scratch in the arena: `bytes` at `offset`, in use from step `first` to step `last`.
+
+    Step 0 is before the first call, call k runs at step k + 1, and outputs stay until one step after the last call.
+    """
+
+    name: str
+    offset: int
+    bytes: int
+    first: int
+    last: int
+
+
 @dataclass(frozen=True, eq=False)
 class FlashConstant:
     """An array that is linked into flash, once, however many calls read it. `index` counts them."""
@@ -87,3 +101,4 @@ class Program:
     functions: Mapping[str, bytes]
     arena_bytes: int
     arena_lower_bound_bytes: int
+    buffers: tuple[ArenaBuffer, ...]
