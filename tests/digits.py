@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import atexit
+import shutil
 from functools import cache
 from pathlib import Path
 from tempfile import mkdtemp
@@ -30,6 +32,6 @@ def options_for(target: str, is_quantized: bool = True) -> CompileOptions:
 @cache
 def compiled_digits(target: str, is_quantized: bool = True) -> Path:
     """The output folder, which tests only read (`shutil.copytree` makes one to play with)."""
-    folder = Path(mkdtemp(prefix="tinyopt-digits-")) / "out"
-    compile_model(MODEL, folder, options_for(target, is_quantized))
-    return folder
+    parent = Path(mkdtemp(prefix="tinyopt-digits-"))
+    atexit.register(shutil.rmtree, parent)
+    return compile_model(MODEL, parent / "out", options_for(target, is_quantized)).folder
