@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from tinyopt.pass_manager import TargetFacts
+from tinyopt.targets.costs import SDOT_COSTS
 from tinyopt.targets.kernels.scalar import SCALAR
 from tinyopt.targets.kernels.vector import SDOT, VECTOR
 from tinyopt.targets.target import Emulator, Target, Toolchain, layered
@@ -23,4 +24,5 @@ ARM = Target(
     emulator=Emulator("qemu-user", "qemu-aarch64", ("-cpu", "max,sve=off,pauth-impdef=on"), "qemu-user (Debian)", ""),
     boundary="float",
     gcc_options=(),
+    costs=SDOT_COSTS,
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from tinyopt.pass_manager import TargetFacts
+from tinyopt.targets.costs import DSP_COSTS, SCALAR_COSTS
 from tinyopt.targets.kernel import KernelPlanner
 from tinyopt.targets.kernels.dsp import DSP
 from tinyopt.targets.kernels.scalar import SCALAR
@@ -36,6 +37,7 @@ def _core(
         ),
         boundary="int8",
         gcc_options=("no-schedule-insns",) if has_dsp else (),
+        costs=DSP_COSTS if has_dsp else SCALAR_COSTS,
     )
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from tinyopt.pass_manager import TargetFacts
+from tinyopt.targets.costs import PORTABLE_COSTS, InstructionCosts
 from tinyopt.targets.kernel import KernelPlanner
 
 
@@ -45,6 +46,7 @@ class Target:
     kernels: for each operator the planners to ask, the fastest first; the last is a scalar one that takes everything.
     boundary: the element type of inputs and outputs of a quantized model, unless the user says otherwise.
     gcc_options: optimizer options that the generated C asks gcc for by a pragma, so that no build system has to.
+    costs: rough instruction counts, for estimates; those of a machine of which nothing is known may stand.
     """
 
     name: str
@@ -57,6 +59,7 @@ class Target:
     emulator: Emulator
     boundary: Literal["int8", "float"]
     gcc_options: tuple[str, ...]
+    costs: InstructionCosts = PORTABLE_COSTS
 
 
 def layered(*tables: Mapping[str, tuple[KernelPlanner, ...]]) -> dict[str, tuple[KernelPlanner, ...]]:
