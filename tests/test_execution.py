@@ -1,0 +1,174 @@
+"""Running what was compiled, on this machine and on emulated ones: the bytes are those of the reference."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from click.testing import CliRunner
+
+from tests.digits import CALIBRATION, DATA, MODEL, SAMPLES, compiled_digits
+from tests.onnx_models import model_of, node, random_inputs
+from tinyopt.api import compile_model
+from tinyopt.cli import main
+from tinyopt.disk_cache import default_cache_dir
+from tinyopt.errors import InvalidModelError
+from tinyopt.evaluate import evaluate
+from tinyopt.execution.built_model import load_built_model
+from tinyopt.execution.profile import profile
+from tinyopt.execution.runner import run_built_model
+from tinyopt.execution.validate import validate
+from tinyopt.options import CompileOptions
+from tinyopt.samples import load_samples
+from tinyopt.targets import all_targets, target_named
+from tinyopt.toolchain import find_compiler
+
+EMULATED = [name for name, target in all_targets().items() if target.emulator.kind != "native"]
+EVERYWHERE = ["c", "host", *(pytest.param(name, marks=pytest.mark.qemu) for name in EMULATED)]
+
+
+def need_tools(target_name: str) -> None:
+    """Skip where this machine lacks the target's compiler or emulator."""
+    target = target_named(target_name)
+    programs = [*target.toolchain.compilers[:1], *([target.emulator.program] if target.emulator.program else [])]
+    for program in programs:
+        if shutil.which(program) is None:
+            pytest.skip(f"no {program} on PATH")
+
+
+@pytest.mark.parametrize("target", EVERYWHERE)
+def test_the_quantized_network_gives_the_reference_s_bytes_on_every_target(target: str) -> None:
+    need_tools(target)
+    built = load_built_model(compiled_digits(target))
+    samples = load_samples(SAMPLES, built.graph.inputs, limit=5)
+    found = validate(built, samples, None, default_cache_dir())
+    assert found.first_difference is None
+    assert found.different_bytes == 0
+    assert found.output_bytes == 5 * built.graph.outputs[0].type.bytes
+    assert found.exact_layers == len(built.layers)
+    assert found.onnxruntime_steps <= 1
+
+
+@pytest.mark.parametrize(
+    "target", ["c", "host", *(pytest.param(name, marks=pytest.mark.qemu) for name in ("arm", "cortex-m4"))]
+)
+def test_the_float_network_stays_close_to_the_reference(target: str) -> None:
+    need_tools(target)
+    built = load_built_model(compiled_digits(target, False))
+    samples = load_samples(SAMPLES, built.graph.inputs, limit=3)
+    found = validate(built, samples, None, default_cache_dir())
+    assert found.first_difference is None
+    assert found.onnxruntime_error < 1e-5
+    assert found.float_layers > 5
+
+
+@pytest.mark.parametrize("target", ["c", "host"])
+def test_running_several_samples_gives_each_its_own_outputs_in_order(target: str) -> None:
+    built = load_built_model(compiled_digits(target))
+    samples = load_samples(SAMPLES, built.graph.inputs, limit=4)
+    ran = run_built_model(built, samples, "run", None, default_cache_dir())
+    for sample, outputs in zip(samples, ran.outputs, strict=True):
+        for name, expected in evaluate(built.graph, sample).items():
+            np.testing.assert_array_equal(outputs[name], expected)
+    assert len({outputs["probabilities"].tobytes() for outputs in ran.outputs}) == 4
+
+
+def test_a_sample_of_the_wrong_type_is_refused() -> None:
+    built = load_built_model(compiled_digits("c"))
+    name = built.graph.inputs[0].name
+    with pytest.raises(InvalidModelError, match=r"takes int8\[1, 1, 8, 8\], not float32"):
+        run_built_model(built, [{name: np.zeros((1, 1, 8, 8), np.float32)}], "run", None, default_cache_dir())
+
+
+@pytest.mark.qemu
+@pytest.mark.parametrize("target", ["arm", "cortex-m4"])
+def test_the_profile_counts_every_layer_the_same_each_time(target: str) -> None:
+    need_tools(target)
+    folder = compiled_digits(target)
+    built = load_built_model(folder)
+    sample = load_samples(SAMPLES, built.graph.inputs, limit=1)[0]
+    layers = profile(built, sample, None, default_cache_dir())
+    assert [layer.name for layer in layers] == [layer["name"] for layer in built.layers]
+    assert all(layer.instructions > 0 for layer in layers)
+    assert sum(layer.macs for layer in layers) == json.loads((folder / "report.json").read_text())["after"]["macs"]
+    assert profile(built, sample, None, default_cache_dir()) == layers
+    done = CliRunner().invoke(main, ["profile", str(folder), "--data", SAMPLES])
+    assert done.exit_code == 0
+    total = re.search(r"^ +all +[\d,]+ +([\d,]+)", done.stdout, re.MULTILINE)
+    assert total is not None
+    assert int(total[1].replace(",", "")) == sum(layer.instructions for layer in layers)
+
+
+@pytest.mark.parametrize(("target", "source"), [("c", "the compiled library"), ("cortex-m4", "the numpy reference")])
+def test_evaluation_tells_the_accuracy_before_and_after_and_who_computed_it(
+    target: str, source: str, tmp_path: Path
+) -> None:
+    command = ["compile", str(MODEL), "-t", target, "--calib", CALIBRATION, "--calib-samples", "50"]
+    done = CliRunner().invoke(main, [*command, "--eval", f"{DATA}:x,y", "-o", str(tmp_path / "out")])
+    assert done.exit_code == 0, done.stderr
+    evaluation = json.loads((tmp_path / "out" / "report.json").read_text())["evaluation"]
+    assert evaluation["samples"] == 450
+    assert evaluation["source"] == source
+    assert evaluation["float_top1"] > 0.97
+    assert evaluation["compiled_top1"] > 0.96
+    last = done.stdout.splitlines()[-1]
+    for share in (evaluation["float_top1"], evaluation["compiled_top1"], evaluation["agreement"]):
+        assert f"{100 * share:.2f} %" in last
+
+
+def test_a_network_of_several_inputs_and_outputs_keeps_their_order(tmp_path: Path) -> None:
+    nodes = [
+        node("Split", "b", "left right", axis=1, num_outputs=2),
+        node("Add", "a right", "sum"),
+        node("Reshape", "left shape", "view"),
+        node("Sub", "a left", "difference"),
+    ]
+    model = model_of(
+        nodes, {"a": (1, 4), "b": (1, 8)}, {"shape": np.array([2, 2])}, outputs="difference view sum right", opset=18
+    )
+    path = tmp_path / "several.onnx"
+    onnx.save(model, path)
+    result = compile_model(path, tmp_path / "out", CompileOptions(target="c", cache_dir=default_cache_dir()))
+    built = load_built_model(result.folder)
+    sample = random_inputs(built.graph)
+    (outputs,) = run_built_model(built, [sample], "run", None, default_cache_dir()).outputs
+    left, right = sample["b"][:, :4], sample["b"][:, 4:]
+    expected = {
+        "difference": sample["a"] - left,
+        "view": left.reshape(2, 2),
+        "sum": sample["a"] + right,
+        "right": right,
+    }
+    assert list(outputs) == list(expected)
+    for name, array in expected.items():
+        np.testing.assert_array_equal(outputs[name], array)
+    assert validate(built, [sample], None, default_cache_dir()).first_difference is None
+
+
+def test_a_wrong_second_output_of_a_layer_is_found(tmp_path: Path) -> None:
+    model = model_of([node("Split", "x", "left right", axis=1, num_outputs=2)], {"x": (1, 8)}, {}, "left right", 18)
+    path, out = tmp_path / "split.onnx", tmp_path / "out"
+    onnx.save(model, path)
+    compile_model(path, out, CompileOptions(target="c", cache_dir=default_cache_dir()))
+    source = (out / "split.c").read_text()
+    assert source.count("return (const void *)(arena + ") == 2
+    offsets = re.findall(r"return \(const void \*\)\(arena \+ (\d+)\)", source)
+    second = f"return (const void *)(arena + {offsets[1]})"
+    (out / "split.c").write_text(source.replace(second, f"return (const void *)(arena + {offsets[0]})"))
+    built = load_built_model(out)
+    found = validate(built, [random_inputs(built.graph)], None, default_cache_dir())
+    assert found.first_difference is not None
+    assert found.first_difference.startswith("sample 0, output 'right': 4 of 4 elements differ")
+
+
+def test_the_compiler_of_the_environment_is_taken_unless_one_is_given(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TINYOPT_CC", "gcc -DFROM_ENVIRONMENT")
+    assert find_compiler(target_named("c"), None).command == ("gcc", "-DFROM_ENVIRONMENT")
+    assert find_compiler(target_named("c"), "gcc -DGIVEN").command == ("gcc", "-DGIVEN")
+    arm = find_compiler(target_named("cortex-m4"), "gcc").command
+    assert arm[:2] == ("gcc", "-mthumb")
