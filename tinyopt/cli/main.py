@@ -9,6 +9,7 @@ import click
 
 from tinyopt import __version__
 from tinyopt.cli.compile_command import compile_command
+from tinyopt.cli.diff_command import diff_command
 from tinyopt.cli.execute_commands import profile_command, run_command, validate_command
 from tinyopt.cli.list_commands import passes_command, targets_command
 
@@ -42,11 +43,21 @@ def main() -> None:
     tinyopt compile model.onnx --target cortex-m4 --calib samples.npz:x -o out
     tinyopt validate out --data samples.npz:x    check the compiled bytes, layer by layer
     tinyopt profile out                          instructions per layer, under QEMU
+    tinyopt diff model.onnx edited.onnx          which nodes differ
 
     Exit codes: 0 ok, 1 internal error, 2 usage, 3 model invalid or unsupported, 4 accuracy, 5 budget, 6 verification
     mismatch, 7 compiler or emulator missing.
     """
 
 
-for command in (compile_command, run_command, validate_command, profile_command, passes_command, targets_command):
+COMMANDS = (
+    compile_command,
+    run_command,
+    validate_command,
+    profile_command,
+    diff_command,
+    passes_command,
+    targets_command,
+)
+for command in COMMANDS:
     main.add_command(command)
