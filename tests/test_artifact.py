@@ -73,6 +73,14 @@ def test_the_c_sources_compile_without_a_warning(
         must([*compiler, *STRICT, "-c", out / source, "-o", tmp_path / "object.o"])
 
 
+def test_float_kernels_include_what_their_literals_need(tmp_path: Path) -> None:
+    nodes = [node("MaxPool", "x", "m", kernel_shape=[2, 2]), node("Clip", "m - h")]
+    model = model_of(nodes, {"x": (1, 2, 3, 3)}, {"h": np.array(-0.3, np.float32)})
+    onnx.save(model, tmp_path / "tiny.onnx")
+    compile_model(tmp_path / "tiny.onnx", tmp_path / "out", CompileOptions(target="c", cache_dir=default_cache_dir()))
+    assert self_test(tmp_path / "out", tmp_path, "tiny").returncode == 0
+
+
 def test_a_firmware_links_neither_an_allocator_nor_a_runtime(tmp_path: Path) -> None:
     need("arm-none-eabi-gcc", "arm-none-eabi-nm")
     main = tmp_path / "main.c"

@@ -194,6 +194,16 @@ def test_refusals_say_why(nodes: list[onnx.NodeProto], inputs: dict[str, Any], r
         import_proto(model, "m", {})
 
 
+def test_an_unknown_node_of_a_broken_model_is_refused_without_a_word_on_stdout(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    nodes = [node("Relu", "x", "a"), node("Loop", "a a a")]  # the shape inference of a Loop without a body fails
+    nodes[0].attribute.add(name="broken")
+    with pytest.raises(UnsupportedOperatorError, match="Loop"):
+        import_proto(model_of(nodes, {"x": (2,)}), "m", {})
+    assert capsys.readouterr().out == ""
+
+
 def test_contradicting_shapes_are_an_invalid_model() -> None:
     model = model_of([node("Add", "x c", name="sum")], {"x": (2, 3)}, {"c": _floats(4)})
     with pytest.raises(InvalidModelError, match="Add 'sum': shapes") as caught:

@@ -164,12 +164,13 @@ def constant(value: float, dtype: str) -> Expr:
     return reinterpret(const(int(np.float32(value).view(np.int32)), "int32"), "float32")
 
 
-_FLOAT_BITS = re.compile(r"\(\*\(float \*\)\(&\((-?\d+)\)\)\)")
+_BITS = r"\*\(float \*\)\(&\((-?\d+)\)\)"
+_FLOAT_BITS = re.compile(rf"(?<!\w)\({_BITS}\)|{_BITS}")  # in parentheses of their own, or not
 
 
 def with_float_literals(c_text: str) -> str:
     """The generated C with floats that TVM printed as reinterpreted integers written as exact literals."""
-    return _FLOAT_BITS.sub(lambda match: _float_literal(int(match.group(1))), c_text)
+    return _FLOAT_BITS.sub(lambda match: _float_literal(int(match[1] or match[2])), c_text)
 
 
 def _float_literal(bits: int) -> str:

@@ -25,6 +25,10 @@ C_TYPES = {
     "float32": "float",
 }
 _NUMBERS_PER_LINE = 20
+_MATH = re.compile(
+    r"\b(INFINITY|NAN"
+    r"|(exp|log|log1p|tanh|erf|sqrt|fabs|floor|ceil|trunc|round|rint|nearbyint|pow|fmin|fmax|fma|fmod|ldexp)f)\b"
+)
 
 
 @dataclass(frozen=True)
@@ -137,7 +141,7 @@ class CSource:
     def headers(self) -> list[str]:
         text = "\n".join(function.text for function in self.functions())
         found = {header for intrinsic in self.intrinsics() for header in intrinsic.headers}
-        if re.search(r"\b(expf|logf|tanhf|erff|sqrtf|fabsf|floorf|ceilf|roundf|rintf|nearbyintf|powf)\b", text):
+        if _MATH.search(text):
             found.add("math.h")
         if re.search(r"\bmem(set|cpy|move)\b", text):
             found.add("string.h")

@@ -24,7 +24,7 @@ from tinyopt.onnx_import.rules import RULES
 from tinyopt.onnx_import.shapes import fix_input_shapes
 from tinyopt.verify import verify
 
-G_LOGGER.severity = G_LOGGER.CRITICAL  # it prints to stdout, which belongs to the user's data
+G_LOGGER.severity = G_LOGGER.CRITICAL + 1  # it prints to stdout, which belongs to the user's data
 
 _INPUT_DTYPES = ("float32", "int8", "uint8")
 
@@ -124,7 +124,10 @@ class _Importer:
             if value.name in self._shapes:
                 shape = self._shapes[value.name]
                 value.CopyFrom(onnx.helper.make_tensor_value_info(value.name, value.type.tensor_type.elem_type, shape))
-        return onnx.shape_inference.infer_shapes(model)
+        try:
+            return onnx.shape_inference.infer_shapes(model)
+        except (onnx.shape_inference.InferenceError, ValueError):  # the model is broken, which others will say
+            return model
 
     def _guessed_types(self) -> dict[str, TensorType]:
         return {
