@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -103,10 +103,18 @@ def _with_main_options(step: Pass, options: CompileOptions, boundary: str) -> Pa
             return step
 
 
+def no_observer(_step: PipelineStep) -> None:
+    """For pipelines that nobody looks at while they run."""
+
+
 def run_pipeline(
-    graph: Graph, steps: Sequence[Pass], context: PassContext, drift_samples: Sequence[Sample]
+    graph: Graph,
+    steps: Sequence[Pass],
+    context: PassContext,
+    drift_samples: Sequence[Sample],
+    on_step: Callable[[PipelineStep], None] = no_observer,
 ) -> list[PipelineStep]:
-    """Run the passes on `graph` in place."""
+    """Run the passes on `graph` in place; `on_step` is called after each."""
     results: list[PipelineStep] = []
     outputs = real_outputs(graph, drift_samples)
     for number, step in enumerate(steps):
@@ -117,6 +125,7 @@ def run_pipeline(
             before, outputs = outputs, real_outputs(graph, drift_samples)
             drift = measure_drift(before, outputs)
         results.append(PipelineStep(record, drift))
+        on_step(results[-1])
     context.on_progress("passes", len(steps), len(steps))
     return results
 
