@@ -29,7 +29,9 @@ class InstructionCosts:
             return 0
         macs = OPERATORS[node.op].macs(node)
         elements = sum(output.type.elements for output in node.outputs)
-        return round(macs * self._per_mac(node) + (0 if node.op in ("Reshape", "Identity") else elements * self.element))
+        return round(
+            macs * self._per_mac(node) + (0 if node.op in ("Reshape", "Identity") else elements * self.element)
+        )
 
     def ideal_per_mac(self, dtype: str) -> float:
         return self.ideal_int8_mac if dtype == "int8" else self.ideal_float_mac

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ from tinyopt.evaluate import evaluate_all
 from tinyopt.execution.built_model import load_built_model
 from tinyopt.execution.runner import run_built_model
 from tinyopt.graph_file import save_graph
-from tinyopt.ir import Graph
+from tinyopt.ir import Array, Graph, Value
 from tinyopt.lowering.lower import lower
 from tinyopt.lowering.program import Program
 from tinyopt.onnx_export import save_model
@@ -35,10 +35,14 @@ from tinyopt.pipeline import (
     as_real,
     build_pipeline,
     graph_inputs,
+    no_observer,
     real_outputs,
     run_pipeline,
 )
 from tinyopt.report.build import Evaluation, build_report, to_json
+from tinyopt.report.csv import ENCODING as CSV_ENCODING
+from tinyopt.report.csv import layers_csv
+from tinyopt.report.figures import layer_errors, source_lines
 from tinyopt.report.text import plain_text
 from tinyopt.samples import Sample, load_labelled, load_samples, random_samples
 from tinyopt.targets import target_named
@@ -65,10 +69,15 @@ def no_progress(_what: str, _done: int, _total: int) -> None:
 
 
 def compile_model(
-    model: Path, output: Path, options: CompileOptions, on_progress: Progress = no_progress
+    model: Path,
+    output: Path,
+    options: CompileOptions,
+    on_progress: Progress = no_progress,
+    on_step: Callable[[PipelineStep], None] = no_observer,
 ) -> CompileResult:
     """Compile the ONNX file `model` into the folder `output`, which is written whole or not at all.
 
+    on_step: called after each pass, so that what passes did can be seen even where a later one fails.
     Raises TinyoptError: see its subclasses for what can be wrong.
     """
     target = target_named(options.target)
@@ -83,13 +92,15 @@ def compile_model(
         )
     compiler = find_compiler(target, options.cc) if target.code == "object" else _optional_compiler(target, options.cc)
 
-    steps = optimize(imported.graph, target, options, calibration, on_progress)
+    steps = optimize(imported.graph, target, options, calibration, on_progress, on_step)
     program = lower(imported.graph, target, options.cache_dir, lambda d, n: on_progress("compiling kernels", d, n))
 
     names = Names(c_identifier(options.name or model.stem))
     with fresh_folder(output) as folder:
-        sample = graph_inputs(program.graph, (calibration or random_samples(original.inputs, 1, options.seed))[0])
-        write_sources(program, names, folder, __version__, sample, evaluate_all(program.graph, sample))
+        raw_sample = (calibration or random_samples(original.inputs, 1, options.seed))[0]
+        sample = graph_inputs(program.graph, raw_sample)
+        computed = evaluate_all(program.graph, sample)
+        write_sources(program, names, folder, __version__, sample, computed)
         save_graph(program.graph, folder / f"{names.prefix}.graph.npz")
         if target.code == "object":
             assert compiler is not None, "object targets always find a compiler or raise"
@@ -97,7 +108,8 @@ def compile_model(
         write_passes(folder / "passes", original, steps)
         code = None if compiler is None else measure_code(program, names, folder, compiler, options.cache_dir)
         digest = _sha256(model)
-        report = build_report(model.name, digest, names.prefix, original, imported.notes, steps, program, code)
+        facts = layer_facts(original, steps, program, raw_sample, computed, folder / f"{names.prefix}.c")
+        report = build_report(model.name, digest, names.prefix, original, imported.notes, steps, program, code, facts)
         _write_report(folder, report)
         if labelled is not None:
             report["evaluation"] = _evaluate(original, program, *labelled, options, folder).as_dict()
@@ -106,13 +118,37 @@ def compile_model(
 
 
 def optimize(
-    graph: Graph, target: Target, options: CompileOptions, calibration: Sequence[Sample], on_progress: Progress
+    graph: Graph,
+    target: Target,
+    options: CompileOptions,
+    calibration: Sequence[Sample],
+    on_progress: Progress = no_progress,
+    on_step: Callable[[PipelineStep], None] = no_observer,
 ) -> list[PipelineStep]:
     """Run the pipeline on `graph` in place; its drift is measured on calibration samples, or on noise without any."""
     pipeline = build_pipeline(options, options.boundary or target.boundary)
     context = PassContext(target.facts, calibration, options.seed, on_progress=on_progress)
     drift_samples = calibration[:DRIFT_SAMPLES] or random_samples(graph.inputs, DRIFT_SAMPLES, options.seed)
-    return run_pipeline(graph, pipeline, context, drift_samples)
+    return run_pipeline(graph, pipeline, context, drift_samples, on_step)
+
+
+def layer_facts(
+    original: Graph,
+    steps: Sequence[PipelineStep],
+    program: Program,
+    sample: Sample,
+    computed: Mapping[Value, Array],
+    source: Path,
+) -> dict[str, dict[str, Any]]:
+    """For each layer its error against the float graph that was quantized, if one was, and its place in the C file."""
+    facts = {name: {"c": c} for name, c in source_lines(program, source.name, source.read_text("ascii")).items()}
+    graphs = [original, *(step.record.graph for step in steps)]
+    place = next((i for i, s in enumerate(steps) if s.record.pass_name == "quantize" and s.record.is_changed), None)
+    if place is not None:
+        exact = evaluate_all(graphs[place], graph_inputs(graphs[place], sample))
+        for name, error in layer_errors(graphs[place], exact, program, computed).items():
+            facts[name] |= {"error": error}
+    return facts
 
 
 def write_passes(folder: Path, original: Graph, steps: Sequence[PipelineStep]) -> None:
@@ -181,6 +217,7 @@ def _evaluate(
 def _write_report(folder: Path, report: dict[str, Any]) -> None:
     (folder / "report.json").write_text(to_json(report), encoding="utf-8")
     (folder / "report.txt").write_text(plain_text(report), encoding="utf-8")
+    (folder / "report.csv").write_text(layers_csv(report), encoding=CSV_ENCODING, newline="")
 
 
 def _sha256(path: Path) -> str:

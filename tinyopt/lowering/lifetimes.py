@@ -16,9 +16,7 @@ def views(graph: Graph) -> dict[Value, Value]:
     return {node.output: node.input(0) for node in graph.nodes if node.op in VIEWS}
 
 
-def value_lifetimes(
-    graph: Graph, steps: Sequence[Node], root: Callable[[Value], Value]
-) -> dict[Value, BufferLifetime]:
+def value_lifetimes(graph: Graph, steps: Sequence[Node], root: Callable[[Value], Value]) -> dict[Value, BufferLifetime]:
     """The life of every value that has memory of its own, in order of birth.
 
     Inputs live from step 0, node k of `steps` is step k + 1, outputs live until after the last node.

@@ -154,7 +154,8 @@ def _measure_lifetimes(graph: Graph, steps: Sequence[_Step], storage: _Storage) 
             if isinstance(argument, ScratchArgument):
                 name = f"scratch of {step.node.name}"
                 storage.lifetimes[step.node, number] = BufferLifetime(name, argument.bytes, position, position)
-    storage.lifetimes.update(value_lifetimes(graph, [step.node for step in steps], storage.root))
+    for value, life in value_lifetimes(graph, [step.node for step in steps], storage.root).items():
+        storage.lifetimes[value] = life
 
 
 def _buffers(plan: MemoryPlan, storage: _Storage) -> tuple[ArenaBuffer, ...]:

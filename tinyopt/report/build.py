@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -12,8 +12,10 @@ from tinyopt import __version__
 from tinyopt.ir import Graph, Value
 from tinyopt.lowering.program import KernelCall, Program
 from tinyopt.ops import OPERATORS
-from tinyopt.ops.facts import graph_macs, weight_bytes
 from tinyopt.pipeline import Drift, PipelineStep
+from tinyopt.report.figures import buffers, node_changes, totals
+from tinyopt.report.sources import layer_sources
+from tinyopt.targets.target import Target
 
 SCHEMA_VERSION = 1
 
@@ -41,9 +43,15 @@ def build_report(
     steps: Sequence[PipelineStep],
     program: Program,
     code_bytes: int | None,
+    layer_facts: Mapping[str, Mapping[str, Any]],
 ) -> dict[str, Any]:
-    """Everything that is known of a compilation and does not change from run to run: no times, no paths."""
+    """Everything that is known of a compilation and does not change from run to run: no times, no paths.
+
+    layer_facts: what else is known of the layers, by the names of their nodes.
+    """
+    graphs = [original, *(step.record.graph for step in steps)]
     constants = sum(constant.array.nbytes for constant in program.constants)
+    sources = layer_sources(original, [call.node for call in program.calls])
     return {
         "schema_version": SCHEMA_VERSION,
         "tinyopt": __version__,
@@ -52,8 +60,8 @@ def build_report(
         "target": {"name": program.target.name, "description": program.target.description},
         "inputs": [_boundary(value) for value in program.graph.inputs],
         "outputs": [_boundary(value) for value in program.graph.outputs],
-        "before": _totals(original),
-        "after": _totals(program.graph)
+        "before": totals(original, program.target),
+        "after": totals(program.graph, program.target)
         | {
             "arena_bytes": program.arena_bytes,
             "arena_lower_bound_bytes": program.arena_lower_bound_bytes,
@@ -61,8 +69,12 @@ def build_report(
             "flash_code_bytes": code_bytes,
             "flash_bytes": None if code_bytes is None else code_bytes + constants,
         },
-        "passes": [_pass(step) for step in steps],
-        "layers": [_layer(call) for call in program.calls],
+        "passes": [_pass(step, before, program.target) for before, step in zip(graphs, steps, strict=False)],
+        "layers": [
+            _layer(call, program.target) | {"source": source} | dict(layer_facts.get(call.node.name, {}))
+            for call, source in zip(program.calls, sources, strict=True)
+        ],
+        "buffers": buffers(program),
     }
 
 
@@ -89,21 +101,13 @@ def _boundary(value: Value) -> dict[str, Any]:
         "name": value.name,
         "dtype": value.dtype,
         "shape": list(value.shape),
+        "bytes": value.type.bytes,
         "scale": None if quantization is None else quantization.scale[0],
         "zero_point": None if quantization is None else quantization.zero_point[0],
     }
 
 
-def _totals(graph: Graph) -> dict[str, Any]:
-    return {
-        "nodes": len(graph.nodes),
-        "macs": graph_macs(graph),
-        "parameters": sum(constant.type.elements for constant in graph.constants()),
-        "weight_bytes": weight_bytes(graph),
-    }
-
-
-def _pass(step: PipelineStep) -> dict[str, Any]:
+def _pass(step: PipelineStep, before: Graph, target: Target) -> dict[str, Any]:
     record = step.record
     return {
         "name": record.pass_name,
@@ -111,7 +115,8 @@ def _pass(step: PipelineStep) -> dict[str, Any]:
         "is_changed": record.is_changed,
         "remarks": [asdict(remark) for remark in record.remarks],
         "drift": None if step.drift is None else _drift(step.drift),
-        "after": _totals(record.graph),
+        "nodes": node_changes(before, record.graph, record.remarks),
+        "after": totals(record.graph, target),
     }
 
 
@@ -119,7 +124,7 @@ def _drift(drift: Drift) -> dict[str, Any]:
     return {"max_abs": drift.max_abs, "snr_db": drift.snr_db}
 
 
-def _layer(call: KernelCall) -> dict[str, Any]:
+def _layer(call: KernelCall, target: Target) -> dict[str, Any]:
     output = call.node.outputs[0]
     return {
         "index": call.index,
@@ -131,6 +136,8 @@ def _layer(call: KernelCall) -> dict[str, Any]:
         "shape": list(output.shape),
         "macs": OPERATORS[call.node.op].macs(call.node),
         "weight_bytes": call.weight_bytes,
+        "estimated_instructions": target.costs.instructions(call.node),
+        "ideal_instructions_per_mac": target.costs.ideal_per_mac(output.dtype),
         "offset": call.outputs[0].offset,
         "bytes": call.outputs[0].bytes,
         "refusals": list(call.refusals),
