@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -13,7 +14,11 @@ from tinyopt.cli.console import Output, reported_errors
 from tinyopt.cli.list_commands import print_pipeline
 from tinyopt.cli.parsing import parse_settings, parse_shapes
 from tinyopt.disk_cache import default_cache_dir
+from tinyopt.errors import UsageError
+from tinyopt.onnx_import import import_model
 from tinyopt.options import CompileOptions
+from tinyopt.pipeline import PipelineStep, no_observer
+from tinyopt.report.changes import ChangePrinter
 from tinyopt.report.text import remarks, renderable
 from tinyopt.targets import target_named
 
@@ -44,6 +49,7 @@ def _options(command: _Command) -> _Command:
             click.option("--disable-pass", "disabled", multiple=True, metavar="PASS", help="Leave a pass out."),
             click.option("--set", "settings", multiple=True, metavar="PASS.OPTION=VALUE", help="Set a pass's option."),
             click.option("--print-passes", is_flag=True, help="Print the pipeline with its options, and stop."),
+            click.option("--print-changed", is_flag=True, help="Print what each pass changed, as a diff of the graph."),
             click.option("--dump-passes", type=Path, metavar="DIR", help="Also write each pass's graph there."),
             click.option("--cc", help="C compiler.  [default: $TINYOPT_CC, the target's own, ziglang]"),
             click.option("--cache-dir", type=Path, help="Compiled kernels.  [default: ~/.cache/tinyopt]"),
@@ -78,6 +84,7 @@ def compile_command(
     disabled: tuple[str, ...],
     settings: tuple[str, ...],
     print_passes: bool,
+    print_changed: bool,
     dump_passes: Path | None,
     cc: str | None,
     cache_dir: Path | None,
@@ -117,11 +124,31 @@ def compile_command(
             print_pipeline(screen, options, target_named(target))
             return
         folder = output or Path(model.stem or "out")
-        with screen.progress() as progress:
-            result = compile_model(model, folder, options, progress)
+        with _changes(screen, model, options, print_changed) as on_step, screen.progress() as progress:
+            result = compile_model(model, folder, options, progress, on_step)
         if dump_passes is not None:
             write_passes(dump_passes, result.original, result.steps)
         screen.show(renderable(result.report), result.report)
         if verbose:
             screen.log.print(remarks(result.report), markup=False)
         screen.say(f"wrote {folder}; next: tinyopt validate {folder}, tinyopt profile {folder}")
+
+
+@contextmanager
+def _changes(
+    screen: Output, model: Path, options: CompileOptions, is_wanted: bool
+) -> Generator[Callable[[PipelineStep], None]]:
+    """Collects what the passes do and prints it at the end, when no progress bar is in the way, or after a failure."""
+    if not is_wanted:
+        yield no_observer
+        return
+    if screen.is_json:
+        raise UsageError("--print-changed and --json both print to stdout: give one of them")
+    printer = ChangePrinter(import_model(model, options.shapes).graph)
+    steps: list[PipelineStep] = []
+    try:
+        yield steps.append
+    finally:
+        for number, step in enumerate(steps, start=1):
+            for line in printer.after(number, step.record):
+                screen.data.print(line, soft_wrap=True)

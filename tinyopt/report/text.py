@@ -1,4 +1,8 @@
-"""The report on a terminal."""
+"""The report on a terminal, in the order that users of other embedded compilers know.
+
+The model, its inputs and outputs, what it costs with the change against the model as it came; the passes; the layers,
+as they were and as they are compiled; the memory by section.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +14,11 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from tinyopt.report.plain import kibibytes, printable, shortened, signed_change, signed_percent
+
 PLAIN_WIDTH = 120
+_SOURCE_WIDTH = 26
+_NUMERIC = frozenset({"nodes", "MACs", "weights B", "drift", "SNR dB", "#", "bytes", ""})
 
 
 def plain_text(report: dict[str, Any]) -> str:
@@ -30,17 +38,29 @@ def plain_text(report: dict[str, Any]) -> str:
 
 
 def renderable(report: dict[str, Any]) -> RenderableType:
-    """Model, passes, layers and totals, in that order: the totals stand last, where the eye is."""
-    parts: list[RenderableType] = [_heading(report), *_notes(report), _passes(report), _layers(report), _totals(report)]
+    """The whole report; flash and RAM stand last, where the eye is."""
+    parts: list[RenderableType] = [
+        _heading(report),
+        *_notes(report),
+        _summary(report),
+        Text(),
+        _passes(report),
+        Text(),
+        _remarks(report),
+        Text(),
+        _layers(report),
+        Text(),
+        _memory(report),
+    ]
     if "evaluation" in report:
-        parts.append(_evaluation(report["evaluation"]))
+        parts += [Text(), _evaluation(report["evaluation"])]
     return Group(*parts)
 
 
 def remarks(report: dict[str, Any]) -> str:
     """Every remark of every pass, one a line."""
     return "\n".join(
-        f"{step['name']}: {remark['kind']}: {_safe(remark['message'])}"
+        f"{step['name']}: {remark['kind']}: {printable(remark['message'])}"
         for step in report["passes"]
         for remark in step["remarks"]
     )
@@ -48,15 +68,54 @@ def remarks(report: dict[str, Any]) -> str:
 
 def _heading(report: dict[str, Any]) -> Text:
     model, target = report["model"], report["target"]
-    return Text(f"{_safe(model['file'])} for {target['name']}: {target['description']}", style="bold")
+    return Text(f"{printable(model['file'])} for {target['name']}: {target['description']}", style="bold")
 
 
 def _notes(report: dict[str, Any]) -> Iterable[Text]:
-    return (Text(f"note: {_safe(note)}") for note in report["model"]["notes"])
+    return (Text(f"note: {printable(note)}") for note in report["model"]["notes"])
+
+
+# The model and what it costs
+
+
+def _summary(report: dict[str, Any]) -> Table:
+    before, after = report["before"], report["after"]
+    table = Table(box=None, pad_edge=False, show_header=False)
+    table.add_column(style="dim", no_wrap=True)
+    table.add_column(overflow="fold")
+    table.add_row("model hash", f"sha256 {report['model']['sha256']}")
+    for what in ("input", "output"):
+        values = report[f"{what}s"]
+        for number, value in enumerate(values, start=1):
+            table.add_row(f"{what} {number}/{len(values)}", _boundary(value))
+    table.add_row("parameters", f"{before['parameters']:,} in {kibibytes(before['weight_bytes'])}")
+    table.add_row("MACs", f"{after['macs']:,}{_against(before['macs'], after['macs'])}")
+    weights = after["flash_constant_bytes"]
+    table.add_row("weights (flash)", f"{kibibytes(weights)}{_against(before['weight_bytes'], weights)}")
+    arena, original = after["arena_bytes"], before["estimated_arena_bytes"]
+    bound = after["arena_lower_bound_bytes"]
+    planned = "; no plan is smaller" if arena == bound else f"; no plan is below {bound:,} B"
+    table.add_row("activations (RAM)", f"{kibibytes(arena)}{_against(original, arena)}{planned}")
+    return table
+
+
+def _boundary(value: dict[str, Any]) -> str:
+    shape = "x".join(map(str, value["shape"]))
+    text = f"'{printable(value['name'])}' {value['dtype']} {shape}, {value['bytes']:,} B"
+    if value["scale"] is None:
+        return text
+    return f"{text}, scale {value['scale']:.7g}, zero point {value['zero_point']}"
+
+
+def _against(before: int, after: int) -> str:
+    return "" if before == after else f"  {signed_change(before, after)} vs. the original"
+
+
+# Passes
 
 
 def _passes(report: dict[str, Any]) -> Table:
-    table = _table("Passes", ("pass", "nodes", "MACs", "weights B", "drift", "SNR dB", "remarks"))
+    table = _table("Passes", ("pass", "nodes", "MACs", "weights B", "drift", "SNR dB"))
     before = report["before"]
     for step in report["passes"]:
         after, drift = step["after"], step["drift"]
@@ -67,10 +126,13 @@ def _passes(report: dict[str, Any]) -> Table:
             _change(before["weight_bytes"], after["weight_bytes"]),
             f"{drift['max_abs']:.2g}" if drift else "",
             _decibels(drift),
-            _remark_summary(step["remarks"]),
         )
         before = after
-    return table
+    return _with_whole_numbers(table)
+
+
+def _change(before: int, after: int) -> str:
+    return f"{after:,}" if before == after else f"{after:,} ({after - before:+,})"
 
 
 def _decibels(drift: dict[str, Any] | None) -> str:
@@ -80,41 +142,93 @@ def _decibels(drift: dict[str, Any] | None) -> str:
     return "exact" if ratio is None or ratio == float("inf") else f"{ratio:.1f}"
 
 
+def _remarks(report: dict[str, Any]) -> Table:
+    table = _table("What they did, or why not", ("pass", "remarks"))
+    for step in report["passes"]:
+        style = "" if step["is_changed"] else "dim"
+        table.add_row(Text(step["name"], style=style), _remark_summary(step["remarks"]), style=style)
+    return table
+
+
 def _remark_summary(remarks: list[dict[str, Any]]) -> Text:
     """The first two remarks, and how many more there are."""
-    shown = "; ".join(_safe(remark["message"]) for remark in remarks[:2])
+    shown = "; ".join(printable(remark["message"]) for remark in remarks[:2])
     more = f"; {len(remarks) - 2} more" if len(remarks) > 2 else ""
     return Text(shown + more)
 
 
+# Layers
+
+
 def _layers(report: dict[str, Any]) -> Table:
-    table = _table("Layers", ("#", "operator", "kernel", "output", "MACs", "weights B", "arena at", "from"))
+    table = _table(
+        "Layers: original | compiled",
+        ("#", "original", "MACs", "weights B", "|", "kernel", "output", "MACs", "weights B", ""),
+    )
     for layer in report["layers"]:
+        source = layer["source"]
         table.add_row(
             str(layer["index"]),
-            layer["op"],
+            Text(printable(_source_text(layer))),
+            f"{source['macs']:,}",
+            f"{source['weight_bytes']:,}",
+            "|",
             layer["kernel"],
             f"{layer['dtype']} {'x'.join(map(str, layer['shape']))}",
             f"{layer['macs']:,}",
             f"{layer['weight_bytes']:,}",
-            str(layer["offset"]),
-            Text(_safe(_shortened(", ".join(layer["origins"]), 40))),
+            signed_percent(source["weight_bytes"], layer["weight_bytes"]),
         )
+    sums = [
+        f"{sum(side[key] for side in sides):,}"
+        for sides in ([layer["source"] for layer in report["layers"]], report["layers"])
+        for key in ("macs", "weight_bytes")
+    ]
+    table.add_row("", "all layers", *sums[:2], "|", "", "", *sums[2:], "", style="bold")
+    return _with_whole_numbers(table)
+
+
+def _source_text(layer: dict[str, Any]) -> str:
+    """Such as `Conv+Relu stem/conv`; the name is that of the first origin."""
+    operators = "+".join(layer["source"]["operators"])
+    name = layer["origins"][0] if layer["origins"] else layer["name"]
+    room = max(_SOURCE_WIDTH - len(operators) - 1, 8)
+    return f"{operators} {shortened(name, room)}".strip()
+
+
+# Memory
+
+
+def _memory(report: dict[str, Any]) -> Table:
+    after = report["after"]
+    code, constants, arena = after["flash_code_bytes"], after["flash_constant_bytes"], after["arena_bytes"]
+    table = _table("Memory by section", ("section", "memory", "bytes", "what"))
+    table.add_row("code", "flash", "" if code is None else f"{code:,}", _code_text(report))
+    table.add_row("weights", "flash", f"{constants:,}", "weights, biases, tables: shared ones once")
+    table.add_row("arena", "RAM", f"{arena:,}", f"inputs, outputs, activations, scratch; {_peak(report)}")
+    if code is not None:
+        table.add_row("all", "flash", kibibytes(code + constants), "", style="bold")
+    table.add_row("all", "RAM", kibibytes(arena), "without the stack", style="bold")
     return table
 
 
-def _totals(report: dict[str, Any]) -> Table:
-    before, after = report["before"], report["after"]
-    table = _table("Totals", ("", "before", "after", "change"))
-    for label, key in (("MACs", "macs"), ("parameters", "parameters"), ("weight bytes", "weight_bytes")):
-        table.add_row(label, f"{before[key]:,}", f"{after[key]:,}", _percent(before[key], after[key]))
-    table.add_row("arena bytes", "", f"{after['arena_bytes']:,}", f"lower bound {after['arena_lower_bound_bytes']:,}")
-    table.add_row("flash: constants", "", f"{after['flash_constant_bytes']:,}", "")
-    code = after["flash_code_bytes"]
-    table.add_row("flash: code", "", "not measured: no compiler" if code is None else f"{code:,}", "")
-    if after["flash_bytes"] is not None:
-        table.add_row("flash: all", "", f"{after['flash_bytes']:,}", "")
-    return table
+def _peak(report: dict[str, Any]) -> str:
+    """Where in the run most bytes are alive."""
+    buffers, layers = report["buffers"], report["layers"]
+    alive = {
+        step: sum(b["bytes"] for b in buffers if b["first"] <= step <= b["last"])
+        for step in {buffer["first"] for buffer in buffers}
+    }
+    step = max(alive, key=lambda s: (alive[s], -s), default=0)
+    if not 1 <= step <= len(layers):
+        return "fullest at the boundary"
+    return f"fullest in layer {step - 1}, {layers[step - 1]['kernel']}"
+
+
+def _code_text(report: dict[str, Any]) -> str:
+    if report["after"]["flash_code_bytes"] is None:
+        return "not measured: no compiler"
+    return f"{len({layer['kernel'] for layer in report['layers']})} kinds of kernels, -O3"
 
 
 def _evaluation(evaluation: dict[str, Any]) -> Text:
@@ -127,25 +241,19 @@ def _evaluation(evaluation: dict[str, Any]) -> Text:
 
 
 def _table(title: str, columns: Iterable[str]) -> Table:
-    table = Table(title=title, title_justify="left", box=None, pad_edge=False, header_style="bold")
-    numeric = {"nodes", "MACs", "weights B", "drift", "SNR dB", "#", "arena at", "before", "after"}
+    table = Table(
+        title=title, title_justify="left", title_style="bold", box=None, pad_edge=False, collapse_padding=True
+    )
+    table.header_style = "dim"
     for column in columns:
-        table.add_column(column, justify="right" if column in numeric else "left", no_wrap=column in numeric)
+        is_numeric = column in _NUMERIC
+        table.add_column(column, justify="right" if is_numeric else "left", no_wrap=is_numeric, overflow="fold")
     return table
 
 
-def _change(before: int, after: int) -> str:
-    return f"{after:,}" if before == after else f"{after:,} ({after - before:+,})"
-
-
-def _percent(before: int, after: int) -> str:
-    return f"{100 * (after - before) / before:+.1f} %" if before else ""
-
-
-def _shortened(text: str, length: int) -> str:
-    return text if len(text) <= length else "…" + text[-length + 1 :]
-
-
-def _safe(text: str) -> str:
-    """Names from a model must not steer the terminal."""
-    return "".join(character if character.isprintable() else "?" for character in text)
+def _with_whole_numbers(table: Table) -> Table:
+    """Where the terminal is narrow, names take several lines; numbers never do."""
+    for column in table.columns:
+        if column.justify == "right":
+            column.min_width = max(len(str(cell)) for cell in column.cells)
+    return table
