@@ -340,3 +340,33 @@ def test_a_file_in_the_place_of_a_parent_folder_is_named(tmp_path: Path) -> None
     (tmp_path / "file").write_text("")
     with pytest.raises(UsageError, match="file is a file"):
         compile_model(MODEL, tmp_path / "file" / "out", options_for("c"))
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        model_of([node("Flatten", "x")], {"x": (1, 2, 2)}),
+        model_of(
+            [node("Relu", "x"), node("Identity", "c", "z")],
+            {"x": (1, 4)},
+            {"c": np.array([np.nan, np.inf, -np.inf, -0.0, 1e-45], np.float32)},
+            outputs="y z",
+        ),
+    ],
+    ids=["a view alone", "numbers that are none"],
+)
+def test_the_self_test_of_an_odd_model_compiles_and_passes(model: onnx.ModelProto, tmp_path: Path) -> None:
+    onnx.save(model, tmp_path / "odd.onnx")
+    options = CompileOptions(target="c", cache_dir=default_cache_dir())
+    out = compile_model(tmp_path / "odd.onnx", tmp_path / "out", options).folder
+    assert self_test(out, tmp_path, "odd").stdout == "PASS\n"
+
+
+def test_the_self_test_of_tiny_numbers_still_sees_a_wrong_weight(tmp_path: Path) -> None:
+    weights = np.full((2, 4), 1e-6, np.float32)
+    onnx.save(model_of([node("MatMul", "x w")], {"x": (1, 4)}, {"w": weights.T}), tmp_path / "tiny.onnx")
+    options = CompileOptions(target="c", cache_dir=default_cache_dir())
+    out = compile_model(tmp_path / "tiny.onnx", tmp_path / "out", options).folder
+    source = out / "tiny_weights.c"
+    source.write_text(source.read_text().replace("1e-06f", "2e-06f", 1))
+    assert self_test(out, tmp_path, "tiny").stdout == "FAIL: an output differs\n"

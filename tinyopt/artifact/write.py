@@ -11,13 +11,23 @@ from typing import Any
 
 import numpy as np
 
-from tinyopt.artifact.c_source import C_TYPES, Boundary, CSource, Names, array_literal, environment, fnv1a
+from tinyopt.artifact.c_source import (
+    C_TYPES,
+    Boundary,
+    CSource,
+    Names,
+    array_literal,
+    environment,
+    float_literal,
+    fnv1a,
+)
 from tinyopt.artifact.names import c_comment
 from tinyopt.disk_cache import read_cached, write_cached
 from tinyopt.ir import Array, Value
 from tinyopt.lowering.program import ARENA_ALIGNMENT, FlashConstant, KernelCall, Program
 from tinyopt.toolchain import Compiler
 
+FLOAT_OF_RANGE = 1e-4  # how far the self-test lets an element move, as a share of the tensor's largest one
 OBJECT_FLAGS = ("-std=c99", "-O2", "-fPIC", "-fvisibility=default", "-ffp-contract=off")
 
 
@@ -169,7 +179,14 @@ def _golden(boundary: Boundary, array: Array) -> dict[str, Any]:
         "c_type": boundary.c_type,
         "elements": max(boundary.elements, 1),
         "literal": array_literal(_never_empty(array)),
+        "tolerance": float_literal(FLOAT_OF_RANGE * _largest(array)),
     }
+
+
+def _largest(array: Array) -> float:
+    """The largest magnitude among the finite elements."""
+    real = np.abs(array.astype(np.float64))
+    return float(np.max(real[np.isfinite(real)], initial=0.0))
 
 
 def _layer_hash(call: KernelCall, expected: Mapping[Value, Array]) -> dict[str, Any]:

@@ -65,7 +65,7 @@ def validate(built: BuiltModel, samples: Sequence[Mapping[str, Array]], cc: str 
             expected = reference[value]
             different += ours.itemsize * int(np.count_nonzero(~_equal(ours, expected, _is_exact(value, inexact))))
             total += ours.nbytes
-            gap = float(np.max(np.abs(ours.astype(np.float64) - theirs.astype(np.float64)), initial=0.0))
+            gap = _largest_gap(ours, theirs)
             if ours.dtype.kind == "f":
                 error = max(error, gap)
             else:
@@ -132,3 +132,11 @@ def _equal(ours: Array, expected: Array, is_exact: bool) -> Array:
         of_range = FLOAT_OF_RANGE * float(np.max(finite, initial=0.0))
         return np.isclose(ours, expected, rtol=FLOAT_RELATIVE, atol=of_range, equal_nan=True)
     return np.asarray(np.abs(ours.astype(np.int64) - expected.astype(np.int64)) <= 1)
+
+
+def _largest_gap(ours: Array, theirs: Array) -> float:
+    """The largest absolute difference; infinite where only one of two elements is a number."""
+    a, b = ours.astype(np.float64), theirs.astype(np.float64)
+    unequal = ~((a == b) | (np.isnan(a) & np.isnan(b)))
+    gaps = np.abs(a[unequal] - b[unequal])
+    return float(np.max(np.where(np.isnan(gaps), np.inf, gaps), initial=0.0))
