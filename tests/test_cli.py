@@ -353,7 +353,7 @@ def test_a_quiet_compilation_says_nothing() -> None:
 def test_compile_prints_its_report_and_where_to_go_next() -> None:
     done = tinyopt("compile", MODEL, "-t", "c", "--calib", CALIBRATION, "--calib-samples", "20", "-o", "out")
     assert done.code == 0
-    for word in ("Passes", "Layers", "Memory by section", "Conv+Relu", "activations (RAM)"):
+    for word in ("Passes", "Layers", "Memory by section", "conv_s8", "arena"):
         assert word in done.out
     assert done.err.splitlines()[-1] == "wrote out; next: tinyopt validate out, tinyopt profile out"
 
