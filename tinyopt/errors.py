@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import ClassVar
 
 
@@ -24,7 +25,14 @@ class InvalidModelError(TinyoptError):
 
 
 class UnsupportedOperatorError(InvalidModelError):
-    """The model is valid, but tinyopt has no rule or no kernel for some of its nodes."""
+    """The model is valid, but tinyopt has no rule or no kernel for some of its nodes.
+
+    parts: one text for each of them, where they are all known.
+    """
+
+    def __init__(self, message: str, parts: Sequence[str] = ()) -> None:
+        super().__init__(message)
+        self.parts = tuple(parts)
 
 
 class AccuracyError(TinyoptError):

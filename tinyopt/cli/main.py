@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from tinyopt import __version__
+from tinyopt.cli.analyze_command import analyze_command
 from tinyopt.cli.compile_command import compile_command
 from tinyopt.cli.diff_command import diff_command
 from tinyopt.cli.execute_commands import profile_command, run_command, validate_command
@@ -40,6 +41,7 @@ def main() -> None:
     """Compile trained ONNX models into small, self-contained C libraries for Arm.
 
     \b
+    tinyopt analyze model.onnx                   operators, MACs, memory, what is not supported
     tinyopt compile model.onnx --target cortex-m4 --calib samples.npz:x -o out
     tinyopt validate out --data samples.npz:x    check the compiled bytes, layer by layer
     tinyopt profile out                          instructions per layer, under QEMU
@@ -51,6 +53,7 @@ def main() -> None:
 
 
 COMMANDS = (
+    analyze_command,
     compile_command,
     run_command,
     validate_command,

@@ -140,7 +140,8 @@ class _Importer:
         lines = "".join(f"\n  {text}" for text in self._refused.values())
         return UnsupportedOperatorError(
             f"model '{self._name}' has {len(self._refused)} part(s) that tinyopt cannot take:{lines}\n"
-            f"supported operators: {', '.join(supported_operators())}"
+            f"supported operators: {', '.join(supported_operators())}",
+            tuple(self._refused.values()),
         )
 
     # Inputs, nodes, outputs

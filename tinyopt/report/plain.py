@@ -37,12 +37,14 @@ def signed_percent(before: float, after: float) -> str:
     return f"{100 * (after - before) / before:+.1f} %" if before else "new"
 
 
-def kibibytes(size: int) -> str:
+def memory_size(size: int) -> str:
+    """Exact, and in the unit that people think in.
+
+    >>> memory_size(27748), memory_size(6 << 20)
+    ('27,748 B (27.1 KiB)', '6,291,456 B (6.0 MiB)')
     """
-    >>> kibibytes(27748)
-    '27,748 B (27.1 KiB)'
-    """
-    return f"{size:,} B ({size / 1024:.1f} KiB)"
+    kibibytes = size / 1024
+    return f"{size:,} B ({kibibytes:.1f} KiB)" if kibibytes < 1024 else f"{size:,} B ({kibibytes / 1024:.1f} MiB)"
 
 
 def shortened(text: str, length: int) -> str:

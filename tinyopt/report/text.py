@@ -14,7 +14,7 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from tinyopt.report.plain import kibibytes, printable, shortened, signed_change, signed_percent
+from tinyopt.report.plain import memory_size, printable, shortened, signed_change, signed_percent
 
 PLAIN_WIDTH = 120
 _SOURCE_WIDTH = 26
@@ -88,14 +88,14 @@ def _summary(report: dict[str, Any]) -> Table:
         values = report[f"{what}s"]
         for number, value in enumerate(values, start=1):
             table.add_row(f"{what} {number}/{len(values)}", _boundary(value))
-    table.add_row("parameters", f"{before['parameters']:,} in {kibibytes(before['weight_bytes'])}")
+    table.add_row("parameters", f"{before['parameters']:,} in {memory_size(before['weight_bytes'])}")
     table.add_row("MACs", f"{after['macs']:,}{_against(before['macs'], after['macs'])}")
     weights = after["flash_constant_bytes"]
-    table.add_row("weights (flash)", f"{kibibytes(weights)}{_against(before['weight_bytes'], weights)}")
+    table.add_row("weights (flash)", f"{memory_size(weights)}{_against(before['weight_bytes'], weights)}")
     arena, original = after["arena_bytes"], before["estimated_arena_bytes"]
     bound = after["arena_lower_bound_bytes"]
     planned = "; no plan is smaller" if arena == bound else f"; no plan is below {bound:,} B"
-    table.add_row("activations (RAM)", f"{kibibytes(arena)}{_against(original, arena)}{planned}")
+    table.add_row("activations (RAM)", f"{memory_size(arena)}{_against(original, arena)}{planned}")
     return table
 
 
@@ -207,8 +207,8 @@ def _memory(report: dict[str, Any]) -> Table:
     table.add_row("weights", "flash", f"{constants:,}", "weights, biases, tables: shared ones once")
     table.add_row("arena", "RAM", f"{arena:,}", f"inputs, outputs, activations, scratch; {_peak(report)}")
     if code is not None:
-        table.add_row("all", "flash", kibibytes(code + constants), "", style="bold")
-    table.add_row("all", "RAM", kibibytes(arena), "without the stack", style="bold")
+        table.add_row("all", "flash", memory_size(code + constants), "", style="bold")
+    table.add_row("all", "RAM", memory_size(arena), "without the stack", style="bold")
     return table
 
 
