@@ -115,6 +115,7 @@ def _float_convolutions(build: CaseBuilder) -> None:
     conv("grouped, dilated, residual", (8, 3, 2, 2), False, True, pads=(1, 1, 2, 1), dilations=(2, 2), group=2)
     conv("depthwise, clamped on both sides", (8, 3, 3, 1), True, False, pads=(0, 2, 1, 0), group=4, clamp_low=-0.3,
          clamp_high=0.7)  # fmt: skip
+    conv("three channels for each input, clamped", (12, 1, 1, 1), True, False, group=4, clamp_low=0.0)
     conv("pointwise", (5, 1, 1, 4), True, True)
     conv("cropping pads", (2, 3, 3, 4), True, False, pads=(-1, 0, 0, -2))
     variants: Mapping[str, Mapping[str, Attribute]] = {

@@ -48,6 +48,11 @@ _X = {"x": (1, 3, 4, 5)}
             [node("Slice", "x s e a t")],
             {"s": _ints(-1, 4), "e": _ints(-9, 0), "a": _ints(1, 3), "t": _ints(-1, -2)},
         ),
+        (
+            13,
+            [node("Slice", "x s e a t")],
+            {"s": _ints(-9, -1), "e": _ints(-9, -9), "a": _ints(2, 3), "t": _ints(-1, -2)},
+        ),
         (13, [node("Slice", "x s e")], {"s": _ints(0, 1), "e": _ints(1, 3)}),
         (10, [node("Pad", "x", pads=[0, 0, 1, 2, 0, 0, 3, 4], value=2.5)], {}),
         (10, [node("Pad", "x", pads=[0, 0, 1, 2, 0, 0, 3, 4], mode="reflect")], {}),
@@ -63,6 +68,16 @@ _X = {"x": (1, 3, 4, 5)}
         (18, [node("Resize", "x - - s", axes=[2, 3], mode="linear")], {"s": _ints(6, 3)}),
         (12, [node("Dropout", "x")], {}),
         (13, [node("Dropout", "x r t")], {"r": np.array(0.5, _F32), "t": np.array(False)}),
+        (
+            13,
+            [node("DequantizeLinear", "q s z", "f"), node("BatchNormalization", "x f f f f")],
+            {"q": np.array([3, 4, 5], np.int8), "s": np.array(0.5, _F32), "z": np.array(-1, np.int8)},
+        ),
+        (
+            13,
+            [node("DequantizeLinear", "q s z", "f"), node("Clip", "x - f")],
+            {"q": np.array(3, np.uint8), "s": np.array(0.5, _F32), "z": np.array(1, np.uint8)},
+        ),
         (13, [node("Reshape", "x s")], {"s": _ints(0, -1, 5)}),
         (13, [node("Flatten", "x", axis=-2)], {}),
         (13, [node("Transpose", "x")], {}),

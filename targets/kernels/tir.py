@@ -203,11 +203,23 @@ def lanes(vectors: Sequence[Expr], indices: Iterable[int]) -> Expr:
 
 
 def minimum(a: Expr, b: Expr) -> Expr:
-    return _tirx().min(a, b)
+    """The smaller one; both are computed here."""
+    return _tirx().min(_named(a), _named(b))
 
 
 def maximum(a: Expr, b: Expr) -> Expr:
-    return _tirx().max(a, b)
+    """The larger one; both are computed here."""
+    return _tirx().max(_named(a), _named(b))
+
+
+def _named(operand: Expr) -> Expr:
+    """The operand of a minimum or maximum under a name of its own.
+
+    TVM's C code gives one name to operands of equal text, also where the memory that they read was written in between.
+    """
+    tirx = importlib.import_module("tvm").tirx
+    is_simple = isinstance(operand, int | float | tirx.Var | tirx.IntImm | tirx.FloatImm)
+    return operand if is_simple else _tirx().bind(operand)
 
 
 def clamp(value: Expr, low: Expr, high: Expr) -> Expr:

@@ -6,6 +6,7 @@ Tensors of uint8 live in the IR as int8 (x ^ 0x80, zero point less 128); `Builde
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -154,6 +155,16 @@ class Builder:
         if source is None or source.quantization is None:
             return None
         return source.quantization.dequantize(source.data)
+
+    def with_constants(self, node: OnnxNode) -> OnnxNode:
+        """`node` with constants of real numbers in place of the DequantizeLinears of constants that it reads."""
+        return replace(
+            node, inputs=tuple(value if value is None else self._as_constant(value) for value in node.inputs)
+        )
+
+    def _as_constant(self, value: Value) -> Value:
+        array = self.fixed_array(value)
+        return value if array is None or value.is_constant else self.constant(array, value.name)
 
     def rearranged(self, value: Value, function: Callable[[Array], Array], axes: Sequence[int]) -> Value:
         """`function` (which only moves elements) of a fixed `value`; axis i of it becomes axis `axes[i]`."""

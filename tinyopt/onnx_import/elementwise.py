@@ -34,6 +34,7 @@ def _clip(builder: Builder, node: OnnxNode) -> Sequence[Value]:
     if node.opset < 11:
         low, high = node.real("min", -math.inf), node.real("max", math.inf)
     else:
+        node = builder.with_constants(node)
         given = node.scalar_of(1, "minimum"), node.scalar_of(2, "maximum")
         low = -math.inf if given[0] is None else given[0]
         high = math.inf if given[1] is None else given[1]
@@ -42,6 +43,7 @@ def _clip(builder: Builder, node: OnnxNode) -> Sequence[Value]:
 
 def _limit(key: str, builder: Builder, node: OnnxNode) -> Sequence[Value]:
     """Max and Min of one tensor and constants of one element: a Clip."""
+    node = builder.with_constants(node)
     varying = [value for value in node.inputs if value is not None and value.constant is None]
     limits = [value.data for value in node.inputs if value is not None and value.constant is not None]
     if len(varying) != 1 or any(limit.size != 1 for limit in limits):

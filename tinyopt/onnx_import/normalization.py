@@ -17,6 +17,7 @@ def _batch_normalization(builder: Builder, node: OnnxNode) -> Sequence[Value]:
         raise Refusal("it is in training mode: export the model for inference")
     if not node.integer("spatial", 1):
         raise Refusal("it normalizes every element by itself (spatial=0)")
+    node = builder.with_constants(node)
     parameters = [node.value(index) for index in range(1, 5)]
     for value in parameters:
         if not value.is_constant:

@@ -30,9 +30,12 @@ def _slice(builder: Builder, node: OnnxNode) -> Sequence[Value]:
         axis = node.axis(axis, rank)
         if step == 0:
             raise node.invalid("a step is 0")
-        taken = range(x.shape[axis])[
-            slice(begin, end if end >= 0 or step > 0 else _backward_end(end, x.shape[axis]), step)
-        ]
+        size = x.shape[axis]
+        if step < 0:  # ONNX counts a start before the first element as the first, Python as none
+            begin, end_or_none = max(begin, -size), _backward_end(end, size)
+        else:
+            end_or_none = end
+        taken = range(size)[slice(begin, end_or_none, step)]
         if not taken:
             raise Refusal(f"it takes nothing of axis {axis} of shape {x.shape}")
         starts[axis], steps[axis], sizes[axis] = taken[0], step, len(taken)
@@ -41,7 +44,7 @@ def _slice(builder: Builder, node: OnnxNode) -> Sequence[Value]:
 
 def _backward_end(end: int, size: int) -> int | None:
     """Where a slice with a negative step ends: before the first element where `end` lies beyond it."""
-    return end if end >= -size else None
+    return end if end >= -size else None  # -1 would mean the last element
 
 
 def _split(builder: Builder, node: OnnxNode) -> Sequence[Value]:
@@ -77,7 +80,7 @@ def _pad(builder: Builder, node: OnnxNode) -> Sequence[Value]:
     pads = _full_pads(node, x.type.rank)
     if min(pads, default=0) < 0 and mode != "constant":
         raise Refusal(f"negative pads in mode '{mode}'")
-    value = _pad_value(node) if mode == "constant" else 0.0
+    value = _pad_value(builder.with_constants(node)) if mode == "constant" else 0.0
     if x in builder.unsigned and mode == "constant":
         value -= 128
     cropped = _cropped(builder, node, x, pads)
