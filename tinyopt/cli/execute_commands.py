@@ -11,13 +11,16 @@ import numpy as np
 from rich.table import Table
 
 from tinyopt.cli.console import Output, reported_errors
+from tinyopt.cli.profile_tables import comparison_table, profile_table
 from tinyopt.disk_cache import default_cache_dir
 from tinyopt.errors import UsageError, VerificationError
 from tinyopt.execution.built_model import BuiltModel, load_built_model
+from tinyopt.execution.compare import pair_layers
 from tinyopt.execution.profile import LayerProfile, profile
 from tinyopt.execution.runner import run_built_model
 from tinyopt.execution.validate import Validation, validate
 from tinyopt.ir import Array
+from tinyopt.report.plain import printable
 from tinyopt.samples import Sample, load_samples, random_samples, save_arrays
 
 _CC = click.option("--cc", help="C compiler.  [default: $TINYOPT_CC, the target's own, ziglang]")
@@ -76,7 +79,7 @@ def _output_table(stacked: dict[str, Array]) -> Table:
     for name, array in stacked.items():
         for number, row in enumerate(array.reshape(len(array), -1)):
             values = " ".join(f"{float(value):.4g}" for value in row[:8]) + (" ..." if row.size > 8 else "")
-            table.add_row(_printable(name), str(number), str(int(row.argmax())), values)
+            table.add_row(printable(name), str(number), str(int(row.argmax())), values)
     return table
 
 
@@ -134,44 +137,31 @@ def _validation_table(built: BuiltModel, result: Validation) -> Table:
 @_MEAN
 @_SCALE
 @_CC
+@click.option("--compare", "other", type=Path, metavar="OTHER", help="Another output folder: print what changed since.")
 @_JSON
-def profile_command(folder: Path, data: str | None, mean: float, scale: float, cc: str | None, is_json: bool) -> None:
-    """Count the instructions of every layer of the compiled model in FOLDER, exactly, under QEMU."""
+def profile_command(
+    folder: Path, data: str | None, mean: float, scale: float, cc: str | None, other: Path | None, is_json: bool
+) -> None:
+    """Count the instructions of every layer of the compiled model in FOLDER, exactly, under QEMU.
+
+    \b
+    tinyopt profile out
+    tinyopt profile pruned --compare out      what changed from out to pruned, layer by layer
+    """
     screen = Output(0, is_json)
     with reported_errors(screen):
-        built = load_built_model(folder)
-        sample = _samples(built, data, mean, scale, 1)
-        if not sample:
-            raise UsageError(f"{data} holds no sample")
-        layers = profile(built, sample[0], cc, default_cache_dir())
-        screen.show(_profile_table(layers), [asdict(layer) for layer in layers])
 
+        def layers_of(built: BuiltModel) -> list[LayerProfile]:
+            sample = _samples(built, data, mean, scale, 1)
+            if not sample:
+                raise UsageError(f"{data} holds no sample")
+            return profile(built, sample[0], cc, default_cache_dir())
 
-def _profile_table(layers: Sequence[LayerProfile]) -> Table:
-    total = sum(layer.instructions for layer in layers)
-    table = Table(box=None, pad_edge=False)
-    for title in ("#", "operator", "kernel"):
-        table.add_column(title)
-    for title in ("MACs", "instructions", "per MAC", "share", "M4 model cycles"):
-        table.add_column(title, justify="right")
-    for layer in layers:
-        per_mac = layer.instructions_per_mac
-        table.add_row(
-            str(layer.index),
-            layer.op,
-            layer.kernel,
-            f"{layer.macs:,}",
-            f"{layer.instructions:,}",
-            "" if per_mac is None else f"{per_mac:.3f}",
-            f"{100 * layer.instructions / total:.1f} %",
-            f"{layer.cycles:,}",
-        )
-    macs = sum(layer.macs for layer in layers)
-    cycles = sum(layer.cycles for layer in layers)
-    per_mac_text = f"{total / macs:.3f}" if macs else ""
-    table.add_row("", "all", "", f"{macs:,}", f"{total:,}", per_mac_text, "", f"{cycles:,}", style="bold")
-    return table
-
-
-def _printable(name: str) -> str:
-    return "".join(character if character.isprintable() else "?" for character in name)
+        builds = [load_built_model(path) for path in (other, folder) if path is not None]
+        layers = [layers_of(built) for built in builds]
+        if other is None:
+            screen.show(profile_table(layers[0]), [asdict(layer) for layer in layers[0]])
+            return
+        pairs = pair_layers(*layers)
+        titles = [f"{built.folder} ({built.target.name})" for built in builds]
+        screen.show(comparison_table(titles[0], titles[1], pairs), [asdict(pair) for pair in pairs])

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from tinyopt.errors import ToolchainError, UsageError
 from tinyopt.execution.built_model import BuiltModel
@@ -13,7 +15,10 @@ from tinyopt.samples import Sample
 
 @dataclass(frozen=True)
 class LayerProfile:
-    """One layer's share. `cycles` are those of a rough Cortex-M4 model: good to rank, no promise of time."""
+    """One layer's share. `cycles` are those of a rough Cortex-M4 model: good to rank, no promise of time.
+
+    origins: the ONNX nodes that it came from. refusals: why faster kernels did not take it, the fastest first.
+    """
 
     index: int
     name: str
@@ -22,6 +27,8 @@ class LayerProfile:
     macs: int
     instructions: int
     cycles: int
+    origins: tuple[str, ...]
+    refusals: tuple[str, ...]
 
     @property
     def instructions_per_mac(self) -> float | None:
@@ -40,7 +47,18 @@ def profile(built: BuiltModel, sample: Sample, cc: str | None, cache_dir: Path) 
     counts = run_built_model(built, [sample], "profile", cc, cache_dir).counts
     if len(counts) != len(built.layers):
         raise ToolchainError(f"the instruction counter saw {len(counts)} layers of {len(built.layers)}")
-    return [
-        LayerProfile(layer["index"], layer["name"], layer["op"], layer["kernel"], layer["macs"], instructions, cycles)
-        for layer, (instructions, cycles) in zip(built.layers, counts, strict=True)
-    ]
+    return [_layer(layer, *count) for layer, count in zip(built.layers, counts, strict=True)]
+
+
+def _layer(layer: Mapping[str, Any], instructions: int, cycles: int) -> LayerProfile:
+    return LayerProfile(
+        layer["index"],
+        layer["name"],
+        layer["op"],
+        layer["kernel"],
+        layer["macs"],
+        instructions,
+        cycles,
+        tuple(layer["origins"]),
+        tuple(layer["refusals"]),
+    )
