@@ -15,7 +15,7 @@ _IS_AARCH64 = platform.machine() in ("aarch64", "arm64")
 
 
 def _tvm_target() -> Mapping[str, str | tuple[str, ...]]:
-    """LLVM's name of this machine: a common baseline of its architecture, so that two like machines get the same bytes."""
+    """LLVM's name of this machine: a common baseline of its kind, so that two like machines get the same bytes."""
     if _IS_AARCH64:
         return {"kind": "llvm", "mtriple": "aarch64-linux-gnu", "mcpu": "generic"}
     return {"kind": "llvm", "mtriple": "x86_64-linux-gnu", "mcpu": "x86-64-v3" if _has_avx2() else "x86-64"}
