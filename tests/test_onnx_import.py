@@ -226,6 +226,24 @@ def test_contradicting_shapes_are_an_invalid_model() -> None:
     assert not isinstance(caught.value, UnsupportedOperatorError)
 
 
+@pytest.mark.parametrize(
+    ("nodes", "constants", "reason"),
+    [
+        ([node("Pad", "x p")], {"p": _ints(0, 0, 0, 2**40)}, "its output takes 4398046511120 bytes"),
+        ([node("Unsqueeze", "x a")], {"a": _ints(*range(100))}, "102 dimensions; tinyopt takes up to 16"),
+        ([node("Resize", "x - s")], {"s": np.array([1, np.nan], _F32)}, "not all positive"),
+        ([node("Clip", "x l")], {"l": np.array(np.nan, _F32)}, "clips to nan"),
+    ],
+)
+def test_sizes_beyond_all_bounds_and_nan_are_refused(
+    nodes: list[onnx.NodeProto], constants: dict[str, Any], reason: str
+) -> None:
+    with pytest.raises(InvalidModelError, match=reason):
+        import_proto(model_of(nodes, {"x": (1, 4)}, constants), "m", {})
+    with pytest.raises(InvalidModelError, match="input 'x' takes"):
+        import_proto(model_of([node("Relu", "x")], {"x": (2**20, 2**20)}), "m", {})
+
+
 # Files
 
 

@@ -14,6 +14,9 @@ from tinyopt.ir import Array, Attribute, Node, Quantization, TensorType, Value, 
 from tinyopt.onnx_import.onnx_node import OnnxNode, Refusal
 from tinyopt.ops import OPERATORS
 
+LARGEST_TENSOR_BYTES = 2**31 - 1  # kernels count elements, and the arena its bytes, in 32 bits
+LARGEST_RANK = 16
+
 UNCLAMPED: Mapping[str, Attribute] = {"clamp_low": -np.inf, "clamp_high": np.inf}
 
 _MOVERS = frozenset(
@@ -120,8 +123,8 @@ class Builder:
         node = Node(op, self._label, signed, outputs, dict(attributes), self._origin)  # as errors shall name it
         for output, inferred in zip(outputs, OPERATORS[op].infer(node), strict=True):
             output.type = inferred
-            if not inferred.elements:
-                raise Refusal(f"its output has no elements (shape {inferred.shape})")
+            if reason := unusable_type(inferred):
+                raise Refusal(f"its output {reason}")
         node.name = self.unique_node_name(stem)
         self._add(node)
         if is_unsigned and op != "FlipSign":
@@ -237,6 +240,19 @@ class Builder:
         if value is None or quantization is None or value.dtype != "int8":
             return value
         return self.with_quantization(value, quantization)
+
+
+def unusable_type(tensor_type: TensorType) -> str | None:
+    """Why no tensor of this type can be computed with; None where it can."""
+    if tensor_type.rank > LARGEST_RANK:
+        return f"has {tensor_type.rank} dimensions; tinyopt takes up to {LARGEST_RANK}"
+    if not tensor_type.elements:
+        return f"has no elements (shape {tensor_type.shape})"
+    if tensor_type.bytes > LARGEST_TENSOR_BYTES:
+        return (
+            f"takes {tensor_type.bytes} bytes (shape {tensor_type.shape}); tinyopt takes up to {LARGEST_TENSOR_BYTES}"
+        )
+    return None
 
 
 def _check_dtypes(op: str, inputs: Sequence[Value | None]) -> None:

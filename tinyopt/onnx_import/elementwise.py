@@ -38,6 +38,8 @@ def _clip(builder: Builder, node: OnnxNode) -> Sequence[Value]:
         given = node.scalar_of(1, "minimum"), node.scalar_of(2, "maximum")
         low = -math.inf if given[0] is None else given[0]
         high = math.inf if given[1] is None else given[1]
+    if math.isnan(low) or math.isnan(high):
+        raise node.invalid(f"it clips to {low}..{high}")
     return [builder.emit("Clip", [node.value(0)], {"low": low, "high": high})]
 
 

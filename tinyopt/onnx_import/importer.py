@@ -16,7 +16,7 @@ from onnx_graphsurgeon.util.exception import OnnxGraphSurgeonException
 
 from tinyopt.errors import InvalidModelError, UnsupportedOperatorError
 from tinyopt.ir import DTYPES, Graph, Quantization, TensorType, Value
-from tinyopt.onnx_import.builder import Builder
+from tinyopt.onnx_import.builder import Builder, unusable_type
 from tinyopt.onnx_import.folding import FOLDABLE, can_fold, fold
 from tinyopt.onnx_import.onnx_node import OnnxNode, Refusal
 from tinyopt.onnx_import.reading import check_model, check_structure, read_model
@@ -154,9 +154,9 @@ class _Importer:
                 f"input '{proto.name}': its type is {dtype}, not one of {', '.join(_INPUT_DTYPES)}"
             )
             return
-        if not all(shape):
-            raise InvalidModelError(f"input '{proto.name}' has shape {shape}: it holds no elements")
         value = Value(proto.name, TensorType(dtype, shape))
+        if reason := unusable_type(value.type):
+            raise InvalidModelError(f"input '{proto.name}' {reason}")
         self._inputs.append(value)
         if dtype == "uint8":
             self._builder.begin_boundary(proto.name)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -84,6 +85,8 @@ def _numbers(array: object) -> tuple[float, ...]:
 def _scaled(node: OnnxNode, x: Value, scales: Sequence[float]) -> tuple[int, ...]:
     if len(scales) != x.type.rank:
         raise node.invalid(f"{len(scales)} scales are given for shape {x.shape}")
+    if not all(0 < scale < math.inf for scale in scales):
+        raise node.invalid(f"scales {tuple(scales)} are not all positive numbers")
     return tuple(int(np.float32(size) * np.float32(scale)) for size, scale in zip(x.shape, scales, strict=True))
 
 
