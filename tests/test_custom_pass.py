@@ -17,6 +17,8 @@ from tests.digits import CALIBRATION, MODEL
 EXAMPLE = Path(__file__).resolve().parents[1] / "examples" / "custom_pass"
 NAME = "zero-small-weights"
 
+pytestmark = pytest.mark.slow
+
 
 @dataclass(frozen=True)
 class Installed:
