@@ -43,6 +43,7 @@ from tinyopt.report.build import Evaluation, build_report, to_json
 from tinyopt.report.csv import ENCODING as CSV_ENCODING
 from tinyopt.report.csv import layers_csv
 from tinyopt.report.figures import layer_errors, source_lines
+from tinyopt.report.html.build import compiled_page
 from tinyopt.report.text import plain_text
 from tinyopt.samples import Sample, load_labelled, load_samples, random_samples
 from tinyopt.targets import target_named
@@ -114,6 +115,8 @@ def compile_model(
         if labelled is not None:
             report["evaluation"] = _evaluate(original, program, *labelled, options, folder).as_dict()
             _write_report(folder, report)
+        page = compiled_page(report, original, steps, program)
+        (folder / "report.html").write_text(page, encoding="utf-8")
     return CompileResult(output, original, program, tuple(steps), report)
 
 

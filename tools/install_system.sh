@@ -1,5 +1,5 @@
 #!/bin/sh
-# Install cross-compilers and emulators: by apt where we may, else say what is missing. Never fails: what needs a missing
+# Install cross-compilers, emulators and a browser: by apt where we may, else say what is missing. Never fails: what needs a missing
 # program is skipped with a reason.
 set -u
 
@@ -12,6 +12,8 @@ want qemu-system-arm qemu-system-arm
 want qemu-aarch64 qemu-user
 want clang clang
 want cmake cmake
+want chromium chromium
+want chromedriver chromium-driver
 python3 -c 'import ensurepip' 2>/dev/null || packages="$packages python3-venv"
 
 [ -z "$packages" ] && exit 0

@@ -20,6 +20,7 @@ from tinyopt.execution.profile import LayerProfile, profile
 from tinyopt.execution.runner import run_built_model
 from tinyopt.execution.validate import Validation, validate
 from tinyopt.ir import Array
+from tinyopt.report.html.build import refresh_page
 from tinyopt.report.plain import printable
 from tinyopt.samples import Sample, load_samples, random_samples, save_arrays
 
@@ -131,6 +132,14 @@ def _validation_table(built: BuiltModel, result: Validation) -> Table:
     return table
 
 
+def _keep(folder: Path, layers: Sequence[LayerProfile], screen: Output) -> None:
+    """Show the counts in the folder's report.html from now on; a folder that nobody may write to stays as it is."""
+    try:
+        refresh_page(folder, [asdict(layer) for layer in layers])
+    except OSError as error:
+        screen.say(f"the counts are not in {folder}/report.html: {error.strerror}")
+
+
 @click.command("profile")
 @_FOLDER
 @click.option("--data", metavar="FILE", help="Samples; the first is run.  [default: noise]")
@@ -159,6 +168,8 @@ def profile_command(
 
         builds = [load_built_model(path) for path in (other, folder) if path is not None]
         layers = [layers_of(built) for built in builds]
+        for built, counted in zip(builds, layers, strict=True):
+            _keep(built.folder, counted, screen)
         if other is None:
             screen.show(profile_table(layers[0]), [asdict(layer) for layer in layers[0]])
             return
