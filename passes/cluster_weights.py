@@ -98,7 +98,7 @@ def _refusal(use: WeightUse, weights: Value, clusters: int) -> str | None:
         return f"{packed_bytes(elements, clusters)} bytes of indices and codebook, {elements} as int8"
     if weights.dtype == "int8":
         return _integer_refusal(weights)
-    return None
+    return None if np.all(np.isfinite(weights.data)) else "its weights hold NaN or infinite numbers"
 
 
 def _integer_refusal(weights: Value) -> str | None:

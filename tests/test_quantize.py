@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -237,3 +238,25 @@ def _accuracy(graph: Graph, samples: Sequence[Mapping[str, Array]], labels: NDAr
     session = OnnxSession(graph)
     found = [int(np.argmax(next(iter(session.run(sample).values())))) for sample in samples]
     return 100 * float(np.mean(np.array(found) == labels))
+
+
+def test_constants_without_a_range_stay_in_float() -> None:
+    build = GraphBuilder()
+    masked = build("Add", build.input("x", (1, 4)), build.constant([0.0, -math.inf, 0.0, -math.inf]))
+    graph = build.graph_of(build("Softmax", masked, axis=1))
+    padded = GraphBuilder()
+    padding = padded.graph_of(
+        padded("Relu", padded("Pad", padded.input("x", (1, 4)), pads=(0, 0, 0, 1), value=-math.inf))
+    )
+    for model, reason in ((graph, "holds NaN or infinite numbers"), (padding, "pads with -inf")):
+        context = context_for([{"x": np.ones((1, 4), np.float32)}])
+        with pytest.raises(InvalidModelError, match="becomes NaN or infinite"):
+            Quantize().run(model, context)
+        assert any(reason in remark.message for remark in context.remarks)
+
+
+def test_ranges_of_denormal_numbers_are_observed() -> None:
+    observer = PercentileObserver(99.995)
+    observer.add(np.array([1e-40, -1e-41], np.float32))
+    low, high = observer.limits()
+    assert -1e-40 < low <= 0 < high <= 1.1e-40

@@ -88,7 +88,9 @@ def choose(graph: Graph) -> tuple[Choice, list[tuple[Node, str]]]:
     declined = [(node, reason) for node in graph.nodes if (reason := reason_to_stay_float(node)) is not None]
     stays = {node for node, _ in declined}
     computing = [node for node in graph.nodes if node not in stays and _is_float(node) and not is_float_mover(node)]
-    movers = [node for node in graph.nodes if is_float_mover(node) and activation_inputs(node)]
+    all_movers = [node for node in graph.nodes if is_float_mover(node) and activation_inputs(node)]
+    declined += [(node, reason) for node in all_movers if (reason := _infinite_constant(node)) is not None]
+    movers = [node for node in all_movers if _infinite_constant(node) is None]
     groups = Groups()
     for node in movers:
         groups.join([*activation_inputs(node), *node.outputs])
@@ -113,7 +115,17 @@ def reason_to_stay_float(node: Node) -> str | None:
         value = node.optional_input(index)
         if value is not None and not value.is_constant:
             return f"its parameter '{value.name}' is not a constant"
-    return None if activation_inputs(node) else "it reads constants alone"
+    return _infinite_constant(node) if activation_inputs(node) else "it reads constants alone"
+
+
+def _infinite_constant(node: Node) -> str | None:
+    """Why the constants of a node have no range, None where they have."""
+    for value in node.present_inputs:
+        if value.is_constant and value.dtype == "float32" and not np.all(np.isfinite(value.data)):
+            return f"its constant '{value.name}' holds NaN or infinite numbers"
+    if node.op == "Pad" and not np.isfinite(node.float("value")):
+        return f"it pads with {node.float('value')}"
+    return None
 
 
 def parameters_of(graph: Graph, choice: Choice, ranges: Mapping[Value, tuple[float, float]]) -> Parameters:

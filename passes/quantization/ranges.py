@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from tinyopt.ir import Array
 
+_TINIEST_WIDTH = float(np.finfo(np.float32).tiny)  # float32 divides by it without a denormal
 BINS = 4096  # on each side of zero
 
 
@@ -72,7 +73,7 @@ class PercentileObserver:
 
     def _widen(self, largest: float) -> None:
         if self._width == 0.0:
-            self._width = largest / BINS
+            self._width = max(largest / BINS, _TINIEST_WIDTH) if largest > 0 else 0.0
         while largest > self._width * BINS:
             centre = self._counts.reshape(BINS, 2).sum(axis=1)
             self._counts = np.zeros(2 * BINS, np.int64)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -12,6 +11,8 @@ from tinyopt.onnx_import.builder import Builder
 from tinyopt.onnx_import.elementwise import Rule
 from tinyopt.onnx_import.onnx_node import OnnxNode, Refusal
 from tinyopt.ops.resize import COORDINATE_MODES, NEAREST_MODES, RESIZE_MODES
+
+_LARGEST_SCALE = 2**31
 
 
 def _upsample(builder: Builder, node: OnnxNode) -> Sequence[Value]:
@@ -85,8 +86,8 @@ def _numbers(array: object) -> tuple[float, ...]:
 def _scaled(node: OnnxNode, x: Value, scales: Sequence[float]) -> tuple[int, ...]:
     if len(scales) != x.type.rank:
         raise node.invalid(f"{len(scales)} scales are given for shape {x.shape}")
-    if not all(0 < scale < math.inf for scale in scales):
-        raise node.invalid(f"scales {tuple(scales)} are not all positive numbers")
+    if not all(0 < scale < _LARGEST_SCALE for scale in scales):
+        raise node.invalid(f"scales {tuple(scales)} are not all positive and below {_LARGEST_SCALE}")
     return tuple(int(np.float32(size) * np.float32(scale)) for size, scale in zip(x.shape, scales, strict=True))
 
 
