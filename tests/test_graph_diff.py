@@ -16,6 +16,7 @@ import pytest
 from tests.onnx_models import model_of, node
 from tinyopt.graph_diff import GraphDiff, diff_outlines
 from tinyopt.onnx_import.outline import read_outline
+from tinyopt.report.html.build import read_page
 
 Edit = Callable[[onnx.ModelProto], object]
 
@@ -211,3 +212,26 @@ def test_a_hand_edit_of_mobilenetv2_is_found(models_dir: Path, tmp_path: Path) -
         ("removed", clips[4].name),
         ("replaced", clips[9].name),
     ]
+
+
+def test_the_page_shows_every_difference_by_its_sign_and_holds_no_markup_of_names(tmp_path: Path) -> None:
+    differences(tmp_path, stride, to_sigmoid, lambda model: remove(model, "relu0"))
+    new = onnx.load(tmp_path / "new.onnx")
+    node_named(new, "conv2").name = "</script><b>🙂"
+    onnx.save(new, tmp_path / "new.onnx")
+    command = [sys.executable, "-m", "tinyopt.cli", "diff", "old.onnx", "new.onnx", "--html", "diff.html"]
+    assert subprocess.run(command, cwd=tmp_path, capture_output=True, check=False).returncode == 6
+    data = read_page(tmp_path / "diff.html")
+    assert "</script><b>" not in (tmp_path / "diff.html").read_text()
+    signs = {
+        side: sorted(
+            (data["nodes"][number]["name"], status)
+            for cell in data["views"][1]["cells"]
+            if side in cell
+            for number, status in [cell[side]]
+            if status != "same"
+        )
+        for side in ("before", "after")
+    }
+    assert signs["before"] == [("conv1", "changed"), ("relu0", "removed"), ("relu1", "removed")]
+    assert signs["after"] == [("conv1", "changed"), ("relu1", "added")]

@@ -20,11 +20,12 @@ from tinyopt.outline import Operation, Outline, Tensor
 
 @dataclass(frozen=True)
 class NodeName:
-    """How a node is called; `name` may be empty."""
+    """How a node is called, and where it stands in its outline; `name` may be empty."""
 
     op: str
     name: str
     output: str  # its first output
+    position: int
 
 
 @dataclass(frozen=True)
@@ -42,7 +43,8 @@ class GraphDiff:
     """Everything that two models differ in. `renamed` and `reshaped` are told, but are no differences.
 
     model: what is not the same about inputs, outputs and opsets. same: how many nodes are. reshaped: nodes that are the
-    same, whose outputs have another type because something before them changed.
+    same, whose outputs have another type because something before them changed. pairs: the positions of all nodes that
+    stand for the same in both models, changed or not.
     """
 
     model: tuple[str, ...]
@@ -50,6 +52,7 @@ class GraphDiff:
     same: int
     renamed: tuple[tuple[NodeName, NodeName], ...]
     reshaped: tuple[tuple[NodeName, str], ...]
+    pairs: tuple[tuple[int, int], ...]
 
     @property
     def is_equal(self) -> bool:
@@ -90,22 +93,24 @@ class _Comparison:
         changed = [(i, self._changed(i, found)) for i, found in details.items() if found]
         unpaired = self._unpaired()
         ordered = sorted([*changed, *unpaired], key=lambda item: item[0])
-        pairs = [(self._old.operations[i], self._new.operations[j]) for i, j in sorted(self._twins.items())]
+        pairs = sorted(self._twins.items())
+        names = [(_name(self._old, i), _name(self._new, j)) for i, j in pairs]
         return GraphDiff(
             tuple(self._model()),
             tuple(difference for _, difference in ordered),
             len(pairs) - len(changed),
-            tuple((_name(a), _name(b)) for a, b in pairs if a.name and b.name and a.name != b.name),
+            tuple((a, b) for a, b in names if a.name and b.name and a.name != b.name),
             tuple(
-                (_name(self._new.operations[j]), f"{_types(self._old, i)} -> {_types(self._new, j)}")
-                for i, j in sorted(self._twins.items())
+                (_name(self._new, j), f"{_types(self._old, i)} -> {_types(self._new, j)}")
+                for i, j in pairs
                 if not details[i] and _is_reshaped(self._old.operations[i], self._new.operations[j])
             ),
+            tuple(pairs),
         )
 
     def _changed(self, position: int, details: Sequence[str]) -> Difference:
-        old, new = self._old.operations[position], self._new.operations[self._twins[position]]
-        return Difference("changed", (_name(old),), (_name(new),), tuple(details))
+        names = _name(self._old, position), _name(self._new, self._twins[position])
+        return Difference("changed", names[:1], names[1:], tuple(details))
 
     # Nodes without a twin
 
@@ -118,8 +123,8 @@ class _Comparison:
             places.setdefault(self._new_origins.place(i), ([], []))[1].append(i)
         found: list[tuple[float, Difference]] = []
         for olds, news in places.values():
-            before = tuple(_name(self._old.operations[i]) for i in olds)
-            after = tuple(_name(self._new.operations[i]) for i in news)
+            before = tuple(_name(self._old, i) for i in olds)
+            after = tuple(_name(self._new, i) for i in news)
             if olds and news:
                 found.append((olds[0], Difference("replaced", before, after, ())))
                 continue
@@ -298,8 +303,9 @@ def _source_text(tensor: Tensor | None) -> str:
     return f"constant '{tensor.name}' {tensor.type_text}" if tensor.array is not None else f"'{tensor.name}'"
 
 
-def _name(operation: Operation) -> NodeName:
-    return NodeName(operation.op, operation.name, operation.outputs[0].name if operation.outputs else "")
+def _name(outline: Outline, position: int) -> NodeName:
+    operation = outline.operations[position]
+    return NodeName(operation.op, operation.name, operation.outputs[0].name if operation.outputs else "", position)
 
 
 def _is_reshaped(old: Operation, new: Operation) -> bool:

@@ -87,7 +87,7 @@ def _node(node: Node, producers: Mapping[Value, Node], costs: InstructionCosts) 
         "weight_bytes": sum(constant_bytes(value) for value in node.present_inputs if value.is_constant),
         "estimated_instructions": costs.instructions(node),
         "zeros": _share_of_zeros(weights),
-        "weights": None if weights is None or weights.type.elements < 2 else _weights(weights),
+        "weights": None if weights is None or weights.type.elements < 2 else weight_facts(weights),
     }
     reads, gives = (tuple(value.name for value in values) for values in (node.variable_inputs, node.outputs))
     return NodePicture(node.name, node.op, content(node), reads, gives, facts, _channels(node, stored))
@@ -145,7 +145,7 @@ def _share_of_zeros(weights: Value | None) -> float | None:
     return round(1 - float(np.count_nonzero(weights.data)) / weights.type.elements, 6)
 
 
-def _weights(value: Value) -> dict[str, Any]:
+def weight_facts(value: Value) -> dict[str, Any]:
     """The distribution of a constant: bins, or how often each value of its codebook is used."""
     data = value.data
     found: dict[str, Any] = {
