@@ -73,7 +73,7 @@ function showTab(name) {
 function drawHead() {
   const model = report.model || { file: "" };
   document.title = `${model.file} – tinyopt report`;
-  byId("title").append(html("h1", { dir: "auto" }, model.file), report.target ? html("span", { class: "quiet" }, `for ${report.target.name}: ${report.target.description}`) : null);
+  byId("title").append(html("h1", { dir: "auto" }, model.file), report.target ? html("span", { class: "quiet" }, `for ${report.target.name}: ${report.target.description}`) : "");
   const { before, after } = report;
   if (!before || !after) return;
   const figures = byId("figures");
