@@ -5,12 +5,15 @@ from __future__ import annotations
 import csv
 import io
 import json
+import subprocess
+import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
 from rich.console import Console, RenderableType
 
-from tests.digits import compiled_digits
+from tests.digits import MODEL, compiled_digits
 from tests.graph_builder import GraphBuilder, context_for, graph_of
 from tinyopt.ir import Value
 from tinyopt.pass_manager import run_pass
@@ -144,3 +147,11 @@ def test_colours_are_left_out_where_the_user_wants_none(monkeypatch: pytest.Monk
     assert "\x1b[31m" in shown(line, 100, colour=True)
     monkeypatch.setenv("NO_COLOR", "1")
     assert "\x1b[31m" not in shown(line, 100, colour=True)
+
+
+def test_the_diff_of_passes_and_json_cannot_share_stdout(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "tinyopt.cli", "compile", str(MODEL), "-o", str(tmp_path / "out")]
+    done = subprocess.run([*command, "--print-changed", "--json"], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("error: --print-changed and --json")
+    assert not (tmp_path / "out").exists()

@@ -89,13 +89,13 @@ def _summary(report: dict[str, Any]) -> Table:
         for number, value in enumerate(values, start=1):
             table.add_row(f"{what} {number}/{len(values)}", _boundary(value))
     table.add_row("parameters", f"{before['parameters']:,} in {memory_size(before['weight_bytes'])}")
-    table.add_row("MACs", f"{after['macs']:,}{_against(before['macs'], after['macs'])}")
+    table.add_row("MACs", Text.assemble(f"{after['macs']:,}", _against(before["macs"], after["macs"])))
     weights = after["flash_constant_bytes"]
-    table.add_row("weights (flash)", f"{memory_size(weights)}{_against(before['weight_bytes'], weights)}")
+    table.add_row("weights (flash)", Text.assemble(memory_size(weights), _against(before["weight_bytes"], weights)))
     arena, original = after["arena_bytes"], before["estimated_arena_bytes"]
     bound = after["arena_lower_bound_bytes"]
     planned = "; no plan is smaller" if arena == bound else f"; no plan is below {bound:,} B"
-    table.add_row("activations (RAM)", f"{memory_size(arena)}{_against(original, arena)}{planned}")
+    table.add_row("activations (RAM)", Text.assemble(memory_size(arena), _against(original, arena), planned))
     return table
 
 
@@ -107,8 +107,15 @@ def _boundary(value: dict[str, Any]) -> str:
     return f"{text}, scale {value['scale']:.7g}, zero point {value['zero_point']}"
 
 
-def _against(before: int, after: int) -> str:
-    return "" if before == after else f"  {signed_change(before, after)} vs. the original"
+def _against(before: int, after: int) -> Text:
+    if before == after:
+        return Text()
+    return Text.assemble("  ", (signed_change(before, after), _colour(before, after)), " vs. the original")
+
+
+def _colour(before: float, after: float) -> str:
+    """Less is better, whatever it is."""
+    return "green" if after < before else "red"
 
 
 # Passes
@@ -177,7 +184,10 @@ def _layers(report: dict[str, Any]) -> Table:
             f"{layer['dtype']} {'x'.join(map(str, layer['shape']))}",
             f"{layer['macs']:,}",
             f"{layer['weight_bytes']:,}",
-            signed_percent(source["weight_bytes"], layer["weight_bytes"]),
+            Text(
+                signed_percent(source["weight_bytes"], layer["weight_bytes"]),
+                _colour(source["weight_bytes"], layer["weight_bytes"]),
+            ),
         )
     sums = [
         f"{sum(side[key] for side in sides):,}"
