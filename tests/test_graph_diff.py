@@ -129,6 +129,49 @@ def test_an_edit_names_exactly_the_edited_nodes(
     assert diff.is_equal == (not expected)
 
 
+def random_model(generator: np.random.Generator) -> onnx.ModelProto:
+    """Branches that join again, of operators that look alike."""
+    nodes: list[onnx.NodeProto] = []
+    constants: dict[str, np.ndarray[tuple[int, ...], np.dtype[np.float32]]] = {}
+    values = ["x"]
+    for i in range(int(generator.integers(8, 40))):
+        op = str(generator.choice(["Relu", "Sigmoid", "Conv", "Add", "Mul"]))
+        inputs = [str(name) for name in generator.choice(values[-4:], 1 + (op in ("Add", "Mul")))]
+        if op == "Conv":
+            inputs.append(f"w{i}")
+            constants[f"w{i}"] = generator.normal(size=(4, 4, 1, 1)).astype(np.float32)
+        nodes.append(node(op, " ".join(inputs), f"v{i}", name=f"n{i}"))
+        values.append(f"v{i}")
+    read = {name for item in nodes for name in item.input}
+    outputs = [name for name in values[1:] if name not in read]
+    return model_of(nodes, {"x": (1, 4, 4, 4)}, constants, outputs=" ".join(outputs))
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_random_edits_of_random_models_are_named_exactly(seed: int, tmp_path: Path) -> None:
+    generator = np.random.default_rng(seed)
+    model = random_model(generator)
+    onnx.save(model, tmp_path / "old.onnx")
+    outputs = {value.name for value in model.graph.output}
+    inner = [item for item in model.graph.node if item.output[0] not in outputs]
+    edited: set[tuple[str, str]] = set()
+    for position in generator.choice(len(inner), 2, replace=False):
+        item = inner[position]
+        if item.op_type == "Conv":
+            change_weight(item.input[1], 3, 1.0)(model)
+            edited.add(("changed", item.name))
+        elif item.op_type == "Relu":
+            remove(model, item.name)
+            edited.add(("removed", item.name))
+        elif item.op_type == "Sigmoid":
+            item.op_type = "Tanh"
+            edited.add(("replaced", item.name))
+    onnx.save(model, tmp_path / "new.onnx")
+    diff = diff_outlines(read_outline(tmp_path / "old.onnx"), read_outline(tmp_path / "new.onnx"))
+    assert {(item.kind, item.old[0].name) for item in diff.differences} == edited
+    assert not diff.model
+
+
 def test_swapped_weights_are_two_changes_under_the_old_names(tmp_path: Path) -> None:
     diff = differences(tmp_path, swap_weights)
     assert [(item.kind, item.old[0].name, item.new[0].name) for item in diff.differences] == [

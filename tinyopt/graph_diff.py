@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from tinyopt.graph_matching import Matching, match_by_name, match_by_structure
+from tinyopt.graph_matching import Matching, readings
 from tinyopt.ir import Array
 from tinyopt.outline import Operation, Outline, Tensor
 
@@ -68,12 +68,16 @@ class GraphDiff:
 
 
 def diff_outlines(old: Outline, new: Outline) -> GraphDiff:
-    """Compare two models. Of the readings by name and by structure the one with fewer differences is taken."""
-    by_name = _Comparison(old, new, match_by_name(old, new)).diff()
-    if not by_name.cost:
-        return by_name
-    by_structure = _Comparison(old, new, match_by_structure(old, new)).diff()
-    return min(by_name, by_structure, key=lambda found: found.cost)
+    """Compare two models. Of all readings the one with the fewest differences is taken, the first where equal."""
+    best: GraphDiff | None = None
+    for matching in readings(old, new):
+        found = _Comparison(old, new, matching).diff()
+        if best is None or found.cost < best.cost:
+            best = found
+        if not best.cost:
+            break
+    assert best is not None, "there is always at least one reading"
+    return best
 
 
 class _Comparison:

@@ -8,15 +8,16 @@ nodes whose keys are equal in both models (equally many, in their order). The ke
 - the content of its weights, its name,
 - the same operators on the way to it and from it, whatever their numbers.
 
-Then pairs spread along the edges. Names can be right (an edit by hand) or wrong (a tool that numbers nodes anew), so
-there are two readings, names before structure and structure before names; `tinyopt.graph_diff` takes the one that
-explains the models with fewer differences.
+Then pairs spread along the edges. Names can be right (an edit by hand) or wrong (a tool that numbers nodes anew), and
+equal neighbours can be told apart from one side better than from the other. So there are several readings: names before
+structure, structure before names, from the begin or from the end. `tinyopt.graph_diff` takes the one that explains the
+models with the fewest differences.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Hashable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from tinyopt.outline import Operation, Outline, Tensor
@@ -54,15 +55,19 @@ class _Keys:
 _Round = Callable[[_Keys, int], Hashable | None]
 
 _BY_NAME: tuple[_Round, ...] = (lambda keys, i: keys.names[i],)
-_BY_STRUCTURE: tuple[_Round, ...] = (
+_BOTH_SIDES: tuple[_Round, ...] = (
     lambda keys, i: (keys.before[i], keys.after[i], keys.names[i]),
     lambda keys, i: (keys.before[i], keys.after[i]),
-    lambda keys, i: (keys.before[i], keys.names[i]),
-    lambda keys, i: (keys.after[i], keys.names[i]),
-    lambda keys, i: keys.before[i],
-    lambda keys, i: keys.after[i],
-    lambda keys, i: keys.content[i],
 )
+_FROM_BEGIN: tuple[_Round, ...] = (
+    lambda keys, i: (keys.before[i], keys.names[i]),
+    lambda keys, i: keys.before[i],
+)
+_FROM_END: tuple[_Round, ...] = (
+    lambda keys, i: (keys.after[i], keys.names[i]),
+    lambda keys, i: keys.after[i],
+)
+_BY_CONTENT: tuple[_Round, ...] = (lambda keys, i: keys.content[i],)
 _BY_SHAPE: tuple[_Round, ...] = (
     lambda keys, i: (keys.shape_before[i], keys.shape_after[i]),
     lambda keys, i: keys.shape_before[i],
@@ -70,19 +75,23 @@ _BY_SHAPE: tuple[_Round, ...] = (
 )
 
 
-def match_by_name(old: Outline, new: Outline) -> Matching:
-    """Names first, structure for the rest."""
-    return _match(old, new, (_BY_NAME, _BY_STRUCTURE, (), _BY_SHAPE, ()))
+_BY_STRUCTURE = (*_BOTH_SIDES, *_FROM_BEGIN, *_FROM_END, *_BY_CONTENT)
+
+# an empty sequence of rounds stands for spreading along the edges
+_READINGS: tuple[tuple[tuple[_Round, ...], ...], ...] = (
+    (_BY_NAME, _BY_STRUCTURE, (), _BY_SHAPE, ()),
+    (_BY_STRUCTURE, (), _BY_NAME, (), _BY_SHAPE, ()),
+    ((*_BOTH_SIDES, *_FROM_END, *_FROM_BEGIN, *_BY_CONTENT), (), _BY_NAME, (), _BY_SHAPE, ()),
+)
 
 
-def match_by_structure(old: Outline, new: Outline) -> Matching:
-    """Structure first, names for the rest."""
-    return _match(old, new, (_BY_STRUCTURE, (), _BY_NAME, (), _BY_SHAPE, ()))
-
-
-def _match(old: Outline, new: Outline, rounds: Sequence[Sequence[_Round]]) -> Matching:
-    """An empty sequence of rounds stands for spreading along the edges."""
+def readings(old: Outline, new: Outline) -> Iterator[Matching]:
+    """Several ways to see `new` as a changed `old`, the one that trusts names first."""
     keys = _keys(old), _keys(new)
+    return (_match(old, new, keys, rounds) for rounds in _READINGS)
+
+
+def _match(old: Outline, new: Outline, keys: tuple[_Keys, _Keys], rounds: Sequence[Sequence[_Round]]) -> Matching:
     matching = Matching()
     for group in rounds:
         for key in group:

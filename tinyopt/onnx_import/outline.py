@@ -57,8 +57,8 @@ def _outline(model: onnx.ModelProto, name: str) -> Outline:
             tensors[constant.name] = constant
             continue
         read = tuple(tensors.setdefault(n, _tensor(n, types)) if n else None for n in node.input)
-        written = tuple(_tensor(n, types) for n in node.output if n)
-        tensors |= {tensor.name: tensor for tensor in written}
+        # a file whose nodes are out of order has readers before their makers
+        written = tuple(tensors.setdefault(n, _tensor(n, types)) for n in node.output if n)
         attributes = _attributes(node, opsets.get(_domain(node), 1))
         operations.append(Operation(_operator(node), node.name, read, written, attributes))
     outputs = tuple(tensors.setdefault(v.name, _tensor(v.name, types)) for v in model.graph.output)
