@@ -54,7 +54,7 @@ function costRows(stage) {
     if (now.value === undefined || now.value === null) return null;
     const before = stage.before ? (key === "nodes" ? stage.before.nodes : figure(stages[stage.index - 1], key).value) : null;
     const change = before === null || before === now.value ? "" : percentChange(before, now.value);
-    const name = now.exact ? label.replace(" ≈", "") : label.replace(" ≈", ", estimated");
+    const name = now.label || (now.exact ? label.replace(" ≈", "") : label.replace(" ≈", ", estimated"));
     return row(name, html("b", {}, whole(now.value)), change ? html("span", { class: now.value < before ? "less" : "more" }, ` ${change}`) : null);
   });
   if (stage.drift) {
@@ -77,10 +77,20 @@ function remarkList(stage, kind) {
 }
 
 function remarkLine(remark, stage) {
-  const names = [...remark.after, ...remark.before];
-  const cell = stage.view.cells.findIndex((c) => names.includes(nodeNameOf(c, "after")) || names.includes(nodeNameOf(c, "before")));
-  if (cell < 0) return html("p", { class: "remark" }, remark.message);
+  const cells = cellsByName(stage.view);
+  const name = [...remark.after, ...remark.before].find((candidate) => cells.has(candidate));
+  const cell = cells.get(name);
+  if (cell === undefined) return html("p", { class: "remark" }, remark.message);
   return html("button", { class: "remark linked", onclick: () => choose({ cell, side: stage.view.cells[cell].after ? "after" : "before" }, true) }, remark.message);
+}
+
+// made once for each view: remarks may name a thousand nodes
+function cellsByName(view) {
+  if (!view.byName) {
+    view.byName = new Map();
+    view.cells.forEach((cell, index) => ["before", "after"].forEach((side) => cell[side] && view.byName.set(nodeNameOf(cell, side), index)));
+  }
+  return view.byName;
 }
 
 function nodeNameOf(cell, side) {

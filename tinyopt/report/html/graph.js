@@ -1,6 +1,7 @@
 // The graph before and after a pass, side by side under one pan and zoom, with arrows from old nodes to new ones.
 
-const NODE = { width: 150, height: 28, chip: 30, chipHeight: 22 };
+const NODE = { width: 176, height: 28, chip: 35, chipHeight: 22 };
+const READABLE = 0.42; // the zoom from which on text can be read
 const ARROWS_MAX = 60; // beyond that only those of the chosen node are drawn
 const scene = { view: null, k: 1, x: 0, y: 0, panels: [], nodes: { before: [], after: [] }, arrows: [] };
 const CHIPS = { QuantizeLinear: "Q", DequantizeLinear: "DQ", Identity: "=", FlipSign: "±" };
@@ -18,11 +19,11 @@ function prepareCanvas() {
   }
   scene.overlay = svg("g", { class: "arrows" });
   scene.divider = svg("line", { class: "divider" });
-  scene.top = svg("g", { class: "arrows" });
-  canvas.prepend(scene.overlay); // the faint ones run behind the nodes
-  canvas.append(scene.divider, scene.top);
+  canvas.prepend(scene.overlay); // arrows run behind the nodes, whose text they would cross
+  canvas.append(scene.divider);
   new ResizeObserver(() => resize()).observe(canvas);
   listenToPointers(canvas);
+  resize();
 }
 
 // where the panels are: side by side, or one above the other on a phone
@@ -50,6 +51,7 @@ function drawGraph(stage) {
   const hasMoved = scene.view !== stage.view;
   scene.stage = stage;
   scene.view = stage.view;
+  scene.arrows = []; // the old ones point into the drawing before
   const isDiff = stage.has_own_view && stage.index > 0;
   for (const { side, world } of scene.panels) {
     scene.nodes[side] = [];
@@ -57,6 +59,7 @@ function drawGraph(stage) {
   }
   labelPanels(stage);
   if (hasMoved && scene.size) fit();
+  else labelVisible();
   drawArrows();
   applyOverlay();
   applyMarks();
@@ -116,18 +119,19 @@ function rounded(points, radius) {
 
 function nodes(stage, side, isDiff) {
   const found = [];
+  const ghosts = [];
   stage.view.cells.forEach((cell, index) => {
     if (cell.terminal) return void found.push(terminal(cell));
     const own = cellSide(stage, cell, side);
     if (own) {
       const element = nodeElement(cell, index, data.nodes[own[0]], own[1]);
-      scene.nodes[side].push({ element, index, node: data.nodes[own[0]], status: own[1] });
+      scene.nodes[side].push({ element, index, node: data.nodes[own[0]], status: own[1], isLabelled: false });
       found.push(element);
     } else if (isDiff) {
-      found.unshift(ghost(cell));
+      ghosts.push(ghost(cell));
     }
   });
-  return found;
+  return [svg("path", { class: "ghost", d: ghosts.join("") }), ...found];
 }
 
 function terminal(cell) {
@@ -150,7 +154,7 @@ function splitLast(text) {
 function ghost(cell) {
   const small = cell.is_satellite || isChip(cell);
   const [width, height] = small ? [NODE.chip, NODE.chipHeight] : [NODE.width, NODE.height];
-  return svg("rect", { class: "ghost", x: cell.x - width / 2, y: cell.y - height / 2, width, height, rx: 6 });
+  return `M${cell.x - width / 2} ${cell.y - height / 2}h${width}v${height}h${-width}z`;
 }
 
 function isChip(cell) {
@@ -158,15 +162,45 @@ function isChip(cell) {
   return Boolean(own && CHIPS[data.nodes[own[0]].op]);
 }
 
+const patterns = new Map(); // a copy of a node is made faster than a node
+
 function nodeElement(cell, index, node, status) {
+  const small = Boolean(CHIPS[node.op]);
+  const key = `${small} ${status}`;
+  if (!patterns.has(key)) {
+    const [width, height] = small ? [NODE.chip, NODE.chipHeight] : [NODE.width, NODE.height];
+    const box = svg("rect", { class: "box", x: -width / 2, y: -height / 2, width, height, rx: 6 });
+    patterns.set(key, svg("g", { class: `node s-${status}` }, box));
+  }
+  const group = patterns.get(key).cloneNode(true);
+  group.setAttribute("data-cell", index);
+  group.setAttribute("transform", `translate(${cell.x} ${cell.y})`);
+  return group;
+}
+
+// labels are made when they first come to be read: a thousand at once would take longer than a blink
+function labelVisible() {
+  if (scene.k < READABLE || !scene.boxes) return;
+  const [box, margin] = [scene.boxes[0], NODE.width * scene.k];
+  for (const side of ["before", "after"]) {
+    for (const item of scene.nodes[side]) {
+      if (item.isLabelled) continue;
+      const cell = scene.view.cells[item.index];
+      const [x, y] = [cell.x * scene.k + scene.x, cell.y * scene.k + scene.y];
+      if (x < -margin || y < -margin || x > box.width + margin || y > box.height + margin) continue;
+      item.isLabelled = true;
+      label(item, cell);
+    }
+  }
+}
+
+function label({ element, node, status }, cell) {
+  const group = element;
   const small = CHIPS[node.op];
   const [width, height] = small ? [NODE.chip, NODE.chipHeight] : [NODE.width, NODE.height];
-  const group = svg("g", { class: `node s-${status}`, "data-cell": index, transform: `translate(${cell.x} ${cell.y})`, tabindex: -1 });
-  group.append(svg("rect", { class: "box", x: -width / 2, y: -height / 2, width, height, rx: 6 }));
-  group.append(small ? svg("text", { class: "label", y: 4 }, small) : nodeLabel(node, width));
   const sign = status === "fused" ? `${cell.sources.length}→1` : STATUS[status][0];
-  if (sign) group.append(badge(sign, width, height));
-  return group;
+  if (small) group.append(svg("text", { class: "label chip", y: 4 }, `${sign}${small}`));
+  else group.append(nodeLabel(node, width), ...(sign ? [badge(sign, width, height)] : []));
 }
 
 function nodeLabel(node, width) {
@@ -208,7 +242,7 @@ function badge(sign, width, height) {
   const size = sign.length > 1 ? 11 + sign.length * 5.5 : 16;
   return svg(
     "g",
-    { class: "badge", transform: `translate(${width / 2 - (width > 40 ? 4 : 2)} ${-height / 2})` },
+    { class: "badge", transform: `translate(${width / 2 - 6} ${-height / 2})` },
     svg("rect", { x: -size / 2, y: -8, width: size, height: 16, rx: 8 }),
     svg("text", { y: 4 }, sign),
   );
@@ -219,7 +253,8 @@ function badge(sign, width, height) {
 function moveTo(x, y, k) {
   Object.assign(scene, { x, y, k });
   for (const { world } of scene.panels) world.setAttribute("transform", `translate(${x} ${y}) scale(${k})`);
-  byId("canvas").classList.toggle("far", k < 0.42); // labels that nobody could read cost time to paint
+  byId("canvas").classList.toggle("far", k < READABLE); // labels that nobody could read cost time to paint
+  labelVisible();
   placeArrows();
 }
 
@@ -318,9 +353,7 @@ function markArrows() {
   const strong = scene.allArrows.filter((arrow) => near(arrow, state.hovered) || near(arrow, picked));
   const shown = scene.allArrows.length <= ARROWS_MAX && state.arrows ? scene.allArrows : strong;
   scene.arrows = shown.map((arrow) => ({ ...arrow, path: svg("path", { class: strong.includes(arrow) ? "arrow strong" : "arrow", "marker-end": "url(#head)" }) }));
-  const [front, behind] = [true, false].map((isStrong) => scene.arrows.filter((arrow) => strong.some((s) => s.source === arrow.source && s.target === arrow.target) === isStrong));
-  scene.top.replaceChildren(...front.map((arrow) => arrow.path));
-  scene.overlay.replaceChildren(...behind.map((arrow) => arrow.path));
+  scene.overlay.replaceChildren(...scene.arrows.map((arrow) => arrow.path));
   placeArrows();
 }
 
@@ -349,6 +382,8 @@ function applyOverlay() {
   const overlay = OVERLAYS[state.overlay];
   byId("canvas").classList.toggle("overlaid", Boolean(overlay));
   const every = [...scene.nodes.before, ...scene.nodes.after];
+  if (!overlay && !scene.isOverlaid) return drawLegend(overlay, 0);
+  scene.isOverlaid = Boolean(overlay);
   const values = overlay ? every.map(({ node }) => overlay.of(node, scene.stage)) : [];
   const most = Math.max(0, ...values.filter((value) => value !== null));
   every.forEach(({ element }, i) => {
@@ -384,6 +419,9 @@ function drawLegend(overlay, most) {
 }
 
 function applyMarks() {
+  const isNeeded = state.search || state.op || state.onlyChanged || state.chosen;
+  if (!isNeeded && !scene.isMarked) return;
+  scene.isMarked = Boolean(isNeeded);
   const wanted = state.search.toLowerCase();
   for (const side of ["before", "after"]) {
     for (const { element, index, node, status } of scene.nodes[side]) {

@@ -20,7 +20,6 @@ from tinyopt.targets.costs import InstructionCosts
 
 BINS = 40
 _SMALL_OPS = frozenset({"QuantizeLinear", "DequantizeLinear", "FlipSign", "Identity"})
-_SHAPE_ATTRIBUTES = ("kernel", "strides")
 
 
 @dataclass(frozen=True, eq=False)
@@ -115,6 +114,8 @@ def _detail(node: Node, weights: Value | None) -> str:
     else:
         return ""
     strides = node.ints("strides") if "strides" in node.attributes else (1, 1)
+    if tuple(kernel) == strides:  # a pool over disjoint windows, as most are
+        strides = (1, 1)
     group = " dw" if node.attributes.get("group", 1) != 1 else ""
     stride = "" if max(strides) == 1 else f" /{strides[0]}" if len(set(strides)) == 1 else f" /{_text(strides)}"
     return "×".join(map(str, kernel)) + stride + group

@@ -46,24 +46,24 @@ function signs(counts) {
 // the exact figure takes the place of the estimate where the program is compiled
 function figure(stage, key) {
   if (!isFinal(stage)) return { value: stage.after[key], exact: !key.startsWith("estimated") };
-  if (key === "weight_bytes") return { value: stage.after.flash_constant_bytes, exact: true };
+  if (key === "weight_bytes") return { value: stage.after.flash_constant_bytes, exact: true, label: "constants" };
   if (key === "estimated_arena_bytes") return { value: stage.after.arena_bytes, exact: true };
   if (key === "estimated_instructions" && data.profile) return { value: totalInstructions(), exact: true };
   return { value: stage.after[key], exact: !key.startsWith("estimated") };
 }
 
 function bar({ key, label, unit }, stage, most) {
-  const { value, exact } = figure(stage, key);
+  const { value, exact, label: own } = figure(stage, key);
   if (value === undefined) return null;
   const before = stage.before ? figure(stages[stage.index - 1], key).value : value;
   const width = (number) => `${most ? Math.max(1, (100 * number) / most) : 0}%`;
-  const name = exact ? label.replace(" ≈", "") : label;
+  const name = own || (exact ? label.replace(" ≈", "") : label);
   return html(
     "span",
     { class: "bar", title: `${name}: ${whole(value)} ${unit}${value === before ? "" : `, before ${whole(before)}`}` },
     html("span", { class: "bar-before", style: `width:${width(before)}` }),
     html("span", { class: value < before ? "bar-now less" : value > before ? "bar-now more" : "bar-now", style: `width:${width(value)}` }),
-    html("span", { class: "bar-label" }, name.replace(" ≈", "")),
+    html("span", { class: "quiet" }, name.replace(" ≈", "")),
     html("span", { class: "bar-value" }, `${exact ? "" : "≈ "}${short(value)}`),
   );
 }
@@ -76,8 +76,9 @@ function driftBar(stage) {
   return html(
     "span",
     { class: "bar", title: drift ? `outputs moved by at most ${drift.max_abs.toPrecision(3)}; signal to noise ${text}` : "not measured" },
-    html("span", { class: "bar-now drift", style: `width:${width}%` }),
-    html("span", { class: "bar-label" }, "drift"),
+    html("span", { class: "bar-before", style: "width:100%" }),
+    width ? html("span", { class: "bar-now drift", style: `width:${width}%` }) : null,
+    html("span", { class: "quiet" }, "drift"),
     html("span", { class: "bar-value" }, text),
   );
 }

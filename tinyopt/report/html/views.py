@@ -13,9 +13,9 @@ import numpy as np
 from tinyopt.report.html.layout import COLUMN_GAP, ROW, Layout, Point, lay_out
 from tinyopt.report.html.pictures import GraphPicture, NodePicture
 
-NODE_WIDTH = 150.0  # with page.css and graph.js
+NODE_WIDTH = 176.0  # with page.css and graph.js
 NODE_GAP = 14.0
-SATELLITE_WIDTH = 34.0  # a DequantizeLinear of weights stands as a chip beside the layer that reads it
+SATELLITE_WIDTH = 40.0  # a DequantizeLinear of weights stands as a chip beside the layer that reads it
 
 
 @dataclass(frozen=True)
@@ -144,9 +144,7 @@ def _place(union: _Union) -> Layout:
     beside = max((len(group) for group in satellites.values()), default=0) * SATELLITE_WIDTH
     free = [number for number, cell in enumerate(union.cells) if cell.host is None]
     edges = _layout_edges(union)
-    low = {
-        number for number in free if (node := union.cells[number].before or union.cells[number].after) and node.is_small
-    }
+    low = {number for number in free if (node := _node_of(union.cells[number])) and node.is_small}
     layout = lay_out(free, edges, NODE_WIDTH + NODE_GAP + beside, low)
     for number in free:
         x, y = layout.places[number]
@@ -166,9 +164,13 @@ def _find_hosts(union: _Union) -> None:
     for source, target in (edge for edges in union.edges.values() for edge in edges):
         readers.setdefault(source, set()).add(target)
     for number, cell in enumerate(union.cells):
-        node = cell.before or cell.after
+        node = _node_of(cell)
         if node is not None and node.is_small and not node.reads and len(readers.get(number, ())) == 1:
             cell.host = next(iter(readers[number]))
+
+
+def _node_of(cell: _Cell) -> NodePicture | None:
+    return cell.before or cell.after
 
 
 def _layout_edges(union: _Union) -> list[tuple[int, int]]:
