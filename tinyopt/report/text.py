@@ -7,6 +7,7 @@ as they were and as they are compiled; the memory by section.
 from __future__ import annotations
 
 import io
+import re
 from collections.abc import Iterable
 from typing import Any
 
@@ -18,6 +19,8 @@ from tinyopt.report.plain import memory_size, printable, shortened, signed_chang
 
 PLAIN_WIDTH = 120
 _SOURCE_WIDTH = 26
+_NAME_WIDTH = 40
+_LONG_NAME = re.compile(rf"'([^'\s]{{{_NAME_WIDTH + 1},}})'")  # some exporters name a node after all that it came from
 _NUMERIC = frozenset({"nodes", "MACs", "weights B", "drift", "SNR dB", "#", "bytes", ""})
 
 
@@ -159,9 +162,13 @@ def _remarks(report: dict[str, Any]) -> Table:
 
 def _remark_summary(remarks: list[dict[str, Any]]) -> Text:
     """The first two remarks, and how many more there are."""
-    shown = "; ".join(printable(remark["message"]) for remark in remarks[:2])
+    shown = "; ".join(_LONG_NAME.sub(_shortened_name, printable(remark["message"])) for remark in remarks[:2])
     more = f"; {len(remarks) - 2} more" if len(remarks) > 2 else ""
     return Text(shown + more)
+
+
+def _shortened_name(match: re.Match[str]) -> str:
+    return f"'{shortened(match[1], _NAME_WIDTH)}'"
 
 
 # Layers
