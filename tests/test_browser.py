@@ -135,7 +135,7 @@ def test_search_finds_a_node_and_enter_opens_it(browser: WebDriver, output: Path
 
 def test_an_overlay_changes_the_colours_and_back(browser: WebDriver, output: Path) -> None:
     open_page(browser, output / "report.html", "pass=compiled")
-    colours = "return [...document.querySelectorAll('.node .box')].map((box) => getComputedStyle(box).fill)"
+    colours = "return [...document.querySelectorAll('.node')].map((box) => getComputedStyle(box).fill)"
     choose = (
         "const s = document.getElementById('overlay'); s.value = arguments[0]; s.dispatchEvent(new Event('change'))"
     )
@@ -174,8 +174,8 @@ def test_text_in_a_node_stays_inside_of_it_and_nodes_do_not_overlap(browser: Web
         const beside = (a, b) => a.right <= b.left + 1 || a.bottom <= b.top + 1;
         const apart = (a, b) => beside(a, b) || beside(b, a);
         const nodes = [...document.querySelectorAll(".panel[data-side=after] .node")];
-        const boxes = nodes.map((node) => node.querySelector(".box").getBoundingClientRect());
-        const cut = nodes.filter((node, i) => !inside(node.querySelector(".label").getBoundingClientRect(), boxes[i]));
+        const boxes = nodes.map((node) => node.getBoundingClientRect());
+        const cut = nodes.filter((node, i) => !inside(node.nextElementSibling.querySelector(".label").getBoundingClientRect(), boxes[i]));
         const over = boxes.filter((a, i) => boxes.some((b, j) => j > i && !apart(a, b)));
         return [cut.length, over.length];
     """

@@ -48,12 +48,14 @@ function resize() {
 }
 
 function drawGraph(stage) {
+  const isSame = scene.view === stage.view && scene.isDiff === (stage.has_own_view && stage.index > 0);
   const hasMoved = scene.view !== stage.view;
   scene.stage = stage;
   scene.view = stage.view;
   scene.arrows = []; // the old ones point into the drawing before
   const isDiff = stage.has_own_view && stage.index > 0;
-  for (const { side, world } of scene.panels) {
+  scene.isDiff = isDiff;
+  for (const { side, world } of isSame ? [] : scene.panels) {
     scene.nodes[side] = [];
     world.replaceChildren(...edges(stage, side, isDiff), ...nodes(stage, side, isDiff));
   }
@@ -74,11 +76,18 @@ function labelPanels(stage) {
 }
 
 function edges(stage, side, isDiff) {
+  const view = stage.view;
+  const key = `lines of ${isDiff ? side : "after"} ${isDiff}`; // a view is drawn again and again
+  view[key] = view[key] || edgeLines(stage, side, isDiff);
+  return Object.entries(view[key]).map(([kind, d]) => svg("path", { class: `edge ${kind}`, d }));
+}
+
+function edgeLines(stage, side, isDiff) {
   const routes = stage.view.edges[isDiff ? side : "after"];
   const isNew = newEdges(stage, side, isDiff);
   const paths = { plain: [], fresh: [] };
   for (const route of routes) paths[isNew(route) ? "fresh" : "plain"].push(pathOf(route, stage.view.cells));
-  return Object.entries(paths).map(([kind, list]) => svg("path", { class: `edge ${kind}`, d: list.join("") }));
+  return { plain: paths.plain.join(""), fresh: paths.fresh.join("") };
 }
 
 // edges that only this side has are drawn stronger
@@ -162,20 +171,19 @@ function isChip(cell) {
   return Boolean(own && CHIPS[data.nodes[own[0]].op]);
 }
 
-const patterns = new Map(); // a copy of a node is made faster than a node
+const patterns = new Map(); // a copy is made faster than an element
 
+// the box alone; its label follows it in a group of its own, so that a thousand nodes are only a thousand elements
 function nodeElement(cell, index, node, status) {
   const small = Boolean(CHIPS[node.op]);
   const key = `${small} ${status}`;
-  if (!patterns.has(key)) {
-    const [width, height] = small ? [NODE.chip, NODE.chipHeight] : [NODE.width, NODE.height];
-    const box = svg("rect", { class: "box", x: -width / 2, y: -height / 2, width, height, rx: 6 });
-    patterns.set(key, svg("g", { class: `node s-${status}` }, box));
-  }
-  const group = patterns.get(key).cloneNode(true);
-  group.setAttribute("data-cell", index);
-  group.setAttribute("transform", `translate(${cell.x} ${cell.y})`);
-  return group;
+  const [width, height] = small ? [NODE.chip, NODE.chipHeight] : [NODE.width, NODE.height];
+  if (!patterns.has(key)) patterns.set(key, svg("rect", { class: `node s-${status}`, width, height, rx: 6 }));
+  const box = patterns.get(key).cloneNode(false);
+  box.setAttribute("data-cell", index);
+  box.setAttribute("x", cell.x - width / 2);
+  box.setAttribute("y", cell.y - height / 2);
+  return box;
 }
 
 // labels are made when they first come to be read: a thousand at once would take longer than a blink
@@ -195,12 +203,13 @@ function labelVisible() {
 }
 
 function label({ element, node, status }, cell) {
-  const group = element;
+  const group = svg("g", { class: `mark s-${status}`, transform: `translate(${cell.x} ${cell.y})` });
   const small = CHIPS[node.op];
   const [width, height] = small ? [NODE.chip, NODE.chipHeight] : [NODE.width, NODE.height];
   const sign = status === "fused" ? `${cell.sources.length}→1` : STATUS[status][0];
   if (small) group.append(svg("text", { class: "label chip", y: 4 }, `${sign}${small}`));
   else group.append(nodeLabel(node, width), ...(sign ? [badge(sign, width, height)] : []));
+  element.after(group);
 }
 
 function nodeLabel(node, width) {
