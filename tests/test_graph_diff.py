@@ -278,3 +278,12 @@ def test_the_page_shows_every_difference_by_its_sign_and_holds_no_markup_of_name
     }
     assert signs["before"] == [("conv1", "changed"), ("relu0", "removed"), ("relu1", "removed")]
     assert signs["after"] == [("conv1", "changed"), ("relu1", "added")]
+
+
+def test_names_that_are_no_text_are_refused_in_one_line(tmp_path: Path) -> None:
+    (tmp_path / "bad.onnx").write_bytes(chain().SerializeToString().replace(b"conv1", b"\xff\xfe\xfd\xfc1"))
+    command = [sys.executable, "-m", "tinyopt.cli", "diff", "bad.onnx", "bad.onnx"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 3
+    assert done.stderr.startswith("error: bad.onnx is damaged: ")
+    assert len(done.stderr.splitlines()) == 1

@@ -28,11 +28,24 @@ def read_outline(path: Path, shapes: Mapping[str, tuple[int, ...]] | None = None
     Raises UsageError where the file cannot be read, InvalidModelError where it holds no ONNX model.
     """
     model = read_model(path)
+    _check_names(model, path)
     if model.functions:
         model = onnx.inliner.inline_local_functions(model)
     if shapes is not None:
         _fix_shapes(model, shapes)
     return _outline(model, path.stem)
+
+
+def _check_names(model: onnx.ModelProto, path: Path) -> None:
+    graph = model.graph
+    names: list[object] = [named.name for named in (*graph.input, *graph.output, *graph.initializer, *graph.node)]
+    names += [d.dim_param for value in (*graph.input, *graph.output) for d in value.type.tensor_type.shape.dim]
+    names += [entry.domain for entry in model.opset_import]
+    for node in graph.node:
+        names += [node.op_type, node.domain, *node.input, *node.output, *(a.name for a in node.attribute)]
+    for name in names:
+        if not isinstance(name, str):  # protobuf gives bytes where the text is no UTF-8
+            raise InvalidModelError(f"{path} is damaged: {name!r} is not UTF-8; export it again")
 
 
 def _fix_shapes(model: onnx.ModelProto, shapes: Mapping[str, tuple[int, ...]]) -> None:
@@ -154,14 +167,13 @@ def _defaults(op: str, opset: int, domain: str) -> Mapping[str, Any]:
 
 def _plain(attribute: onnx.AttributeProto) -> Any:
     """Numbers, text, and tuples of them; a digest for tensors and graphs."""
-    value = onnx.helper.get_attribute_value(attribute)
-    return _plain_value(value)
+    return _plain_value(onnx.helper.get_attribute_value(attribute))
 
 
 def _plain_value(value: Any) -> Any:
     if isinstance(value, bytes):
         return value.decode("utf-8", "replace")
-    if isinstance(value, bool | int | float | str):
+    if value is None or isinstance(value, bool | int | float | str):
         return value
     if isinstance(value, Iterable):
         return tuple(_plain_value(item) for item in value)
