@@ -155,3 +155,15 @@ def test_the_diff_of_passes_and_json_cannot_share_stdout(tmp_path: Path) -> None
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.startswith("error: --print-changed and --json")
     assert not (tmp_path / "out").exists()
+
+
+def test_what_the_passes_changed_is_printed_also_where_a_later_one_fails(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "tinyopt.cli", "compile", str(MODEL), "-t", "c", "-o", str(tmp_path / "out")]
+    failing = [*command, "--print-changed", "--set", "prune-channels.ratio=7"]
+    done = subprocess.run(failing, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    headings = [line for line in done.stdout.splitlines() if line.startswith("*** ")]
+    assert headings[0].startswith("*** 01 fold-constants: ")
+    assert any("nhwc-layout" in line for line in headings)
+    assert not any("prune-channels" in line for line in headings)
+    assert "\x1b" not in done.stdout  # a pipe has no colours
