@@ -76,7 +76,8 @@ def click_node(driver: WebDriver, side: str, position: int) -> None:
 
 
 def test_the_page_opens_from_disk_without_a_request_and_without_an_error(browser: WebDriver, output: Path) -> None:
-    requests(browser), errors(browser)
+    for forget in (requests, errors):
+        forget(browser)
     page = output / "report.html"
     open_page(browser, page)
     press(browser, "j")
@@ -175,7 +176,8 @@ def test_text_in_a_node_stays_inside_of_it_and_nodes_do_not_overlap(browser: Web
         const apart = (a, b) => beside(a, b) || beside(b, a);
         const nodes = [...document.querySelectorAll(".panel[data-side=after] .node")];
         const boxes = nodes.map((node) => node.getBoundingClientRect());
-        const cut = nodes.filter((node, i) => !inside(node.nextElementSibling.querySelector(".label").getBoundingClientRect(), boxes[i]));
+        const labels = nodes.map((node) => node.nextElementSibling.querySelector(".label").getBoundingClientRect());
+        const cut = labels.filter((label, i) => !inside(label, boxes[i]));
         const over = boxes.filter((a, i) => boxes.some((b, j) => j > i && !apart(a, b)));
         return [cut.length, over.length];
     """

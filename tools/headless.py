@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -30,7 +30,7 @@ def missing_program() -> str | None:
 
 
 @contextmanager
-def chromium() -> Iterator[WebDriver]:
+def chromium() -> Generator[WebDriver]:
     """A browser with a fresh profile, whose console is recorded."""
     with tempfile.TemporaryDirectory(prefix="tinyopt-chromium-") as profile:
         options = webdriver.ChromeOptions()

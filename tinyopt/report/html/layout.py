@@ -138,7 +138,7 @@ def _cuts(layers: Sequence[Mapping[int, float]], heights: Sequence[float], colum
 
 def _extent(layers: Sequence[Mapping[int, float]]) -> tuple[float, float]:
     xs = [x for layer in layers for x in layer.values()]
-    return min(xs), max(xs)
+    return min(xs, default=0.0), max(xs, default=0.0)
 
 
 def _wrapped(
