@@ -370,3 +370,14 @@ def test_the_self_test_of_tiny_numbers_still_sees_a_wrong_weight(tmp_path: Path)
     source = out / "tiny_weights.c"
     source.write_text(source.read_text().replace("1e-06f", "2e-06f", 1))
     assert self_test(out, tmp_path, "tiny").stdout == "FAIL: an output differs\n"
+
+
+@pytest.mark.parametrize("target", ["c", "cortex-m4"])
+def test_constants_are_declared_with_the_alignment_of_their_definition(target: str) -> None:
+    """On x86-64 clang takes an array of 16 bytes or more for 16-byte aligned unless its declaration says less."""
+    folder = compiled_digits(target, is_quantized=True)
+    declared = re.findall(r"^(.*extern const .*);$", (folder / "digits.c").read_text(), re.MULTILINE)
+    again = re.findall(r"^(.*extern const .*);$", (folder / "digits_weights.c").read_text(), re.MULTILINE)
+    assert declared
+    assert declared == again
+    assert all(line.startswith("TINYOPT_ALIGNED ") for line in declared)

@@ -100,7 +100,7 @@ def _assemble_weights(source: CSource, version: str, work: Path, compiler: Compi
         blob += data
     prefix = source.names.prefix
     (work / f"{prefix}_weights.bin").write_bytes(bytes(blob))
-    values = _common_values(source, version) | {"constants": entries, "alignment": ARENA_ALIGNMENT}
+    values = _common_values(source, version) | {"constants": entries}
     (work / f"{prefix}_weights.S").write_text(_render("weights.S.j2", values), encoding="ascii")
     compiler.run("-c", f"{prefix}_weights.S", "-o", output, folder=work)
 
@@ -121,6 +121,8 @@ def _common_values(source: CSource, version: str) -> dict[str, Any]:
         "weights_suffix": ".c" if program.target.code == "c" else " (in the library)",
         "arena_bytes": max(program.arena_bytes, 1),
         "arena_align": ARENA_ALIGNMENT,
+        # kernels in C text load words at most; those in object files vectors
+        "constant_align": 4 if program.target.code == "c" else ARENA_ALIGNMENT,
     }
 
 
@@ -148,7 +150,6 @@ def _weight_values(source: CSource) -> dict[str, Any]:
     ]
     return {
         "constants": constants,
-        "alignment": 4,  # words are the widest that kernels for microcontrollers load
         "uses_math_macros": any("HUGE_VALF" in c["literal"] or "NAN" in c["literal"] for c in constants),
     }
 
