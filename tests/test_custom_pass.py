@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.digits import CALIBRATION, MODEL
+from tinyopt.report.html.build import read_page
 
 EXAMPLE = Path(__file__).resolve().parents[1] / "examples" / "custom_pass"
 NAME = "zero-small-weights"
@@ -64,6 +65,9 @@ def test_it_runs_and_shows_in_the_diff_the_report_and_the_folder_of_passes(insta
     assert step["drift"]["max_abs"] > 0
     assert any("weights are zero now" in remark["message"] for remark in step["remarks"])
     number = 1 + report["passes"].index(step)
+    page = read_page(installed.work / "out" / "report.html")
+    assert page["stage_views"][number] is not None  # a tile with a drawing of its own
+    assert page["report"]["passes"][number - 1]["remarks"] == step["remarks"]
     assert f"*** {number:02d} {NAME}: " in text
     assert (installed.work / "out" / "passes" / f"{number:02d}-{NAME}.onnx").is_file()
 

@@ -58,9 +58,8 @@ def test_the_comparison_shows_signed_changes_and_both_kernels() -> None:
 
 def test_the_profile_says_why_each_kernel_was_chosen_once_for_equal_reasons() -> None:
     refusals = ["it is not 1x1", "it has [two] groups"]
-    text = shown(
-        profile_table([layer(0, "a", 30, "slow", refusals), layer(1, "b", 10), layer(2, "c", 60, "slow", refusals)])
-    )
+    layers = [layer(0, "a", 30, "slow", refusals), layer(1, "b", 10), layer(2, "c", 60, "slow", refusals)]
+    text = shown(profile_table(layers, is_cortex_m=True))
     (line,) = [line for line in text.splitlines() if "it is not 1x1" in line]
     assert line.split() == "slow 0, 2 faster ones refused: it is not 1x1; it has [two] groups".split()
     assert "the first choice" in text
@@ -68,7 +67,7 @@ def test_the_profile_says_why_each_kernel_was_chosen_once_for_equal_reasons() ->
 
 
 def test_a_model_that_computes_nothing_has_a_profile_too() -> None:
-    assert "all" in shown(profile_table([]))
+    assert "all" in shown(profile_table([], is_cortex_m=False))
 
 
 @pytest.mark.qemu

@@ -171,7 +171,8 @@ def profile_command(
         for built, counted in zip(builds, layers, strict=True):
             _keep(built.folder, counted, screen)
         if other is None:
-            screen.show(profile_table(layers[0]), [asdict(layer) for layer in layers[0]])
+            is_cortex_m = builds[0].target.name.startswith("cortex-m")
+            screen.show(profile_table(layers[0], is_cortex_m), [asdict(layer) for layer in layers[0]])
             return
         pairs = pair_layers(*layers)
         titles = [f"{built.folder} ({built.target.name})" for built in builds]

@@ -16,12 +16,16 @@ _BAR_WIDTH = 16
 _NAME_WIDTH = 32
 
 
-def profile_table(layers: Sequence[LayerProfile]) -> RenderableType:
-    """Where the instructions go, and why each layer has the kernel that it has."""
+def profile_table(layers: Sequence[LayerProfile], is_cortex_m: bool) -> RenderableType:
+    """Where the instructions go, and why each layer has the kernel that it has.
+
+    is_cortex_m: only there the cycles of a model of the Cortex-M4 mean something.
+    """
     total = sum(layer.instructions for layer in layers)
     table = _table(("#", "layer", "operator", "kernel"), ("MACs", "instructions", "per MAC", "share"))
     table.add_column("", no_wrap=True)
-    table.add_column("M4 model cycles", justify="right", no_wrap=True)
+    if is_cortex_m:
+        table.add_column("M4 model cycles", justify="right", no_wrap=True)
     for layer in layers:
         share = layer.instructions / total if total else 0.0
         table.add_row(
@@ -34,12 +38,11 @@ def profile_table(layers: Sequence[LayerProfile]) -> RenderableType:
             _per_mac(layer.instructions, layer.macs),
             f"{100 * share:.1f} %",
             "█" * round(_BAR_WIDTH * share),
-            f"{layer.cycles:,}",
+            *([f"{layer.cycles:,}"] if is_cortex_m else []),
         )
     macs, cycles = sum(layer.macs for layer in layers), sum(layer.cycles for layer in layers)
-    table.add_row(
-        "", "all", "", "", f"{macs:,}", f"{total:,}", _per_mac(total, macs), "", "", f"{cycles:,}", style="bold"
-    )
+    sums = [f"{macs:,}", f"{total:,}", _per_mac(total, macs), "", ""]
+    table.add_row("", "all", "", "", *sums, *([f"{cycles:,}"] if is_cortex_m else []), style="bold")
     return Group(table, Text(), _reasons(layers))
 
 
