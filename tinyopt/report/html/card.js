@@ -165,11 +165,12 @@ function errorRows(error) {
 
 function weightParts(before, after) {
   const parts = [];
+  const isSame = Boolean(before && after) && JSON.stringify(before.weights) === JSON.stringify(after.weights);
   for (const [title, node] of [["before", before], ["after", after]]) {
-    if (!node || !node.weights || (title === "before" && after && JSON.stringify(node.weights) === JSON.stringify(after.weights))) continue;
+    if (!node || !node.weights || (title === "before" && isSame)) continue;
     const kind = node.weights.codebook ? `${node.weights.codebook.length} values, ${node.weights.index_bits} bits each` : `${node.weights.low} … ${node.weights.high}`;
     parts.push(
-      html("div", { class: "weights" }, html("p", {}, before && after ? html("b", {}, `${title}: `) : null, `${node.weights.type}, ${whole(node.weights.bytes)} B`), html("p", { class: "quiet" }, `${kind}; ${((node.zeros || 0) * 100).toFixed(1)} % zeros`), weightsChart(node.weights)),
+      html("div", { class: "weights" }, html("p", {}, isSame ? html("b", {}, "as before: ") : before && after ? html("b", {}, `${title}: `) : null, `${node.weights.type}, ${whole(node.weights.bytes)} B`), html("p", { class: "quiet" }, `${kind}; ${((node.zeros || 0) * 100).toFixed(1)} % zeros`), weightsChart(node.weights)),
     );
   }
   return parts;

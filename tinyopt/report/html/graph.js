@@ -104,11 +104,19 @@ function pathOf(route, cells) {
   if (cells[route[0]].is_satellite) return `M${first[0] + NODE.chip / 2} ${first[1]}H${last[0] - NODE.width / 2}`;
   points[0] = [first[0], first[1] + 12];
   points[points.length - 1] = [last[0], last[1] - 14];
-  if (points.length === 2 && points[0][0] !== points[1][0]) {
-    const middle = (points[0][1] + points[1][1]) / 2;
-    return `M${points[0]}C${points[0][0]} ${middle} ${points[1][0]} ${middle} ${points[1]}`;
+  const isGoingDown = points.every((point, i) => i === 0 || point[1] > points[i - 1][1]);
+  return isGoingDown && points.some((point) => point[0] !== points[0][0]) ? swung(points) : rounded(points, 9);
+}
+
+// a curve through points that leaves and reaches each of them vertically
+function swung(points) {
+  let path = `M${points[0]}`;
+  for (let i = 1; i < points.length; i++) {
+    const [a, b] = [points[i - 1], points[i]];
+    const middle = (a[1] + b[1]) / 2;
+    path += a[0] === b[0] ? `L${b}` : `C${a[0]} ${middle} ${b[0]} ${middle} ${b}`;
   }
-  return rounded(points, 9);
+  return path;
 }
 
 // a line through points whose corners are rounded
@@ -248,7 +256,7 @@ function fitted(text, font, room) {
 }
 
 function badge(sign, width, height) {
-  const size = sign.length > 1 ? 11 + sign.length * 5.5 : 16;
+  const size = sign.length > 1 ? 10 + textWidth(sign, "700 11px") : 16;
   return svg(
     "g",
     { class: "badge", transform: `translate(${width / 2 - 6} ${-height / 2})` },
@@ -360,7 +368,8 @@ function markArrows() {
   const near = (arrow, cell) => cell !== null && (arrow.source === cell || arrow.target === cell || siblings(cell).has(arrow.target));
   const picked = state.chosen ? state.chosen.cell : null;
   const strong = scene.allArrows.filter((arrow) => near(arrow, state.hovered) || near(arrow, picked));
-  const shown = scene.allArrows.length <= ARROWS_MAX && state.arrows ? scene.allArrows : strong;
+  const isSideBySide = scene.boxes && scene.boxes[1].x > 0; // one above the other they would cross everything
+  const shown = isSideBySide && scene.allArrows.length <= ARROWS_MAX && state.arrows ? scene.allArrows : strong;
   scene.arrows = shown.map((arrow) => ({ ...arrow, path: svg("path", { class: strong.includes(arrow) ? "arrow strong" : "arrow", "marker-end": "url(#head)" }) }));
   scene.overlay.replaceChildren(...scene.arrows.map((arrow) => arrow.path));
   placeArrows();

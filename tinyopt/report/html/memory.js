@@ -35,9 +35,9 @@ function film(buffers, top, peak) {
     chart.append(svg("text", { x: FILM.left - 7, y: y(address) + 4, "text-anchor": "end" }, whole(address)));
   }
   const busiest = busiestStep(buffers, last);
-  if (peak !== null) chart.append(svg("rect", { class: "peak-step", x: x(busiest), y: FILM.top, width: x(busiest + 1) - x(busiest), height: FILM.height - FILM.top - FILM.bottom }));
   for (const buffer of buffers) chart.append(bufferMark(buffer, x, y));
   if (peak !== null) {
+    chart.append(svg("rect", { class: "peak-step", x: x(busiest), y: FILM.top, width: x(busiest + 1) - x(busiest), height: FILM.height - FILM.top - FILM.bottom }));
     chart.append(svg("line", { class: "peak-line", x1: FILM.left, x2: FILM.width - FILM.right, y1: y(peak), y2: y(peak) }));
     chart.append(svg("text", { class: "peak-text", x: FILM.width - FILM.right, y: y(peak) - 7, "text-anchor": "end" }, `peak ${whole(peak)} B at ${stepName(busiest)}`));
   }
@@ -53,13 +53,16 @@ function bufferMark(buffer, x, y) {
   const isScratch = buffer.name.startsWith("scratch of ");
   const box = { x: x(buffer.first) + 0.75, y: y(buffer.at + buffer.bytes), width: Math.max(1.5, x(buffer.last + 1) - x(buffer.first) - 1.5), height: Math.max(1, y(buffer.at) - y(buffer.at + buffer.bytes) - 0.75) };
   const label = whole(buffer.bytes);
-  const hasRoom = box.height > 13 && box.width > label.length * 6.4 + 6;
+  const [needed, line] = [label.length * 6.4 + 6, 13];
+  const isUpright = box.width > line && box.height > needed && box.width <= needed;
+  const hasRoom = isUpright || (box.height > line && box.width > needed);
+  const [x0, y0] = [box.x + box.width / 2, box.y + box.height / 2];
   return svg(
     "g",
     { class: isScratch ? "buffer scratch" : "buffer" },
     svg("title", {}, `${buffer.name}\n${whole(buffer.bytes)} B at ${whole(buffer.at)}, ${stepName(buffer.first)} to ${stepName(buffer.last)}`),
     svg("rect", { ...box, rx: 2 }),
-    hasRoom ? svg("text", { x: box.x + box.width / 2, y: box.y + box.height / 2 + 4, "text-anchor": "middle" }, label) : null,
+    hasRoom ? svg("text", { transform: `translate(${x0} ${y0})${isUpright ? " rotate(-90)" : ""}`, y: 4, "text-anchor": "middle" }, label) : null,
   );
 }
 
@@ -84,6 +87,6 @@ function ticks(top) {
 
 function bufferTable(buffers) {
   const head = ["buffer", "bytes", "offset", "from", "to"];
-  const body = buffers.map((b) => html("tr", {}, html("td", { dir: "auto" }, b.name), html("td", { class: "number" }, whole(b.bytes)), html("td", { class: "number" }, whole(b.offset)), html("td", {}, stepName(b.first)), html("td", {}, stepName(b.last))));
+  const body = buffers.map((b) => html("tr", {}, html("td", { class: "from", dir: "auto" }, b.name), html("td", { class: "number" }, whole(b.bytes)), html("td", { class: "number" }, whole(b.offset)), html("td", {}, stepName(b.first)), html("td", {}, stepName(b.last))));
   return html("table", {}, html("thead", {}, html("tr", {}, head.map((title, i) => html("th", { class: i === 1 || i === 2 ? "number" : "" }, title)))), html("tbody", {}, body));
 }
