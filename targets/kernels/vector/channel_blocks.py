@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
+from tinyopt.targets.kernel import Refusal
 from tinyopt.targets.kernels.tir import Expr, KernelBuilder
 from tinyopt.targets.kernels.vector.rows import WHOLE_IMAGE_BYTES, RowPlan, Rows
 
@@ -32,10 +33,10 @@ class ChannelBlocks:
             yield self.last_start, self.last_width
 
 
-def channel_blocks(channels: int, widest: int, narrowest: int) -> ChannelBlocks | None:
-    """Blocks of `widest` channels, or None for fewer than `narrowest`. The last one is the narrowest that suffices."""
+def channel_blocks(channels: int, widest: int, narrowest: int) -> ChannelBlocks | Refusal:
+    """Blocks of `widest` channels, refused for fewer than `narrowest`. The last one is the narrowest that suffices."""
     if channels < narrowest:
-        return None
+        return Refusal(f"{channels} channels do not fill a vector")
     width = widest
     while width > channels:
         width //= 2

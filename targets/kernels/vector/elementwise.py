@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from tinyopt.ir import Node
@@ -145,83 +145,69 @@ def _dtype_refusal(node: Node, dtype: str) -> Refusal | None:
 
 def binary(spec: BinarySpec) -> PrimFunc:
     """y = clamp(a op b)."""
-    kernel = KernelBuilder("binary_vector")
-    with kernel.function():
-        a = kernel.buffer("a", "float32", spec.elements)
-        b = kernel.buffer("b", "float32", spec.elements)
-        y = kernel.buffer("y", "float32", spec.elements)
 
-        def write(at: Expr, width: int) -> None:
-            value = _COMBINE[spec.op](a.vector(at, width), b.vector(at, width))
-            y.store_vector(at, clamped(value, spec.clamp, width), width)
+    def value(operands: list[Expr], width: int) -> Expr:
+        return clamped(_COMBINE[spec.op](*operands), spec.clamp, width)
 
-        in_vectors(kernel, spec.elements, WIDTH, write)
-    return kernel.finish()
+    return _elementwise("binary_vector", spec.elements, ("float32", "float32"), "float32", value)
 
 
 def clamp_all(spec: ClampSpec) -> PrimFunc:
     """y = clamp(x)."""
-    kernel = KernelBuilder("clamp_vector")
-    with kernel.function():
-        x = kernel.buffer("x", "float32", spec.elements)
-        y = kernel.buffer("y", "float32", spec.elements)
-        in_vectors(
-            kernel,
-            spec.elements,
-            WIDTH,
-            lambda at, width: y.store_vector(at, clamped(x.vector(at, width), spec.clamp, width), width),
-        )
-    return kernel.finish()
+
+    def value(operands: list[Expr], width: int) -> Expr:
+        return clamped(operands[0], spec.clamp, width)
+
+    return _elementwise("clamp_vector", spec.elements, ("float32",), "float32", value)
 
 
 def quantized_add(spec: QuantizedAddSpec) -> PrimFunc:
     """y = clamp(((a * multiplier_a + b * multiplier_b + offset) >> shift) + zero_point)."""
-    kernel = KernelBuilder("add_q_vector")
-    with kernel.function():
-        a = kernel.buffer("a", "int8", spec.elements)
-        b = kernel.buffer("b", "int8", spec.elements)
-        y = kernel.buffer("y", "int8", spec.elements)
 
-        def write(at: Expr, width: int) -> None:
-            total = splat(spec.offset, "int32", width)
-            for values, multiplier in zip((a, b), spec.multipliers, strict=True):
-                wide = cast(values.vector(at, width), vector_type("int32", width))
-                total = total + wide * splat(multiplier, "int32", width)
-            shifted = total >> splat(spec.to.shift, "int32", width)
-            y.store_vector(at, levels_of(shifted, spec.to, width), width)
+    def value(operands: list[Expr], width: int) -> Expr:
+        total = splat(spec.offset, "int32", width)
+        for levels, multiplier in zip(operands, spec.multipliers, strict=True):
+            wide = cast(levels, vector_type("int32", width))
+            total = total + wide * splat(multiplier, "int32", width)
+        return levels_of(total >> splat(spec.to.shift, "int32", width), spec.to, width)
 
-        in_vectors(kernel, spec.elements, WIDTH, write)
-    return kernel.finish()
+    return _elementwise("add_q_vector", spec.elements, ("int8", "int8"), "int8", value)
 
 
 def quantize(spec: ScaleSpec) -> PrimFunc:
     """y = clamp(round(x / scale) + zero_point); clamped first, which gives the same and keeps the sum small."""
-    kernel = KernelBuilder("quantize_vector")
-    with kernel.function():
-        x = kernel.buffer("x", "float32", spec.elements)
-        y = kernel.buffer("y", "int8", spec.elements)
 
-        def write(at: Expr, width: int) -> None:
-            low, high = (splat(float(level - spec.zero_point), "float32", width) for level in (-128, 127))
-            steps = clamp(x.vector(at, width) / splat(spec.scale, "float32", width), low, high)
-            bits = reinterpret(steps + splat(ROUNDING, "float32", width), vector_type("int32", width))
-            level = bits - splat(ROUNDING_BITS - spec.zero_point, "int32", width)
-            y.store_vector(at, cast(level, vector_type("int8", width)), width)
+    def value(operands: list[Expr], width: int) -> Expr:
+        low, high = (splat(float(level - spec.zero_point), "float32", width) for level in (-128, 127))
+        steps = clamp(operands[0] / splat(spec.scale, "float32", width), low, high)
+        bits = reinterpret(steps + splat(ROUNDING, "float32", width), vector_type("int32", width))
+        level = bits - splat(ROUNDING_BITS - spec.zero_point, "int32", width)
+        return cast(level, vector_type("int8", width))
 
-        in_vectors(kernel, spec.elements, WIDTH, write)
-    return kernel.finish()
+    return _elementwise("quantize_vector", spec.elements, ("float32",), "int8", value)
 
 
 def dequantize(spec: ScaleSpec) -> PrimFunc:
     """y = (x - zero_point) * scale."""
-    kernel = KernelBuilder("dequantize_vector")
+
+    def value(operands: list[Expr], width: int) -> Expr:
+        wide = cast(operands[0], vector_type("int32", width)) - splat(spec.zero_point, "int32", width)
+        return cast(wide, vector_type("float32", width)) * splat(spec.scale, "float32", width)
+
+    return _elementwise("dequantize_vector", spec.elements, ("int8",), "float32", value)
+
+
+def _elementwise(
+    name: str, elements: int, inputs: Sequence[str], output: str, value: Callable[[list[Expr], int], Expr]
+) -> PrimFunc:
+    """A kernel whose output is `value(vectors of the inputs, width)`, element by element. inputs, output: dtypes."""
+    kernel = KernelBuilder(name)
     with kernel.function():
-        x = kernel.buffer("x", "int8", spec.elements)
-        y = kernel.buffer("y", "float32", spec.elements)
+        operands = [kernel.buffer(f"x{i}", dtype, elements) for i, dtype in enumerate(inputs)]
+        y = kernel.buffer("y", output, elements)
 
         def write(at: Expr, width: int) -> None:
-            wide = cast(x.vector(at, width), vector_type("int32", width)) - splat(spec.zero_point, "int32", width)
-            y.store_vector(at, cast(wide, vector_type("float32", width)) * splat(spec.scale, "float32", width), width)
+            y.store_vector(at, value([operand.vector(at, width) for operand in operands], width), width)
 
-        in_vectors(kernel, spec.elements, WIDTH, write)
+        in_vectors(kernel, elements, WIDTH, write)
     return kernel.finish()

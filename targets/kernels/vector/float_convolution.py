@@ -11,18 +11,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from tinyopt.ir import Array, Node, Value
-from tinyopt.targets.kernel import (
-    Argument,
-    ConstantArgument,
-    InputArgument,
-    Kernel,
-    OutputArgument,
-    Refusal,
-    ScratchArgument,
-)
+from tinyopt.targets.kernel import ConstantArgument, Kernel, Refusal
 from tinyopt.targets.kernels.tir import Buffer, Expr, KernelBuilder, PrimFunc, lanes, llvm_call
 from tinyopt.targets.kernels.vector.float_ending import Clamp, clamped
-from tinyopt.targets.kernels.vector.rows import VECTOR_BYTES, Rows, plan_rows
+from tinyopt.targets.kernels.vector.rows import declare_rows, plan_rows, row_arguments
 from tinyopt.targets.kernels.vector.tile import Finished, TileLoops, pack_weights, pad_channels
 from tinyopt.targets.kernels.vector.tiling import LANES, TileSpec, choose_tile
 from tinyopt.targets.kernels.vector.window import Window, pointwise_window, window_of
@@ -81,17 +73,12 @@ def _plan(node: Node, window: Window, name: str) -> Kernel | Refusal:
     rows = plan_rows(window, "float32", read_over_end=False)
     residual = node.optional_input(3)
     tile = choose_tile(rows, weights.shape[0], 1, residual is not None)
-    arguments: list[Argument] = [
-        InputArgument(0),
+    constants = (
         ConstantArgument("weight", pack_weights(weights.data, tile)),
         ConstantArgument("bias", pad_channels(bias_of(node, weights.shape[0]), tile)),
-    ]
-    if residual is not None:
-        arguments.append(InputArgument(3))
-    if not rows.is_in_place:
-        arguments.append(ScratchArgument(rows.ring_bytes, VECTOR_BYTES))
+    )
     spec = FloatTileSpec(tile, Clamp.of(node))
-    return Kernel(float_convolution, spec, name, (*arguments, OutputArgument(0)))
+    return Kernel(float_convolution, spec, name, row_arguments(rows, constants, None if residual is None else 3))
 
 
 def float_refusal(node: Node, weights: Value, bias: Value | None) -> Refusal | None:
@@ -118,13 +105,12 @@ def float_convolution(spec: FloatTileSpec) -> PrimFunc:
     outputs = window.out_height * window.out_width * tile.out_channels
     kernel = KernelBuilder("conv_vector")
     with kernel.function():
-        x = kernel.buffer("x", "float32", window.height * window.width * window.channels)
+        x = kernel.buffer("x", "float32", window.input_elements)
         weights = kernel.buffer("weights", "float32", tile.padded_channels * tile.words)
         bias = kernel.buffer("bias", "float32", tile.padded_channels)
         residual = kernel.buffer("residual", "float32", outputs) if tile.has_residual else None
-        ring = None if tile.rows.is_in_place else kernel.buffer("ring", "float32", tile.rows.ring_elements)
+        rows = declare_rows(kernel, tile.rows, x, 0)
         y = kernel.buffer("y", "float32", outputs)
-        rows = Rows(kernel, tile.rows, x, ring, 0)
         loops = TileLoops(kernel, tile, FloatArithmetic(), rows, weights)
         end = _Ending(kernel, spec.clamp, residual, y)
         loops.write(lambda channel: bias.vector(channel, LANES), end.write)

@@ -11,43 +11,28 @@ do not fill words, and those with padding, are read from a copy of their rows in
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
-
-import numpy as np
 
 from tinyopt.ir import Node
-from tinyopt.targets.kernel import (
-    Argument,
-    ConstantArgument,
-    InputArgument,
-    Kernel,
-    OutputArgument,
-    Refusal,
-    ScratchArgument,
-)
-from tinyopt.targets.kernels.requantize import Requantization, zero_point_of
+from tinyopt.targets.kernel import Kernel, Refusal
 from tinyopt.targets.kernels.tir import Buffer, Expr, KernelBuilder, PrimFunc, cast, lanes, reinterpret
 from tinyopt.targets.kernels.vector.generic import vector_type
-from tinyopt.targets.kernels.vector.integer_ending import ENDINGS, ResidualTerm
+from tinyopt.targets.kernels.vector.integer_ending import Method
+from tinyopt.targets.kernels.vector.integer_layer import IntegerLayer, integer_refusal, layer_arguments
 from tinyopt.targets.kernels.vector.neon import sdot
-from tinyopt.targets.kernels.vector.rows import VECTOR_BYTES, Rows, plan_rows
+from tinyopt.targets.kernels.vector.rows import plan_rows
 from tinyopt.targets.kernels.vector.tile import Arithmetic, TileLoops, pack_weights, pad_channels
 from tinyopt.targets.kernels.vector.tiling import LANES, TileSpec, choose_tile
 from tinyopt.targets.kernels.vector.window import Window, pointwise_window, window_of
 
-Method = Literal["sdot", "neon", "widened"]
 WORD_ELEMENTS: dict[Method, int] = {"sdot": 4, "neon": 1, "widened": 1}
 
 
 @dataclass(frozen=True)
 class IntegerTileSpec:
-    """What the compiled function depends on. `padding` is the level of padding cells: the input's zero point."""
+    """What the compiled function depends on."""
 
-    method: Method
     tile: TileSpec
-    to: Requantization
-    padding: int
-    residual: ResidualTerm | None
+    layer: IntegerLayer
 
 
 class SdotArithmetic:
@@ -148,55 +133,27 @@ def _plan(node: Node, window: Window, method: Method, name: str) -> Kernel | Ref
     weights, bias, multiplier = node.input(1), node.input(2), node.input(3)
     run = window.channels * (window.kernel[1] if window.dilations[1] == 1 else 1)
     rows = plan_rows(window, "int8", read_over_end=run % WORD_ELEMENTS[method] != 0)
-    term = residual_term(node)
-    tile = choose_tile(rows, weights.shape[0], WORD_ELEMENTS[method], term is not None)
-    spec = IntegerTileSpec(method, tile, Requantization.of(node), zero_point_of(node, node.input(0)), term)
-    arguments: list[Argument] = [
-        InputArgument(0),
-        ConstantArgument("weight", pack_weights(weights.data, tile)),
-        ConstantArgument("bias", pad_channels(bias.data.astype(np.int32), tile)),
-        ConstantArgument("multiplier", pad_channels(multiplier.data.astype(np.int32), tile)),
-    ]
-    if term is not None:
-        arguments.append(InputArgument(4))
-    if not rows.is_in_place:
-        arguments.append(ScratchArgument(rows.ring_bytes, VECTOR_BYTES))
-    return Kernel(integer_convolution, spec, name, (*arguments, OutputArgument(0)))
-
-
-def integer_refusal(node: Node) -> Refusal | None:
-    """Why the int8 kernels cannot take these weights."""
-    if not all(node.input(index).is_constant for index in (1, 2, 3)):
-        return Refusal("weights that are not constant")
-    if node.input(1).clusters is not None:
-        return Refusal("clustered weights: the scalar kernel decodes them")
-    return None
-
-
-def residual_term(node: Node) -> ResidualTerm | None:
-    """What the fused addition of an integer node adds, None where it has none."""
-    residual = node.optional_input(4)
-    if residual is None:
-        return None
-    return ResidualTerm(zero_point_of(node, residual), node.int("residual_multiplier"))
+    layer = IntegerLayer.of(node, method)
+    tile = choose_tile(rows, weights.shape[0], WORD_ELEMENTS[method], layer.residual is not None)
+    arguments = layer_arguments(
+        node,
+        rows,
+        pack_weights(weights.data, tile),
+        pad_channels(bias.data, tile),
+        pad_channels(multiplier.data, tile),
+    )
+    return Kernel(integer_convolution, IntegerTileSpec(tile, layer), name, arguments)
 
 
 def integer_convolution(spec: IntegerTileSpec) -> PrimFunc:
-    """The convolution of `spec`; parameters as in `_plan`."""
-    tile = spec.tile
+    """The convolution of `spec`; parameters as in `layer_arguments`."""
+    tile, method = spec.tile, spec.layer.method
     window = tile.rows.window
-    outputs = window.out_height * window.out_width * tile.out_channels
-    kernel = KernelBuilder(f"conv_{spec.method}")
+    kernel = KernelBuilder(f"conv_{method}")
     with kernel.function():
-        x = kernel.buffer("x", "int8", window.height * window.width * window.channels)
-        weights = kernel.buffer("weights", "int8", tile.padded_channels * tile.words * tile.word_elements)
-        bias = kernel.buffer("bias", "int32", tile.padded_channels)
-        multiplier = kernel.buffer("multiplier", "int32", tile.padded_channels)
-        residual = kernel.buffer("residual", "int8", outputs) if spec.residual is not None else None
-        ring = None if tile.rows.is_in_place else kernel.buffer("ring", "int8", tile.rows.ring_elements)
-        y = kernel.buffer("y", "int8", outputs)
-        rows = Rows(kernel, tile.rows, x, ring, spec.padding)
-        end = ENDINGS[spec.method](kernel, spec.to, spec.residual, multiplier, residual, y)
-        loops = TileLoops(kernel, tile, _ARITHMETIC[spec.method], rows, weights)
-        loops.write(lambda channel: bias.vector(channel, LANES), end.write)
+        weights = tile.padded_channels * tile.words * tile.word_elements
+        outputs = window.out_height * window.out_width * tile.out_channels
+        code = spec.layer.declare(kernel, tile.rows, weights, tile.padded_channels, outputs)
+        loops = TileLoops(kernel, tile, _ARITHMETIC[method], code.rows, code.weights)
+        loops.write(lambda channel: code.bias.vector(channel, LANES), code.ending.write)
     return kernel.finish()

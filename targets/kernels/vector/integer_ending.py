@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from tinyopt.targets.kernels.requantize import Requantization
 from tinyopt.targets.kernels.tir import Buffer, Expr, KernelBuilder, cast, lanes
@@ -12,6 +13,8 @@ from tinyopt.targets.kernels.vector import neon
 from tinyopt.targets.kernels.vector.generic import levels_of_products, splat, vector_type
 from tinyopt.targets.kernels.vector.tile import Finished
 from tinyopt.targets.kernels.vector.tiling import LANES
+
+Method = Literal["sdot", "neon", "widened"]  # how int8 products are summed
 
 
 @dataclass(frozen=True)
@@ -111,4 +114,4 @@ class PlainEnding(IntegerEnding):
         return cast(lanes(vectors, range(width)) if len(vectors) > 1 else vectors[0], vector_type("int64", width))
 
 
-ENDINGS: Mapping[str, type[IntegerEnding]] = {"sdot": NeonEnding, "neon": NeonEnding, "widened": PlainEnding}
+ENDINGS: Mapping[Method, type[IntegerEnding]] = {"sdot": NeonEnding, "neon": NeonEnding, "widened": PlainEnding}

@@ -9,21 +9,13 @@ import numpy as np
 
 from tinyopt.ir import Node
 from tinyopt.ops.pool import average_divisors
-from tinyopt.targets.kernel import (
-    Argument,
-    ConstantArgument,
-    InputArgument,
-    Kernel,
-    OutputArgument,
-    Refusal,
-    ScratchArgument,
-)
+from tinyopt.targets.kernel import ConstantArgument, Kernel, Refusal
 from tinyopt.targets.kernels.requantize import Requantization, zero_point_of
 from tinyopt.targets.kernels.tir import Buffer, Expr, KernelBuilder, PrimFunc, broadcast, cast, maximum
 from tinyopt.targets.kernels.vector.channel_blocks import ChannelBlocks, channel_blocks, write_blocks
 from tinyopt.targets.kernels.vector.float_ending import Clamp, clamped
 from tinyopt.targets.kernels.vector.generic import levels_of_products, splat, vector_type
-from tinyopt.targets.kernels.vector.rows import VECTOR_BYTES, RowPlan, Rows, plan_rows
+from tinyopt.targets.kernels.vector.rows import RowPlan, declare_rows, plan_rows, row_arguments
 from tinyopt.targets.kernels.vector.window import window_of
 
 NARROWEST = 4  # channels
@@ -38,11 +30,6 @@ class PoolSpec:
     rows: RowPlan
     blocks: ChannelBlocks
     padding: float
-
-    @property
-    def input_elements(self) -> int:
-        window = self.rows.window
-        return window.height * window.width * window.channels
 
     @property
     def output_elements(self) -> int:
@@ -81,7 +68,7 @@ def plan_average_pool(node: Node) -> Kernel | Refusal:
         factors = factors[:1]
     spec = AverageSpec(pool, len(factors), Clamp.of(node))
     constants = (ConstantArgument("multiplier", factors),)
-    return Kernel(average_pool, spec, "average_pool_vector", _arguments(pool, constants))
+    return Kernel(average_pool, spec, "average_pool_vector", row_arguments(pool.rows, constants))
 
 
 def plan_quantized_average_pool(node: Node) -> Kernel | Refusal:
@@ -92,7 +79,7 @@ def plan_quantized_average_pool(node: Node) -> Kernel | Refusal:
     multipliers = node.input(1).data.astype(np.int32).reshape(-1)
     spec = QuantizedAverageSpec(pool, len(multipliers), Requantization.of(node))
     constants = (ConstantArgument("multiplier", multipliers),)
-    return Kernel(quantized_average_pool, spec, "average_pool_q_vector", _arguments(pool, constants))
+    return Kernel(quantized_average_pool, spec, "average_pool_q_vector", row_arguments(pool.rows, constants))
 
 
 def plan_max_pool(node: Node) -> Kernel | Refusal:
@@ -100,7 +87,7 @@ def plan_max_pool(node: Node) -> Kernel | Refusal:
     pool = _plan_pool(node, -128 if node.input(0).dtype == "int8" else LOWEST_FLOAT)
     if isinstance(pool, Refusal):
         return pool
-    return Kernel(max_pool, pool, "max_pool_vector", _arguments(pool, ()))
+    return Kernel(max_pool, pool, "max_pool_vector", row_arguments(pool.rows, ()))
 
 
 def _plan_pool(node: Node, padding: float) -> PoolSpec | Refusal:
@@ -112,14 +99,9 @@ def _plan_pool(node: Node, padding: float) -> PoolSpec | Refusal:
     if isinstance(window, Refusal):
         return window
     blocks = channel_blocks(window.channels, WIDEST, NARROWEST)
-    if blocks is None:
-        return Refusal(f"{window.channels} channels do not fill a vector")
+    if isinstance(blocks, Refusal):
+        return blocks
     return PoolSpec(plan_rows(window, dtype, read_over_end=False), blocks, padding)
-
-
-def _arguments(pool: PoolSpec, constants: tuple[ConstantArgument, ...]) -> tuple[Argument, ...]:
-    scratch = () if pool.rows.is_in_place else (ScratchArgument(pool.rows.ring_bytes, VECTOR_BYTES),)
-    return (InputArgument(0), *constants, *scratch, OutputArgument(0))
 
 
 @dataclass(frozen=True)
@@ -136,7 +118,7 @@ def average_pool(spec: AverageSpec) -> PrimFunc:
     """A float AveragePool."""
     kernel = KernelBuilder("average_pool_vector")
     with kernel.function():
-        x = kernel.buffer("x", "float32", spec.pool.input_elements)
+        x = kernel.buffer("x", "float32", spec.pool.rows.window.input_elements)
         factors = kernel.buffer("factors", "float32", spec.factors)
 
         def end(total: Expr, position: Expr, width: int) -> Expr:
@@ -155,7 +137,7 @@ def quantized_average_pool(spec: QuantizedAverageSpec) -> PrimFunc:
     kernel = KernelBuilder("average_pool_q_vector")
     cells = spec.pool.rows.window.kernel[0] * spec.pool.rows.window.kernel[1]
     with kernel.function():
-        x = kernel.buffer("x", "int8", spec.pool.input_elements)
+        x = kernel.buffer("x", "int8", spec.pool.rows.window.input_elements)
         multipliers = kernel.buffer("multipliers", "int32", spec.multipliers)
 
         def end(total: Expr, position: Expr, width: int) -> Expr:
@@ -177,7 +159,7 @@ def max_pool(spec: PoolSpec) -> PrimFunc:
     dtype = spec.rows.dtype
     kernel = KernelBuilder("max_pool_vector")
     with kernel.function():
-        x = kernel.buffer("x", dtype, spec.input_elements)
+        x = kernel.buffer("x", dtype, spec.rows.window.input_elements)
         reduction = _Reduction(
             dtype,
             lambda width: splat(spec.padding, dtype, width),
@@ -191,9 +173,8 @@ def max_pool(spec: PoolSpec) -> PrimFunc:
 def _write_pool(kernel: KernelBuilder, spec: PoolSpec, x: Buffer, reduction: _Reduction) -> None:
     """The remaining parameters (ring, output) and the loops."""
     plan, window = spec.rows, spec.rows.window
-    ring = None if plan.is_in_place else kernel.buffer("ring", plan.dtype, plan.ring_elements)
+    rows = declare_rows(kernel, plan, x, spec.padding)
     y = kernel.buffer("y", plan.dtype, spec.output_elements)
-    rows = Rows(kernel, plan, x, ring, spec.padding)
 
     def write_row(out_row: Expr, _number: Expr, channel: Expr, width: int) -> None:
         with kernel.loop(window.out_width) as column:

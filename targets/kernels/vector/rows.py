@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from tinyopt.targets.kernel import Argument, ConstantArgument, InputArgument, OutputArgument, ScratchArgument
 from tinyopt.targets.kernels.tir import Buffer, Expr, KernelBuilder, both, broadcast, constant
 from tinyopt.targets.kernels.vector.window import Window
 
@@ -65,6 +66,21 @@ def plan_rows(window: Window, dtype: str, read_over_end: bool) -> RowPlan:
     if whole.ring_bytes <= WHOLE_IMAGE_BYTES:
         return whole
     return RowPlan(window, dtype, window.row_span)
+
+
+def row_arguments(
+    plan: RowPlan, constants: tuple[ConstantArgument, ...], residual: int | None = None
+) -> tuple[Argument, ...]:
+    """Image, constants, input `residual` if there is one, scratch for the ring if there is one, output."""
+    added = () if residual is None else (InputArgument(residual),)
+    scratch = () if plan.is_in_place else (ScratchArgument(plan.ring_bytes, VECTOR_BYTES),)
+    return (InputArgument(0), *constants, *added, *scratch, OutputArgument(0))
+
+
+def declare_rows(kernel: KernelBuilder, plan: RowPlan, image: Buffer, padding: float) -> Rows:
+    """Declare the parameter of the ring, if there is one. padding: what its padding cells hold."""
+    ring = None if plan.is_in_place else kernel.buffer("ring", plan.dtype, plan.ring_elements)
+    return Rows(kernel, plan, image, ring, padding)
 
 
 class Rows:

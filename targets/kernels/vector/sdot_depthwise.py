@@ -13,26 +13,14 @@ from dataclasses import dataclass
 import numpy as np
 
 from tinyopt.ir import Array, Node
-from tinyopt.targets.kernel import (
-    Argument,
-    ConstantArgument,
-    InputArgument,
-    Kernel,
-    OutputArgument,
-    Refusal,
-    ScratchArgument,
-)
-from tinyopt.targets.kernels.requantize import Requantization, zero_point_of
+from tinyopt.targets.kernel import Kernel, Refusal
 from tinyopt.targets.kernels.tir import Buffer, Expr, KernelBuilder, PrimFunc, lanes, reinterpret
-from tinyopt.targets.kernels.vector.channel_blocks import ChannelBlocks, channel_blocks, write_blocks
-from tinyopt.targets.kernels.vector.float_depthwise import depthwise_refusal
-from tinyopt.targets.kernels.vector.integer_convolution import integer_refusal, residual_term
-from tinyopt.targets.kernels.vector.integer_ending import IntegerEnding, NeonEnding, ResidualTerm
+from tinyopt.targets.kernels.vector.channel_blocks import write_blocks
+from tinyopt.targets.kernels.vector.depthwise import DepthwiseShape, plan_depthwise
+from tinyopt.targets.kernels.vector.integer_layer import IntegerLayer, LayerCode, integer_refusal, layer_arguments
 from tinyopt.targets.kernels.vector.neon import sdot
-from tinyopt.targets.kernels.vector.rows import VECTOR_BYTES, RowPlan, Rows, plan_rows
 from tinyopt.targets.kernels.vector.tile import Finished
 from tinyopt.targets.kernels.vector.tiling import LANES
-from tinyopt.targets.kernels.vector.window import window_of
 
 TAPS = 4  # products of one lane of SDOT
 WIDEST, NARROWEST = 16, 8  # channels of a block
@@ -40,68 +28,46 @@ WIDEST, NARROWEST = 16, 8  # channels of a block
 
 @dataclass(frozen=True)
 class SdotDepthwiseSpec:
-    """What the compiled function depends on. `padding` is the level of padding cells: the input's zero point."""
+    """What the compiled function depends on."""
 
-    rows: RowPlan
-    blocks: ChannelBlocks
-    to: Requantization
-    padding: int
-    residual: ResidualTerm | None
+    shape: DepthwiseShape
+    layer: IntegerLayer
 
     @property
     def first_fresh_tap(self) -> int:
         """Columns from here on are new to each next pixel of a row; it shares those before with the last one."""
-        window = self.rows.window
+        window = self.shape.window
         return max(window.kernel[1] - window.strides[1], 0) if window.dilations[1] == 1 else 0
 
     @property
     def pending_pixels(self) -> int:
         """Pixels that have begun when one is finished."""
-        window = self.rows.window
+        window = self.shape.window
         return -(-window.kernel[1] // window.strides[1]) - 1 if self.first_fresh_tap else 0
 
     @property
     def row_groups(self) -> int:
         """Groups of TAPS window rows."""
-        return -(-self.rows.window.kernel[0] // TAPS)
+        return -(-self.shape.window.kernel[0] // TAPS)
 
     @property
     def channel_weights(self) -> int:
         """Packed weights of one channel."""
-        return self.rows.window.kernel[1] * self.row_groups * TAPS
+        return self.shape.window.kernel[1] * self.row_groups * TAPS
 
 
 def plan_sdot_depthwise(node: Node) -> Kernel | Refusal:
     """QConv with one group for each channel."""
-    refusal = depthwise_refusal(node) or integer_refusal(node)
+    refusal = integer_refusal(node)
     if refusal is not None:
         return refusal
-    weights, bias, multiplier = node.input(1), node.input(2), node.input(3)
-    window = window_of(node, (weights.shape[1], weights.shape[2]))
-    if isinstance(window, Refusal):
-        return window
-    blocks = channel_blocks(window.channels, WIDEST, NARROWEST)
-    if blocks is None:
-        return Refusal(f"{window.channels} channels do not fill a vector")
-    rows = plan_rows(window, "int8", read_over_end=False)
-    spec = SdotDepthwiseSpec(
-        rows,
-        blocks,
-        Requantization.of(node),
-        zero_point_of(node, node.input(0)),
-        residual_term(node),
-    )
-    arguments: list[Argument] = [
-        InputArgument(0),
-        ConstantArgument("weight", _pack(weights.data, spec)),
-        ConstantArgument("bias", bias.data.astype(np.int32)),
-        ConstantArgument("multiplier", multiplier.data.astype(np.int32)),
-    ]
-    if spec.residual is not None:
-        arguments.append(InputArgument(4))
-    if not rows.is_in_place:
-        arguments.append(ScratchArgument(rows.ring_bytes, VECTOR_BYTES))
-    return Kernel(sdot_depthwise, spec, "depthwise_sdot", (*arguments, OutputArgument(0)))
+    shape = plan_depthwise(node, "int8", WIDEST, NARROWEST)
+    if isinstance(shape, Refusal):
+        return shape
+    spec = SdotDepthwiseSpec(shape, IntegerLayer.of(node, "sdot"))
+    weights = _pack(node.input(1).data, spec)
+    arguments = layer_arguments(node, shape.rows, weights, node.input(2).data, node.input(3).data)
+    return Kernel(sdot_depthwise, spec, "depthwise_sdot", arguments)
 
 
 def _pack(weights: Array, spec: SdotDepthwiseSpec) -> Array:
@@ -110,27 +76,18 @@ def _pack(weights: Array, spec: SdotDepthwiseSpec) -> Array:
     padded = np.zeros((channels, spec.row_groups * TAPS, columns), np.int8)
     padded[:, :rows] = weights[..., 0]
     by_group = padded.reshape(channels, spec.row_groups, TAPS, columns).transpose(3, 1, 0, 2)  # KW, groups, C, TAPS
-    blocks = [by_group[:, :, start : start + width].reshape(-1) for start, width in spec.blocks.starts()]
+    blocks = [by_group[:, :, start : start + width].reshape(-1) for start, width in spec.shape.blocks.starts()]
     return np.ascontiguousarray(np.concatenate(blocks))
 
 
 def sdot_depthwise(spec: SdotDepthwiseSpec) -> PrimFunc:
-    """The convolution of `spec`; parameters as in `plan_sdot_depthwise`."""
-    window = spec.rows.window
-    outputs = window.out_height * window.out_width * window.channels
-    packed_channels = sum(width for _, width in spec.blocks.starts())
+    """The convolution of `spec`; parameters as in `layer_arguments`."""
+    shape = spec.shape
     kernel = KernelBuilder("depthwise_sdot")
     with kernel.function():
-        x = kernel.buffer("x", "int8", window.height * window.width * window.channels)
-        weights = kernel.buffer("weights", "int8", packed_channels * spec.channel_weights)
-        bias = kernel.buffer("bias", "int32", window.channels)
-        multiplier = kernel.buffer("multiplier", "int32", window.channels)
-        residual = kernel.buffer("residual", "int8", outputs) if spec.residual is not None else None
-        ring = None if spec.rows.is_in_place else kernel.buffer("ring", "int8", spec.rows.ring_elements)
-        y = kernel.buffer("y", "int8", outputs)
-        rows = Rows(kernel, spec.rows, x, ring, spec.padding)
-        ending = NeonEnding(kernel, spec.to, spec.residual, multiplier, residual, y)
-        _Writer(kernel, spec, rows, weights, bias, ending).write()
+        weights = sum(width for _, width in shape.blocks.starts()) * spec.channel_weights
+        code = spec.layer.declare(kernel, shape.rows, weights, shape.window.channels, shape.outputs)
+        _Writer(kernel, spec, code).write()
     return kernel.finish()
 
 
@@ -140,19 +97,16 @@ class _Writer:
 
     kernel: KernelBuilder
     spec: SdotDepthwiseSpec
-    rows: Rows
-    weights: Buffer
-    bias: Buffer
-    ending: IntegerEnding
+    code: LayerCode
 
     def write(self) -> None:
-        write_blocks(self.kernel, self.rows, self.spec.rows, self.spec.blocks, self._row)
+        write_blocks(self.kernel, self.code.rows, self.spec.shape.rows, self.spec.shape.blocks, self._row)
 
     def _row(self, out_row: Expr, number: Expr, channel: Expr, width: int) -> None:
         """One output row of one block of channels, pixel by pixel; the sums of the next ones are carried along."""
-        spec, window = self.spec, self.spec.rows.window
-        first_weight = self.kernel.let(number * (spec.blocks.width * spec.channel_weights))
-        starts = [self.kernel.let(self.rows.base(out_row, row) + channel) for row in range(window.kernel[0])]
+        spec, window = self.spec, self.spec.shape.window
+        first_weight = self.kernel.let(number * (spec.shape.blocks.width * spec.channel_weights))
+        starts = [self.kernel.let(self.code.rows.base(out_row, row) + channel) for row in range(window.kernel[0])]
         index = self.kernel.let(out_row * (window.out_width * window.channels) + channel)
         sums = self.kernel.local("int32", (spec.pending_pixels + 1) * width)
 
@@ -170,7 +124,7 @@ class _Writer:
             for tap in range(spec.first_fresh_tap, window.kernel[1]):
                 add_column(cell + tap * window.dilations[1] * window.channels, tap)
             done = tuple(self.kernel.let(sums.vector(v, LANES)) for v in range(0, width, LANES))
-            self.ending.write([Finished(done, channel, index + column * window.channels, width)])
+            self.code.ending.write([Finished(done, channel, index + column * window.channels, width)])
             for place in range(0, spec.pending_pixels * width, LANES):
                 sums.store_vector(place, sums.vector(place + width, LANES), LANES)
 
@@ -187,15 +141,15 @@ class _Writer:
         """Add one column to the pixel `ahead` of the first unfinished one; sums begin with the bias."""
         for v in range(width // LANES):
             place = ahead * width + v * LANES
-            total = self.bias.vector(channel + v * LANES, LANES) if tap == 0 else sums.vector(place, LANES)
+            total = self.code.bias.vector(channel + v * LANES, LANES) if tap == 0 else sums.vector(place, LANES)
             for group, zipped in enumerate(groups):
                 weight = first_weight + ((tap * len(groups) + group) * width + v * LANES) * TAPS
-                total = sdot(total, self.weights.vector(weight, LANES * TAPS), zipped[v])
+                total = sdot(total, self.code.weights.vector(weight, LANES * TAPS), zipped[v])
             sums.store_vector(place, total, LANES)
 
     def _column(self, starts: list[Expr], cell: Expr, width: int) -> list[list[Expr]]:
         """For each group of rows, vectors of four channels whose lanes hold a channel's cells."""
-        cells = [self.kernel.let(self.rows.data.vector(start + cell, width)) for start in starts]
+        cells = [self.kernel.let(self.code.rows.data.vector(start + cell, width)) for start in starts]
         groups: list[list[Expr]] = []
         for first in range(0, len(cells), TAPS):
             rows = cells[first : first + TAPS]

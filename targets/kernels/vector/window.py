@@ -26,6 +26,10 @@ class Window:
     pads: tuple[int, int]
 
     @property
+    def input_elements(self) -> int:
+        return self.height * self.width * self.channels
+
+    @property
     def row_span(self) -> int:
         """Image rows from the first to the last that one output row reads."""
         return (self.kernel[0] - 1) * self.dilations[0] + 1

@@ -1,0 +1,86 @@
+"""What the depthwise kernels have in common: when they apply, and how pixels of a row share the columns they load."""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from tinyopt.ir import Node
+from tinyopt.targets.kernel import Refusal
+from tinyopt.targets.kernels.tir import Expr, KernelBuilder, minimum
+from tinyopt.targets.kernels.vector.channel_blocks import ChannelBlocks, channel_blocks
+from tinyopt.targets.kernels.vector.rows import RowPlan, plan_rows
+from tinyopt.targets.kernels.vector.window import Window, window_of
+
+
+@dataclass(frozen=True)
+class DepthwiseShape:
+    """Where the rows are read, and which channels are worked on together."""
+
+    rows: RowPlan
+    blocks: ChannelBlocks
+
+    @property
+    def window(self) -> Window:
+        return self.rows.window
+
+    @property
+    def outputs(self) -> int:
+        return self.window.out_height * self.window.out_width * self.window.channels
+
+    @property
+    def taps(self) -> int:
+        """Weights of all channels."""
+        return self.window.kernel[0] * self.window.kernel[1] * self.window.channels
+
+
+def plan_depthwise(node: Node, dtype: str, widest: int, narrowest: int) -> DepthwiseShape | Refusal:
+    """The shape of a convolution with one group for each channel, in blocks of so many channels."""
+    weights = node.input(1)
+    if node.int("group") != node.input(0).shape[3] or weights.shape[0] != node.int("group"):
+        return Refusal("not one group and one output for each channel")
+    window = window_of(node, (weights.shape[1], weights.shape[2]))
+    if isinstance(window, Refusal):
+        return window
+    blocks = channel_blocks(window.channels, widest, narrowest)
+    if isinstance(blocks, Refusal):
+        return blocks
+    return DepthwiseShape(plan_rows(window, dtype, read_over_end=False), blocks)
+
+
+def pixels_at_a_time(window: Window, most: int) -> int:
+    """How many pixels, at most `most`, share the columns that they load, by a count of instructions."""
+    taps = window.kernel[0] * window.kernel[1]
+
+    def instructions(pixels: int) -> int:
+        steps = -(-window.out_width // pixels)
+        return steps * (16 + 2 * _reach(window, pixels) * window.kernel[0] + pixels * (taps + 8))
+
+    return min(range(1, min(most, window.out_width) + 1), key=instructions)
+
+
+def shared_columns(window: Window, pixels: int) -> list[tuple[int, list[tuple[int, int]]]]:
+    """The columns that neighbouring pixels read, counted from the first: (column, [(pixel, tap of its window row)])."""
+    columns: list[tuple[int, list[tuple[int, int]]]] = []
+    for column in range(_reach(window, pixels)):
+        readers: list[tuple[int, int]] = []
+        for pixel in range(pixels):
+            tap, between = divmod(column - pixel * window.strides[1], window.dilations[1])
+            if not between and 0 <= tap < window.kernel[1]:
+                readers.append((pixel, tap))
+        if readers:
+            columns.append((column, readers))
+    return columns
+
+
+def _reach(window: Window, pixels: int) -> int:
+    """Columns from the first to the last that neighbouring pixels read."""
+    return (pixels - 1) * window.strides[1] + (window.kernel[1] - 1) * window.dilations[1] + 1
+
+
+@contextmanager
+def pixel_groups(kernel: KernelBuilder, window: Window, pixels: int) -> Generator[Expr]:
+    """A loop over a row in groups of `pixels`; yields a group's first pixel. The last may overlap the one before it."""
+    with kernel.loop(-(-window.out_width // pixels)) as step:
+        yield kernel.let(minimum(step * pixels, window.out_width - pixels))
