@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Generator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from math import inf, prod
 
@@ -9,6 +11,8 @@ from tinyopt.ir import Node
 from tinyopt.targets.kernel import InputArgument, Kernel, OutputArgument, Refusal
 from tinyopt.targets.kernels.requantize import INT8_HIGH, INT8_LOW, zero_point_of
 from tinyopt.targets.kernels.tir import (
+    Buffer,
+    Expr,
     KernelBuilder,
     PrimFunc,
     cast,
@@ -42,6 +46,8 @@ class Line:
 
 @dataclass(frozen=True)
 class IntegerSpec:
+    """QSoftmax. ratio: 1 / the output's scale."""
+
     line: Line
     ratio: int
     zero_point: int
@@ -72,51 +78,75 @@ def plan_qsoftmax(node: Node) -> Kernel | Refusal:
     return Kernel(softmax_int8, spec, "softmax_s8", (InputArgument(0), InputArgument(1), OutputArgument(0)), in_place=0)
 
 
+@dataclass(frozen=True)
+class _Cells:
+    """The elements of one line."""
+
+    kernel: KernelBuilder
+    line: Line
+    start: Expr
+
+    @contextmanager
+    def each(self) -> Generator[Expr]:
+        """A loop over them; yields an element's index."""
+        with self.kernel.loop(self.line.size) as k:
+            yield self.start + k * self.line.inner
+
+    def keep_largest(self, values: Buffer, largest: Buffer, lowest: Expr) -> None:
+        """largest[0] = the largest of `values`, none of which is below `lowest`."""
+        largest[0] = lowest
+        with self.each() as index:
+            largest[0] = maximum(largest[0], cast(values[index], largest.dtype))
+
+
+@contextmanager
+def _each_line(kernel: KernelBuilder, line: Line) -> Generator[_Cells]:
+    with kernel.loop(line.outer) as i, kernel.loop(line.inner) as j:
+        yield _Cells(kernel, line, i * (line.size * line.inner) + j)
+
+
 def softmax(spec: Line) -> PrimFunc:
+    """exp(x - m) / sum(exp(x - m)), m the largest x of the line, so that no exponential overflows."""
     kernel = KernelBuilder("softmax_f32")
     with kernel.function():
         x = kernel.buffer("x", "float32", spec.elements)
         y = kernel.buffer("y", "float32", spec.elements)
         largest = kernel.local("float32", 1)
         total = kernel.local("float32", 1)
-        with kernel.loop(spec.outer) as i, kernel.loop(spec.inner) as j:
-            start = i * (spec.size * spec.inner) + j
-            largest[0] = constant(-inf, "float32")
-            with kernel.loop(spec.size) as k:
-                largest[0] = maximum(largest[0], x[start + k * spec.inner])
+        with _each_line(kernel, spec) as cells:
+            cells.keep_largest(x, largest, constant(-inf, "float32"))
             total[0] = constant(0, "float32")
-            with kernel.loop(spec.size) as k:
-                power = kernel.let(math_call("expf", x[start + k * spec.inner] - largest[0]))
-                y[start + k * spec.inner] = power
+            with cells.each() as index:
+                power = kernel.let(math_call("expf", x[index] - largest[0]))
+                y[index] = power
                 total[0] = total[0] + power
             total[0] = constant(1, "float32") / total[0]
-            with kernel.loop(spec.size) as k:
-                y[start + k * spec.inner] = y[start + k * spec.inner] * total[0]
+            with cells.each() as index:
+                y[index] = y[index] * total[0]
     return kernel.finish()
 
 
 def log_softmax(spec: Line) -> PrimFunc:
+    """x - m - log(sum(exp(x - m))), m the largest x of the line."""
     kernel = KernelBuilder("log_softmax_f32")
     with kernel.function():
         x = kernel.buffer("x", "float32", spec.elements)
         y = kernel.buffer("y", "float32", spec.elements)
         largest = kernel.local("float32", 1)
         total = kernel.local("float32", 1)
-        with kernel.loop(spec.outer) as i, kernel.loop(spec.inner) as j:
-            start = i * (spec.size * spec.inner) + j
-            largest[0] = constant(-inf, "float32")
-            with kernel.loop(spec.size) as k:
-                largest[0] = maximum(largest[0], x[start + k * spec.inner])
+        with _each_line(kernel, spec) as cells:
+            cells.keep_largest(x, largest, constant(-inf, "float32"))
             total[0] = constant(0, "float32")
-            with kernel.loop(spec.size) as k:
-                total[0] = total[0] + math_call("expf", x[start + k * spec.inner] - largest[0])
+            with cells.each() as index:
+                total[0] = total[0] + math_call("expf", x[index] - largest[0])
             total[0] = math_call("logf", total[0])
-            with kernel.loop(spec.size) as k:
-                y[start + k * spec.inner] = x[start + k * spec.inner] - largest[0] - total[0]
+            with cells.each() as index:
+                y[index] = x[index] - largest[0] - total[0]
     return kernel.finish()
 
 
 def softmax_int8(spec: IntegerSpec) -> PrimFunc:
+    """clamp((e * ratio + S // 2) // S + zero_point), e = table[m - x], S the sum of the line's e."""
     line, accumulator = spec.line, spec.accumulator
     kernel = KernelBuilder("softmax_s8")
     with kernel.function():
@@ -125,18 +155,18 @@ def softmax_int8(spec: IntegerSpec) -> PrimFunc:
         y = kernel.buffer("y", "int8", line.elements)
         largest = kernel.local("int32", 1)
         total = kernel.local(accumulator, 1)
-        with kernel.loop(line.outer) as i, kernel.loop(line.inner) as j:
-            start = i * (line.size * line.inner) + j
-            largest[0] = constant(INT8_LOW, "int32")
-            with kernel.loop(line.size) as k:
-                largest[0] = maximum(largest[0], cast(x[start + k * line.inner], "int32"))
+
+        def power(index: Expr) -> Expr:
+            return cast(table[largest[0] - cast(x[index], "int32")], accumulator)
+
+        with _each_line(kernel, line) as cells:
+            cells.keep_largest(x, largest, constant(INT8_LOW, "int32"))
             total[0] = constant(0, accumulator)
-            with kernel.loop(line.size) as k:
-                total[0] = total[0] + cast(table[largest[0] - cast(x[start + k * line.inner], "int32")], accumulator)
+            with cells.each() as index:
+                total[0] = total[0] + power(index)
             half = kernel.let(total[0] >> constant(1, accumulator))
-            with kernel.loop(line.size) as k:
-                power = table[largest[0] - cast(x[start + k * line.inner], "int32")]
-                scaled = cast(power, accumulator) * constant(spec.ratio, accumulator) + half
+            with cells.each() as index:
+                scaled = power(index) * constant(spec.ratio, accumulator) + half
                 level = cast(truncated_quotient(scaled, total[0]), "int32") + spec.zero_point
-                y[start + k * line.inner] = cast(clamp(level, INT8_LOW, INT8_HIGH), "int8")
+                y[index] = cast(clamp(level, INT8_LOW, INT8_HIGH), "int8")
     return kernel.finish()
