@@ -112,6 +112,21 @@ def test_buffers_fit_into_the_arena_and_never_overlap_while_both_live() -> None:
             assert not lives or a["offset"] + a["bytes"] <= b["offset"] or b["offset"] + b["bytes"] <= a["offset"]
 
 
+def test_the_bytes_of_the_report_are_those_that_the_cross_compiler_makes(tmp_path: Path) -> None:
+    if shutil.which("arm-none-eabi-gcc") is None:
+        pytest.skip("arm-none-eabi-gcc is not installed")
+    folder = compiled_digits("cortex-m4")
+    after = json.loads((folder / "report.json").read_text())["after"]
+    prefix = json.loads((folder / "report.json").read_text())["prefix"]
+    compiled = tmp_path / "weights.o"
+    command = ["arm-none-eabi-gcc", "-mcpu=cortex-m4", "-mthumb", "-c", folder / f"{prefix}_weights.c", "-o", compiled]
+    subprocess.run(command, check=True)
+    symbols = subprocess.run(["arm-none-eabi-nm", "-S", compiled], capture_output=True, text=True, check=True).stdout
+    sizes = [int(fields[1], 16) for line in symbols.splitlines() if len(fields := line.split()) == 4]
+    assert sum(sizes) == after["flash_constant_bytes"]
+    assert f"ARENA_BYTES {after['arena_bytes']}u" in (folder / f"{prefix}.h").read_text()
+
+
 MODELS = {"kws01": 1.0, "ic01": 1.0, "kws01_hybrid": 1.0, "kws01_int8_qdq": 1.0, "vww01": 1 / 255}
 
 

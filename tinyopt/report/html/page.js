@@ -166,10 +166,9 @@ function drawVerdicts() {
 function verdicts() {
   const found = [];
   const { after, before, evaluation } = report;
-  for (const gate of report.verdicts || []) found.push({ isGood: gate.is_met, text: gate.text });
   if (evaluation) {
     const lost = 100 * (evaluation.float_top1 - evaluation.compiled_top1);
-    found.push({ isGood: lost <= 1, text: `top-1 on ${whole(evaluation.samples)} samples: ${(100 * evaluation.float_top1).toFixed(2)} % as it came, ${(100 * evaluation.compiled_top1).toFixed(2)} % compiled (${evaluation.source}); agreement ${(100 * evaluation.agreement).toFixed(2)} %` });
+    found.push({ isGood: lost <= 1, text: `top-1 on ${whole(evaluation.samples)} samples: ${(100 * evaluation.float_top1).toFixed(2)} % as it came, ${(100 * evaluation.compiled_top1).toFixed(2)} % compiled (${evaluation.source}); agreement ${(100 * evaluation.agreement).toFixed(2)} %; green where at most one point is lost` });
   }
   if (after && before && after.weight_bytes !== undefined) found.push({ isGood: after.weight_bytes <= before.weight_bytes, text: `weights: ${whole(before.weight_bytes)} → ${whole(after.weight_bytes)} B (${percentChange(before.weight_bytes, after.weight_bytes)})` });
   if (after && after.arena_bytes !== undefined) {
