@@ -19,7 +19,19 @@ from tinyopt.report.build import to_json
 from tinyopt.report.html.pictures import GraphPicture, NodePicture, picture_of
 from tinyopt.report.html.views import Replacement, view_of
 
-SCRIPTS = ("dom.js", "model.js", "strip.js", "graph.js", "weights.js", "card.js", "layers.js", "memory.js", "page.js")
+SCRIPTS = (
+    "dom.js",
+    "model.js",
+    "strip.js",
+    "graph.js",
+    "canvas.js",
+    "marks.js",
+    "weights.js",
+    "card.js",
+    "layers.js",
+    "memory.js",
+    "page.js",
+)
 STYLES = ("page.css", "graph.css")
 _DATA_BEGIN = '<script type="application/json" id="data">'
 _DATA_END = "</script>"
