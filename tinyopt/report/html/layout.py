@@ -20,7 +20,7 @@ Point = tuple[float, float]
 ROW = 38.0  # the height of a layer of nodes
 LOW_ROW = 27.0  # of one of chips alone
 COLUMN_GAP = 40.0  # between wrapped columns: room for the edges that lead from one to the next
-PAGE_RATIO = 0.82  # width to height of one of the two panels that the drawing must fill
+PAGE_RATIO = 0.98  # width to height of one of the two panels that the drawing must fill
 COLUMNS_MAX = 60
 
 

@@ -228,8 +228,24 @@ def _routes(union: _Union, side: str, layout: Layout) -> list[list[float]]:
         path = [source, target]
         if (source, target) not in layout.bends and own:
             path = _path(following, source, target, is_absent) or path
-        routes.append([source, target, *(round(c) for point in _line(union, path, layout) for c in point)])
+        line = _around(union, side, path, layout) or _line(union, path, layout)
+        routes.append([source, target, *(round(c) for point in line for c in point)])
     return routes
+
+
+def _around(union: _Union, side: str, path: Sequence[int], layout: Layout) -> list[Point] | None:
+    """The way past nodes that a straight line would run behind, on their left; None where it meets none."""
+    (x1, y1), (x2, y2) = (union.cells[number].point for number in (path[0], path[-1]))
+    column = layout.column_of(x1)
+    if len(path) > 2 or (path[0], path[-1]) in layout.bends or y2 - y1 <= 1.5 * ROW or layout.column_of(x2) != column:
+        return None
+    there = [c.point for c in union.cells if (c.terminal or getattr(c, side)) and y1 < c.point[1] < y2]
+    inside = [x for x, _ in there if layout.column_of(x) == column]
+    met = [x for x in inside if min(x1, x2) - NODE_WIDTH / 2 < x < max(x1, x2) + NODE_WIDTH / 2]
+    if not met:
+        return None
+    left = min(met) - NODE_WIDTH / 2 - 10
+    return [(x1, y1), (left, y1 + ROW), (left, y2 - ROW), (x2, y2)]
 
 
 def _line(union: _Union, path: Sequence[int], layout: Layout) -> list[Point]:
