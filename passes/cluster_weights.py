@@ -137,9 +137,8 @@ def _levels(weights: Value) -> tuple[Array, NDArray[np.float32]]:
         scales = np.array(weights.quantization.scale, np.float32)
         return weights.data.astype(np.float64), np.ascontiguousarray(np.broadcast_to(scales, (rows,)))
     largest = np.abs(weights.data).reshape(rows, -1).max(axis=1)
-    stand_in = (
-        largest[largest > 0].min() if largest.any() else np.float32(1)
-    )  # for rows of zeros, whose biases want steps
+    # Rows of zeros need a scale as well: their biases count in steps of it.
+    stand_in = largest[largest > 0].min() if largest.any() else np.float32(1)
     scales = (np.where(largest > 0, largest, stand_in) / np.float32(_LEVELS)).astype(np.float32)
     levels = weights.data.astype(np.float64) / scales.reshape(-1, *[1] * (weights.type.rank - 1))
     return np.clip(levels, -_LEVELS, _LEVELS), scales

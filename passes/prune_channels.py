@@ -140,11 +140,12 @@ def _importance(group: ChannelGroup) -> NDArray[np.float64]:
 
 @dataclass(frozen=True)
 class _MacModel:
-    """The graph's multiply-accumulates for any channel counts: each node's are proportional to those of its groups."""
+    """The graph's multiply-accumulates for any channel counts: each node's are proportional to those of its groups.
 
-    nodes: tuple[
-        tuple[int, tuple[int, ...]], ...
-    ]  # multiply-accumulates at full width, the groups that they scale with
+    nodes: for each node, its multiply-accumulates at full width and the groups that they scale with.
+    """
+
+    nodes: tuple[tuple[int, tuple[int, ...]], ...]
 
     @classmethod
     def of(cls, graph: Graph, groups: Sequence[ChannelGroup]) -> _MacModel:

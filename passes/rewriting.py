@@ -48,9 +48,6 @@ class Rewriter:
         """Whether exactly one node, and nobody outside the graph, reads `value`."""
         return len(self.readers(value)) == 1 and not self.graph.is_output(value)
 
-    def only_reader(self, value: Value) -> Node | None:
-        return self.readers(value)[0] if self.has_one_reader(value) else None
-
     def owned_producer(self, value: Value, *ops: str) -> Node | None:
         """The node that makes `value`, if it is one of `ops` and `value` has one reader."""
         node = self.producer(value)

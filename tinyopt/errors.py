@@ -35,18 +35,6 @@ class UnsupportedOperatorError(InvalidModelError):
         self.parts = tuple(parts)
 
 
-class AccuracyError(TinyoptError):
-    """The accuracy gate is not met."""
-
-    exit_code = 4
-
-
-class BudgetError(TinyoptError):
-    """A flash, RAM or cycle budget is not met."""
-
-    exit_code = 5
-
-
 class VerificationError(TinyoptError):
     """The compiled library does not give the bytes of the reference."""
 

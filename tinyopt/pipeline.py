@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence, Set
+from collections.abc import Callable, Sequence, Set
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -165,8 +165,3 @@ def measure_drift(before: Sequence[Sequence[Array]], after: Sequence[Sequence[Ar
     signal = float(np.sum(old**2))
     ratio = np.inf if noise == 0 else 10 * np.log10(max(signal, 1e-300) / noise)
     return Drift(float(np.max(np.abs(new - old), initial=0.0)), float(ratio))
-
-
-def pass_help(steps: Mapping[str, Pass]) -> str:
-    """The documentation of passes as the command line prints it."""
-    return "\n\n".join(f"{name}\n{(type(step).__doc__ or '').strip()}" for name, step in steps.items())

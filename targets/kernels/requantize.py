@@ -9,9 +9,7 @@ and `requantize_smmlar` for the Arm DSP extension, where shift = 32 makes it one
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TypeAlias
 
 from tinyopt.ir import Node, Value
 from tinyopt.targets.kernels.intrinsic import Intrinsic
@@ -33,9 +31,6 @@ class Requantization:
     def of(cls, node: Node) -> Requantization:
         """As the attributes and the output of an integer node say."""
         return cls(node.int("shift"), zero_point_of(node, node.outputs[0]), node.int("low"), node.int("high"))
-
-
-Requantizer: TypeAlias = Callable[[Expr, Expr, Requantization], Expr]
 
 
 def zero_point_of(node: Node, value: Value) -> int:

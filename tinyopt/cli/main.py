@@ -47,8 +47,8 @@ def main() -> None:
     tinyopt profile out                          instructions per layer, under QEMU
     tinyopt diff model.onnx edited.onnx          which nodes differ
 
-    Exit codes: 0 ok, 1 internal error, 2 usage, 3 model invalid or unsupported, 4 accuracy, 5 budget, 6 verification
-    mismatch or models that differ, 7 compiler or emulator missing.
+    Exit codes: 0 ok, 1 internal error, 2 usage, 3 model invalid or unsupported, 6 verification mismatch or
+    models that differ, 7 compiler or emulator missing.
     """
 
 

@@ -30,10 +30,6 @@ class LayerProfile:
     origins: tuple[str, ...]
     refusals: tuple[str, ...]
 
-    @property
-    def instructions_per_mac(self) -> float | None:
-        return self.instructions / self.macs if self.macs else None
-
 
 def profile(built: BuiltModel, sample: Sample, cc: str | None, cache_dir: Path) -> list[LayerProfile]:
     """Instructions per layer for one inference on `sample`.

@@ -12,9 +12,8 @@ from tinyopt.ir import Array, Node, TensorType
 class ChannelRelation(Enum):
     """How the channels that an operator gives depend on those that it takes."""
 
-    MIXING = "every output channel is a weighted sum over all input channels (convolution, dense)"
+    MIXING = "every output channel is a weighted sum over all input channels of its group (convolution, dense)"
     PER_CHANNEL = "output channel i depends on channel i of the inputs alone (pooling, activations, add)"
-    DEPTHWISE = "grouped convolution: output channel i depends on the inputs of its group alone"
     CONCATENATING = "the output's channels are the inputs' channels side by side"
     MOVING = "elements keep their value and change their place (reshape, transpose, slice, split)"
     OPAQUE = "nothing is known: channels at this operator must stay as they are"

@@ -4,10 +4,7 @@ from __future__ import annotations
 
 from tinyopt.targets.kernels.dsp.intrinsics import LOAD_WORD, SXTB16, SXTB16_ROR8
 from tinyopt.targets.kernels.dsp.product import PIXELS
-from tinyopt.targets.kernels.intrinsic import Intrinsic
 from tinyopt.targets.kernels.tir import Buffer, Expr, KernelBuilder, call, cast, read
-
-WIDENING_INTRINSICS: tuple[Intrinsic, ...] = (LOAD_WORD, SXTB16, SXTB16_ROR8)
 
 
 def widen_run(kernel: KernelBuilder, source: Buffer, start: Expr, length: int, block: Buffer, first: Expr) -> None:
