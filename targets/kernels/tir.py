@@ -183,6 +183,7 @@ def _float_literal(bits: int) -> str:
 
 
 def cast(value: Expr, dtype: str) -> Expr:
+    """The same number as another type."""
     return _tirx().cast(value, dtype)
 
 
@@ -223,17 +224,13 @@ def _named(operand: Expr) -> Expr:
 
 
 def clamp(value: Expr, low: Expr, high: Expr) -> Expr:
+    """At least `low`, at most `high`."""
     return minimum(maximum(value, low), high)
 
 
 def select(condition: Expr, if_true: Expr, if_false: Expr) -> Expr:
     """One of two values; both may be computed, so neither may read out of bounds."""
     return _tirx().Select(condition, if_true, if_false)
-
-
-def guarded(condition: Expr, if_true: Expr, if_false: Expr) -> Expr:
-    """One of two values; only the chosen one is computed, so the other may be out of bounds."""
-    return _tirx().if_then_else(condition, if_true, if_false)
 
 
 def both(*conditions: Expr) -> Expr:

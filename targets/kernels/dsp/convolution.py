@@ -120,6 +120,7 @@ def _declare_image(kernel: KernelBuilder, spec: ConvolutionSpec) -> Callable[[],
 
 
 def convolution(spec: ConvolutionSpec) -> PrimFunc:
+    """Gathers the window of each pixel into a block of int16 pairs, which all output channels are multiplied with."""
     kernel = KernelBuilder("convolution")
     with kernel.function():
         make_image = _declare_image(kernel, spec)

@@ -127,6 +127,7 @@ class _Parameters:
 
 
 def dense(spec: DenseSpec) -> PrimFunc:
+    """The layer in groups of CHANNELS outputs, and the rest of them."""
     kernel = KernelBuilder("dense")
     with kernel.function():
         parameters = _declare(kernel, spec)

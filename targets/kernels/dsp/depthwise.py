@@ -123,6 +123,7 @@ def _can_run_in_place(node: Node) -> bool:
 
 
 def depthwise(spec: DepthwiseSpec) -> PrimFunc:
+    """In groups of four channels: widen weights and a strip of rows into planes, then each channel on its own."""
     kernel = KernelBuilder("depthwise")
     with kernel.function():
         parameters = declare(kernel, spec)

@@ -34,6 +34,7 @@ class AddSpec:
 
 
 def plan_add(node: Node) -> Kernel | Refusal:
+    """QAdd of equal shapes."""
     a, b = node.input(0), node.input(1)
     if a.shape != b.shape:
         return Refusal("one of its inputs is broadcast")
@@ -72,6 +73,7 @@ def _fits(multipliers: tuple[int, int], offset: int) -> bool:
 
 
 def add(spec: AddSpec) -> PrimFunc:
+    """y = clamp((a * multiplier_a + b * multiplier_b + offset) >> shift), unrolled; parameters as in `plan_add`."""
     kernel = KernelBuilder("add")
     with kernel.function():
         a, b, y = (kernel.buffer(name, "int8", ANY_SIZE) for name in ("a", "b", "y"))

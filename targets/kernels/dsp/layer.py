@@ -144,6 +144,7 @@ class Layer:
 
 
 def declare_layer(kernel: KernelBuilder, spec: LayerSpec) -> Layer:
+    """Declare the parameters that convolutions share, in the order of their arguments."""
     packed = codebook = None
     if spec.clusters is None:
         weights = kernel.buffer("weights", "int32", ANY_SIZE)

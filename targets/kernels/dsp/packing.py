@@ -35,6 +35,7 @@ def depth_pairs(run: int, runs: int) -> list[Pair]:
 
 
 def words_in_run(length: int) -> int:
+    """How many pairs `run_pairs` makes of a run of `length` values: a word of two int16 for each."""
     return 2 * (length // 4) + (length % 4 + 1) // 2
 
 

@@ -66,6 +66,8 @@ class DepthwiseSpec:
 
 @dataclass(frozen=True)
 class Parameters:
+    """The kernel's parameters, in the order of its arguments."""
+
     spec: DepthwiseSpec
     x: Buffer
     weights: Buffer
@@ -86,6 +88,7 @@ class Parameters:
 
 
 def declare(kernel: KernelBuilder, spec: DepthwiseSpec) -> Parameters:
+    """Declare them."""
     x = kernel.buffer("x", "int8", ANY_SIZE)
     weights = kernel.buffer("weights", "int8", GROUP * spec.groups * spec.rows * spec.columns)
     bias, multiplier = (kernel.buffer(name, "int32", spec.channels) for name in ("bias", "multiplier"))
@@ -121,6 +124,7 @@ def _scatter(scratch: Buffer, place: Expr, plane_words: int, left: tuple[Expr, E
 
 
 def widen_taps(kernel: KernelBuilder, parameters: Parameters, group: Expr) -> None:
+    """Bring a group's weights into the scratch as pairs of int16, a plane for each channel."""
     spec = parameters.spec
     plane_words = spec.rows * spec.tap_words
     with kernel.loop(spec.rows) as row:

@@ -63,6 +63,7 @@ def _in_place(node: Node, spec: PointwiseSpec) -> int | None:
 
 
 def pointwise(spec: PointwiseSpec) -> PrimFunc:
+    """Widens the cells of each pixel into a block of int16 pairs, which all output channels are multiplied with."""
     kernel = KernelBuilder("pointwise")
     with kernel.function():
         x = kernel.buffer("x", "int8", ANY_SIZE)

@@ -133,6 +133,7 @@ class _Window:
 
 
 def average_pool(spec: PoolSpec) -> PrimFunc:
+    """QAveragePool, four channels to a word."""
     kernel = KernelBuilder("average_pool")
     with kernel.function():
         x = kernel.buffer("x", "int8", ANY_SIZE)
@@ -187,6 +188,7 @@ def _sums(kernel: KernelBuilder, spec: PoolSpec, x: Buffer, window: _Window, off
 
 
 def max_pool(spec: PoolSpec) -> PrimFunc:
+    """MaxPool of int8, four channels to a word."""
     kernel = KernelBuilder("max_pool")
     with kernel.function():
         x, y = kernel.buffer("x", "int8", ANY_SIZE), kernel.buffer("y", "int8", ANY_SIZE)

@@ -49,6 +49,8 @@ FLOAT_FUNCTIONS: Mapping[str, Callable[[Expr, Expr], Expr]] = {
 
 @dataclass(frozen=True)
 class AddSpec:
+    """QAdd."""
+
     operands: Operands
     zero_points: tuple[int, int]
     multipliers: tuple[int, int]
@@ -57,6 +59,8 @@ class AddSpec:
 
 @dataclass(frozen=True)
 class MulSpec:
+    """QMul."""
+
     operands: Operands
     zero_points: tuple[int, int]
     multiplier: int
@@ -65,6 +69,8 @@ class MulSpec:
 
 @dataclass(frozen=True)
 class PReluSpec:
+    """QPRelu. multiplier: the one of inputs from zero on; the slopes' are an operand."""
+
     operands: Operands
     zero_point: int
     multiplier: int
@@ -120,6 +126,8 @@ def _replaceable(node: Node) -> int | None:
 
 
 def combine_float(spec: FloatSpec) -> PrimFunc:
+    """y = clip(a op b, low, high)."""
+
     def element(a: Expr, b: Expr) -> Expr:
         return clamp_float(FLOAT_FUNCTIONS[spec.function](a, b), spec.low, spec.high)
 
@@ -127,6 +135,7 @@ def combine_float(spec: FloatSpec) -> PrimFunc:
 
 
 def add_int8(spec: AddSpec) -> PrimFunc:
+    """y = clamp((((a - za) * ma + (b - zb) * mb + half) >> shift) + zy), in 32 bits where that cannot overflow."""
     (za, zb), (ma, mb), to = spec.zero_points, spec.multipliers, spec.to
     is_narrow = 256 * (abs(ma) + abs(mb)) + (1 << (to.shift - 1)) < 1 << 31  # the sum before the shift fits 32 bits
 
@@ -144,6 +153,7 @@ def add_int8(spec: AddSpec) -> PrimFunc:
 
 
 def multiply_int8(spec: MulSpec) -> PrimFunc:
+    """y = requantize((a - za) * (b - zb))."""
     za, zb = spec.zero_points
 
     def element(a: Expr, b: Expr) -> Expr:
@@ -154,6 +164,8 @@ def multiply_int8(spec: MulSpec) -> PrimFunc:
 
 
 def prelu_int8(spec: PReluSpec) -> PrimFunc:
+    """y = requantize(x - zx), with the multiplier of its sign."""
+
     def element(x: Expr, slope: Expr) -> Expr:
         centred = cast(x, "int32") - spec.zero_point
         multiplier = select(centred >= 0, constant(spec.multiplier, "int32"), slope)

@@ -33,6 +33,8 @@ class Packing:
 
 @dataclass(frozen=True)
 class ClusteredConvolutionSpec:
+    """A convolution whose weights are packed indices."""
+
     convolution: ConvolutionSpec
     packing: Packing
 

@@ -92,6 +92,8 @@ class ConvolutionShape:
 
 @dataclass(frozen=True)
 class ConvolutionSpec:
+    """`name` is the kernel's in C."""
+
     name: str
     shape: ConvolutionShape
     arithmetic: Arithmetic

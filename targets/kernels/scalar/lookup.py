@@ -11,6 +11,8 @@ from tinyopt.targets.kernels.tir import KernelBuilder, PrimFunc, cast
 
 @dataclass(frozen=True)
 class LookupSpec:
+    """QLookup of so many elements."""
+
     elements: int
 
 
@@ -21,6 +23,7 @@ def plan_qlookup(node: Node) -> Kernel | Refusal:
 
 
 def look_up(spec: LookupSpec) -> PrimFunc:
+    """y = table[x + 128]."""
     kernel = KernelBuilder("lookup_s8")
     with kernel.function():
         x = kernel.buffer("x", "int8", spec.elements)

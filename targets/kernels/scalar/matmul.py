@@ -65,6 +65,7 @@ def _batch(shape: tuple[int, ...], rank: int) -> tuple[int, ...]:
 
 
 def matmul(spec: MatMulSpec) -> PrimFunc:
+    """y = a b, for each pair of matrices of the broadcast batches."""
     element, accumulator = spec.arithmetic.element, spec.arithmetic.accumulator
     kernel = KernelBuilder(spec.name)
     with kernel.function():

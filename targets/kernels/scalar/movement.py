@@ -178,6 +178,7 @@ def _without_inner_loops(
 
 
 def copy(spec: CopySpec) -> PrimFunc:
+    """One walk from x to y; what it does not reach holds `fill`."""
     dtype = CONTAINERS[spec.dtype]
     kernel = KernelBuilder(spec.name)
     with kernel.function():
@@ -193,6 +194,7 @@ def copy(spec: CopySpec) -> PrimFunc:
 
 
 def concatenate(spec: JoinSpec) -> PrimFunc:
+    """The inputs' runs side by side."""
     dtype, total = CONTAINERS[spec.dtype], sum(spec.sizes)
     kernel = KernelBuilder(f"concat_{spec.dtype}")
     with kernel.function():
@@ -205,6 +207,7 @@ def concatenate(spec: JoinSpec) -> PrimFunc:
 
 
 def split(spec: JoinSpec) -> PrimFunc:
+    """The reverse of `concatenate`."""
     dtype, total = CONTAINERS[spec.dtype], sum(spec.sizes)
     kernel = KernelBuilder(f"split_{spec.dtype}")
     with kernel.function():
@@ -222,6 +225,7 @@ def _copy_run(kernel: KernelBuilder, x: Buffer, x_start: Expr, y: Buffer, y_star
 
 
 def copy_by_tables(spec: TableSpec) -> PrimFunc:
+    """y[i, j, ...] = x[table_0[i] + table_1[j] + ...], along strided axes without a table."""
     dtype = CONTAINERS[spec.dtype]
     kernel = KernelBuilder(spec.name)
     with kernel.function():

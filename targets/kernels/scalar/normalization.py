@@ -14,6 +14,8 @@ from tinyopt.targets.kernels.tir import KernelBuilder, PrimFunc
 
 @dataclass(frozen=True)
 class NormalizationSpec:
+    """Channels between what lies before and behind their axis."""
+
     outer: int
     channels: int
     inner: int
@@ -40,6 +42,7 @@ def plan_batch_normalization(node: Node) -> Kernel | Refusal:
 
 
 def normalize(spec: NormalizationSpec) -> PrimFunc:
+    """y = x * factor + offset, by channel."""
     elements = spec.outer * spec.channels * spec.inner
     kernel = KernelBuilder("batch_normalization_f32")
     with kernel.function():

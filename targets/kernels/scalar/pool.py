@@ -18,6 +18,8 @@ from tinyopt.targets.kernels.tir import Buffer, Expr, KernelBuilder, PrimFunc, c
 
 @dataclass(frozen=True)
 class PoolShape:
+    """The geometry of a pool over NHWC images."""
+
     batch: int
     vertical: Axis
     horizontal: Axis
@@ -40,6 +42,8 @@ class PoolShape:
 
 @dataclass(frozen=True)
 class MaxSpec:
+    """MaxPool of elements of `dtype`."""
+
     shape: PoolShape
     dtype: str
 
@@ -94,6 +98,7 @@ def plan_qaverage_pool(node: Node) -> Kernel | Refusal:
 
 
 def max_pool(spec: MaxSpec) -> PrimFunc:
+    """y = the largest of the cells inside the image."""
     dtype = CONTAINERS[spec.dtype]
     kernel = KernelBuilder(f"max_pool_{spec.dtype}")
     with kernel.function():
@@ -117,6 +122,7 @@ def lowest(dtype: str) -> float:
 
 
 def average_pool(spec: AverageSpec) -> PrimFunc:
+    """y = clip(sum of the cells / divisor, low, high)."""
     kernel = KernelBuilder("average_pool_f32")
     with kernel.function():
         x = kernel.buffer("x", "float32", spec.shape.input_elements)
@@ -136,6 +142,7 @@ def average_pool(spec: AverageSpec) -> PrimFunc:
 
 
 def average_pool_int8(spec: IntegerAverageSpec) -> PrimFunc:
+    """y = requantize(sum of the cells less their zero points)."""
     kernel = KernelBuilder("average_pool_s8")
     with kernel.function():
         x = kernel.buffer("x", "int8", spec.shape.input_elements)

@@ -43,6 +43,8 @@ class QuantizeSpec:
 
 @dataclass(frozen=True)
 class FlipSpec:
+    """FlipSign of so many elements."""
+
     elements: int
 
 
@@ -76,6 +78,7 @@ def plan_flip_sign(node: Node) -> Kernel | Refusal:
 
 
 def quantize(spec: QuantizeSpec) -> PrimFunc:
+    """y = clamp(round(x / scale) + zero_point), half to even."""
     kernel = KernelBuilder("quantize_s8")
     with kernel.function():
         x = kernel.buffer("x", "float32", spec.elements)
@@ -99,6 +102,7 @@ def round_half_even(value: Expr) -> Expr:
 
 
 def dequantize(spec: QuantizeSpec) -> PrimFunc:
+    """y = (x - zero_point) * scale."""
     wide = "int32" if spec.integer == "int8" else "int64"  # an int32 minus a zero point may need 33 bits
     kernel = KernelBuilder(f"dequantize_{spec.integer}")
     with kernel.function():
@@ -116,6 +120,7 @@ def dequantize(spec: QuantizeSpec) -> PrimFunc:
 
 
 def flip_sign(spec: FlipSpec) -> PrimFunc:
+    """y = x ^ 0x80: uint8 levels as int8 ones with a zero point less 128, and back."""
     kernel = KernelBuilder("flip_sign")
     with kernel.function():
         x = kernel.buffer("x", "int8", spec.elements)

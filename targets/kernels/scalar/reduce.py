@@ -44,7 +44,7 @@ class Reduction:
 
 @dataclass(frozen=True)
 class ReduceSpec:
-    """function: a key of `_STARTS`."""
+    """function: mean, sum or max."""
 
     function: str
     dtype: str
@@ -53,6 +53,8 @@ class ReduceSpec:
 
 @dataclass(frozen=True)
 class IntegerSumSpec:
+    """QReduceSum."""
+
     reduction: Reduction
     zero_point: int
     multiplier: int
@@ -81,6 +83,8 @@ def plan_qreduce_sum(node: Node) -> Kernel | Refusal:
 
 
 def reduce(spec: ReduceSpec) -> PrimFunc:
+    """The mean, sum or maximum over the reduced axes."""
+
     def finish(total: Expr) -> Expr:
         return total / constant(spec.reduction.count, "float32") if spec.function == "mean" else total
 
@@ -93,6 +97,8 @@ def reduce(spec: ReduceSpec) -> PrimFunc:
 
 
 def sum_int8(spec: IntegerSumSpec) -> PrimFunc:
+    """y = requantize(sum of x - zx over the reduced axes)."""
+
     def combine(total: Expr, x: Expr) -> Expr:
         return total + cast(x, "int32")
 

@@ -66,6 +66,7 @@ class _Tap:
 
 
 def interpolate(spec: LinearSpec) -> PrimFunc:
+    """Each element is the weighted mean of its two neighbours along every resized axis."""
     kernel = KernelBuilder("resize_linear_f32")
     with kernel.function():
         x = kernel.buffer("x", "float32", spec.x_elements)

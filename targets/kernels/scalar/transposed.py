@@ -121,6 +121,7 @@ def _tap_table(node: Node, dimension: int, input_step: int, weight_step: int) ->
 
 
 def convolve_transposed(spec: TransposedSpec) -> PrimFunc:
+    """Gathers: each output element sums the input cells whose taps reach it, listed in tables of rows and columns."""
     channels = spec.groups * spec.outputs
     height, width = spec.output
     kernel = KernelBuilder(spec.name)

@@ -117,6 +117,7 @@ def _plan(node: Node, function: str, *parameters: float) -> Kernel:
 
 
 def apply_function(spec: UnarySpec) -> PrimFunc:
+    """y = function(x), element by element."""
     kernel = KernelBuilder(f"{spec.function}_f32")
     with kernel.function():
         x = kernel.buffer("x", "float32", spec.elements)
