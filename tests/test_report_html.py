@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -13,6 +14,7 @@ import pytest
 from tests.digits import compiled_digits
 from tests.report_pages import HOSTILE, chain, embedded_data, page_of
 from tinyopt.api import optimize
+from tinyopt.emulation import FOLDER as EMULATION
 from tinyopt.errors import InvalidModelError
 from tinyopt.onnx_import import import_model
 from tinyopt.options import CompileOptions
@@ -112,19 +114,25 @@ def test_buffers_fit_into_the_arena_and_never_overlap_while_both_live() -> None:
             assert not lives or a["offset"] + a["bytes"] <= b["offset"] or b["offset"] + b["bytes"] <= a["offset"]
 
 
-def test_the_bytes_of_the_report_are_those_that_the_cross_compiler_makes(tmp_path: Path) -> None:
+def test_the_bytes_of_the_report_are_those_of_the_linked_program(tmp_path: Path) -> None:
     if shutil.which("arm-none-eabi-gcc") is None:
         pytest.skip("arm-none-eabi-gcc is not installed")
     folder = compiled_digits("cortex-m4")
     after = json.loads((folder / "report.json").read_text())["after"]
-    prefix = json.loads((folder / "report.json").read_text())["prefix"]
-    compiled = tmp_path / "weights.o"
-    command = ["arm-none-eabi-gcc", "-mcpu=cortex-m4", "-mthumb", "-c", folder / f"{prefix}_weights.c", "-o", compiled]
-    subprocess.run(command, check=True)
-    symbols = subprocess.run(["arm-none-eabi-nm", "-S", compiled], capture_output=True, text=True, check=True).stdout
-    sizes = [int(fields[1], 16) for line in symbols.splitlines() if len(fields := line.split()) == 4]
-    assert sum(sizes) == after["flash_constant_bytes"]
-    assert f"ARENA_BYTES {after['arena_bytes']}u" in (folder / f"{prefix}.h").read_text()
+    (tmp_path / "main.c").write_text(
+        '#include "digits.h"\nstatic unsigned char arena[DIGITS_ARENA_BYTES] __attribute__((aligned(16)));\n'
+        "int main(void) { return digits_run(arena); }\n"
+    )
+    sources = [tmp_path / "main.c", folder / "digits.c", folder / "digits_weights.c", EMULATION / "startup.c"]
+    link = ["-T", EMULATION / "mps2.ld", f"-L{EMULATION}", "--specs=rdimon.specs", "-nostartfiles"]
+    machine = ["-mcpu=cortex-m4", "-mthumb", "-mfloat-abi=hard", "-mfpu=fpv4-sp-d16", "-O1"]
+    program = tmp_path / "program.elf"
+    subprocess.run(["arm-none-eabi-gcc", *machine, f"-I{folder}", *sources, *link, "-o", program], check=True)
+    symbols = subprocess.run(["arm-none-eabi-nm", "-S", program], capture_output=True, text=True, check=True).stdout
+    sizes = {f[3]: int(f[1], 16) for line in symbols.splitlines() if len(f := line.split()) == 4}
+    constants = [size for name, size in sizes.items() if re.fullmatch(r"digits_[a-z]+_\d+", name)]
+    assert sum(constants) == after["flash_constant_bytes"]
+    assert sizes["arena"] == after["arena_bytes"]
 
 
 MODELS = {"kws01": 1.0, "ic01": 1.0, "kws01_hybrid": 1.0, "kws01_int8_qdq": 1.0, "vww01": 1 / 255}
