@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass
+
 from tinyopt.pass_manager import TargetFacts
-from tinyopt.targets.costs import DSP_COSTS, SCALAR_COSTS
+from tinyopt.targets.costs import DSP_COSTS, SCALAR_COSTS, InstructionCosts
 from tinyopt.targets.kernel import KernelPlanner
 from tinyopt.targets.kernels.dsp import DSP
 from tinyopt.targets.kernels.scalar import SCALAR
@@ -12,19 +15,34 @@ from tinyopt.targets.target import Emulator, Target, Toolchain, layered
 _GCC = "gcc-arm-none-eabi and libnewlib-arm-none-eabi (Debian), or pip install tinyopt[zig]"
 
 
+@dataclass(frozen=True)
+class _Family:
+    """What cores of one instruction set have in common."""
+
+    kernels: Mapping[str, tuple[KernelPlanner, ...]]
+    channel_multiple: int
+    gcc_options: tuple[str, ...]
+    required_macro: str
+    costs: InstructionCosts
+
+
+_PLAIN = _Family(layered(SCALAR), 1, (), "", SCALAR_COSTS)
+
+# Weights are packed for four channels at a time where SMLAD takes two pairs of them.
+_DSP = _Family(layered(DSP, SCALAR), 4, ("no-schedule-insns",), "__ARM_FEATURE_DSP", DSP_COSTS)
+
+
 def _core(
-    name: str, description: str, flags: tuple[str, ...], machine: str, board: str, has_dsp: bool, zig_cpu: str
+    name: str, description: str, flags: tuple[str, ...], machine: str, board: str, family: _Family, zig_cpu: str
 ) -> Target:
     """A core; `machine` is QEMU's name of a board that has it (or, for M0+, one that runs its code)."""
-    kernels: dict[str, tuple[KernelPlanner, ...]] = layered(DSP, SCALAR) if has_dsp else layered(SCALAR)
     return Target(
         name=name,
         description=description,
         code="c",
         tvm={"kind": "c"},
-        # weights are packed for four channels at a time where SMLAD takes two pairs of them
-        facts=TargetFacts(name, channel_multiple=4 if has_dsp else 1, is_integer_preferred=True),
-        kernels=kernels,
+        facts=TargetFacts(name, channel_multiple=family.channel_multiple, is_integer_preferred=True),
+        kernels=family.kernels,
         toolchain=Toolchain(
             ("arm-none-eabi-gcc",), ("-mthumb", *flags), f"thumb-freestanding-eabi -mcpu={zig_cpu}", _GCC
         ),
@@ -36,8 +54,9 @@ def _core(
             board,
         ),
         boundary="int8",
-        gcc_options=("no-schedule-insns",) if has_dsp else (),
-        costs=DSP_COSTS if has_dsp else SCALAR_COSTS,
+        gcc_options=family.gcc_options,
+        required_macro=family.required_macro,
+        costs=family.costs,
     )
 
 
@@ -50,7 +69,7 @@ CORTEX_M: tuple[Target, ...] = (
         ("-mcpu=cortex-m0plus", "-mfloat-abi=soft"),
         "mps2-an385",
         "mps2",
-        False,
+        _PLAIN,
         "cortex_m0plus",
     ),
     _core(
@@ -59,7 +78,7 @@ CORTEX_M: tuple[Target, ...] = (
         ("-mcpu=cortex-m3", "-mfloat-abi=soft"),
         "mps2-an385",
         "mps2",
-        False,
+        _PLAIN,
         "cortex_m3",
     ),
     _core(
@@ -68,7 +87,7 @@ CORTEX_M: tuple[Target, ...] = (
         ("-mcpu=cortex-m4", *_HARD_SINGLE),
         "mps2-an386",
         "mps2",
-        True,
+        _DSP,
         "cortex_m4",
     ),
     _core(
@@ -77,7 +96,7 @@ CORTEX_M: tuple[Target, ...] = (
         ("-mcpu=cortex-m7", "-mfloat-abi=hard", "-mfpu=fpv5-d16"),
         "mps2-an500",
         "mps2",
-        True,
+        _DSP,
         "cortex_m7",
     ),
     _core(
@@ -86,7 +105,7 @@ CORTEX_M: tuple[Target, ...] = (
         ("-mcpu=cortex-m33", "-mfloat-abi=hard", "-mfpu=fpv5-sp-d16"),
         "mps2-an505",
         "mps2-an505",
-        True,
+        _DSP,
         "cortex_m33",
     ),
     _core(
@@ -95,7 +114,7 @@ CORTEX_M: tuple[Target, ...] = (
         ("-mcpu=cortex-m55", "-mfloat-abi=hard"),
         "mps3-an547",
         "mps3",
-        True,
+        _DSP,
         "cortex_m55",
     ),
 )

@@ -46,6 +46,8 @@ class Target:
     kernels: for each operator the planners to ask, the fastest first; the last is a scalar one that takes everything.
     boundary: the element type of inputs and outputs of a quantized model, unless the user says otherwise.
     gcc_options: optimizer options that the generated C asks gcc for by a pragma, so that no build system has to.
+    required_macro: what C compilers predefine when they compile for this machine, where kernels use instructions that
+        not all of its kin have: the generated C stops with the right flags otherwise. Empty where any C compiler does.
     costs: rough instruction counts, for estimates; those of a machine of which nothing is known may stand.
     """
 
@@ -59,6 +61,7 @@ class Target:
     emulator: Emulator
     boundary: Literal["int8", "float"]
     gcc_options: tuple[str, ...]
+    required_macro: str = ""
     costs: InstructionCosts = PORTABLE_COSTS
 
 

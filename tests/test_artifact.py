@@ -73,6 +73,20 @@ def test_the_c_sources_compile_without_a_warning(
         must([*compiler, *STRICT, "-c", out / source, "-o", tmp_path / "object.o"])
 
 
+def test_sources_for_one_core_tell_the_compiler_of_another_what_it_takes(tmp_path: Path) -> None:
+    need("arm-none-eabi-gcc")
+    source = compiled_digits("cortex-m4") / "digits.c"
+    done = run(["arm-none-eabi-gcc", "-mthumb", "-mcpu=cortex-m3", "-c", source, "-o", tmp_path / "object.o"])
+    assert done.returncode != 0
+    assert f"made for cortex-m4: compile it with {' '.join(M4)}" in done.stderr
+
+
+def test_the_header_stands_alone(tmp_path: Path) -> None:
+    main = tmp_path / "main.c"
+    main.write_text('#include "digits.h"\nint8_t samples[DIGITS_INPUT_0_BYTES];\n')
+    must(["gcc", *STRICT, f"-I{compiled_digits('c')}", "-c", main, "-o", tmp_path / "object.o"])
+
+
 def test_float_kernels_include_what_their_literals_need(tmp_path: Path) -> None:
     nodes = [node("MaxPool", "x", "m", kernel_shape=[2, 2]), node("Clip", "m - h")]
     model = model_of(nodes, {"x": (1, 2, 3, 3)}, {"h": np.array(-0.3, np.float32)})

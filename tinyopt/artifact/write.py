@@ -134,6 +134,8 @@ def _code_values(source: CSource) -> dict[str, Any]:
     return {
         "inputs": source.inputs(),
         "outputs": source.outputs(),
+        "required_macro": source.program.target.required_macro,
+        "target_flags": " ".join(source.program.target.toolchain.flags),
         "gcc_options": ", ".join(f'"{option}"' for option in source.program.target.gcc_options),
         "headers": source.headers(),
         "constants": [_constant(source, constant) for constant in source.program.constants],
