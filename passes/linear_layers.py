@@ -22,6 +22,7 @@ def output_axis(node: Node) -> int:
 
 
 def has_residual(node: Node) -> bool:
+    """Whether another tensor is added before the clamp."""
     return node.op in ("Conv", "Dense") and node.optional_input(_RESIDUAL) is not None
 
 

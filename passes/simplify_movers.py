@@ -128,6 +128,7 @@ def composed_perm(first: Sequence[int], second: Sequence[int]) -> tuple[int, ...
 
 
 def is_identity_perm(perm: Sequence[int]) -> bool:
+    """Whether a Transpose by `perm` moves nothing."""
     return list(perm) == list(range(len(perm)))
 
 

@@ -41,6 +41,7 @@ def lower_sum(site: Site) -> Node | Refusal:
 
 
 def lower_mul(site: Site) -> Node | Refusal:
+    """Mul: one multiplier, sa * sb / sy."""
     if is_unary(site):
         return lower_unary(site)
     if refusal := activations(site, 0, 1):

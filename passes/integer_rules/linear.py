@@ -40,6 +40,7 @@ class _Accumulator:
 
 
 def lower_conv(site: Site) -> Node | Refusal:
+    """Conv in NHWC."""
     if site.node.str("layout") != "NHWC":
         return Refusal("its layout is NCHW, the integer kernels want NHWC")
     attributes = site.kept("strides", "pads", "dilations", "group")
@@ -47,12 +48,14 @@ def lower_conv(site: Site) -> Node | Refusal:
 
 
 def lower_dense(site: Site) -> Node | Refusal:
+    """Dense."""
     return _lower_folded(site, "QDense", site.operand(1), {})
 
 
 def lower_matmul(site: Site) -> Node | Refusal:
+    """MatMul: with constant weights a QDense, of two activations a QMatMul."""
     b = site.operand(1)
-    if b.is_constant and b.type.rank == 2 and quantization_of_constant(b) and quantization_of(b).is_symmetric:
+    if b.is_constant and b.type.rank == 2 and is_quantized_int8(b) and quantization_of(b).is_symmetric:
         return _lower_folded(site, "QDense", _transposed(site, b), {})
     if refusal := activations(site, 0, 1):
         return refusal
@@ -67,6 +70,7 @@ def lower_matmul(site: Site) -> Node | Refusal:
 
 
 def lower_conv_transpose(site: Site) -> Node | Refusal:
+    """ConvTranspose in NHWC. The input's zero point is no part of the bias: output cells see different taps."""
     if site.node.str("layout") != "NHWC":
         return Refusal("its layout is NCHW, the integer kernels want NHWC")
     weights, group = site.operand(1), site.node.int("group")
@@ -95,7 +99,7 @@ def lower_conv_transpose(site: Site) -> Node | Refusal:
     return site.replaced_by("QConvTranspose", [site.operand(0), weights, bias, multiplier], attributes)
 
 
-def quantization_of_constant(value: Value) -> bool:
+def is_quantized_int8(value: Value) -> bool:
     """Whether the constant is int8 with a quantization."""
     return value.dtype == "int8" and value.quantization is not None
 
@@ -162,7 +166,7 @@ def _bias_levels(bias: Value | None, scale: NDArray[np.float64]) -> NDArray[np.i
 def _unusable_weights(weights: Value) -> Refusal | None:
     if not weights.is_constant:
         return Refusal(f"its weights '{weights.name}' are not constant")
-    if not quantization_of_constant(weights):
+    if not is_quantized_int8(weights):
         return Refusal(f"its weights '{weights.name}' are {weights.dtype}, not int8 behind DequantizeLinear")
     if not quantization_of(weights).is_symmetric:
         return Refusal(f"its weights '{weights.name}' have zero points that are not 0")

@@ -23,6 +23,7 @@ def image_result(node: Node, emit: Emitter, tensor: str) -> str:
 
 
 def is_nhwc(node: Node) -> bool:
+    """Whether the node works on images with the channels last."""
     return node.attributes.get("layout", "NHWC") == "NHWC"  # integer operators are NHWC always
 
 

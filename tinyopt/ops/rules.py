@@ -70,10 +70,12 @@ def no_macs(node: Node) -> int:
 
 
 def one_per_output_element(node: Node) -> int:
+    """Multiply-accumulates of operators that count one for each output element."""
     return node.outputs[0].type.elements
 
 
 def one_per_input_element(node: Node) -> int:
+    """Multiply-accumulates of operators that count one for each input element."""
     return node.input(0).type.elements
 
 
