@@ -7,8 +7,8 @@ import json
 import shutil
 import subprocess
 import sys
-from pathlib import Path
 from collections.abc import Sequence
+from pathlib import Path
 
 import pytest
 from rich.console import Console, RenderableType
