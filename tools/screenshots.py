@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from headless import chromium, missing_program, open_page, resize
+from matrix import PIXEL_SCALES
 from selenium.webdriver.chrome.webdriver import WebDriver
 
 from tinyopt.api import compile_model
@@ -24,7 +25,6 @@ from tinyopt.report.html.build import refresh_page
 from tinyopt.samples import random_samples
 
 DESK, PHONE = (1440, 900), (390, 844)
-PIXEL_SCALES = {"vww01": 1 / 255}  # pixels / 255; every other model takes its samples as they are
 PRUNE = {"kws01": 0.2, "ic01": 0.3}
 CLUSTERS = {"kws01": 32}
 

@@ -17,6 +17,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from tinyopt.errors import TinyoptError, UsageError
 from tinyopt.report.build import to_json
+from tinyopt.report.plain import printable
 
 VERY_VERBOSE = 2
 PIPE_WIDTH = 140
@@ -74,8 +75,7 @@ class Output:
 
 
 def _one_line(text: str) -> str:
-    """Names from a model may hold anything: control characters must not reach the terminal."""
-    return "".join(c if c.isprintable() else "?" for c in " ".join(text.split()))
+    return printable(" ".join(text.split()))
 
 
 @contextmanager
