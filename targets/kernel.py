@@ -50,6 +50,34 @@ class ScalarArgument:
     value: int
 
 
+@dataclass(frozen=True)
+class Overlap:
+    """An input whose memory the output may share, because what is overwritten has been read by then.
+
+    The output may begin `first` to `last` bytes after the input begins (negative: before it); None is no limit. Where
+    a kernel has several, the output may share all their inputs' memory at once, as long as each keeps its distance.
+    """
+
+    input: int
+    first: int | None
+    last: int | None
+
+    @classmethod
+    def in_place(cls, index: int) -> Overlap:
+        """The output begins where the input does."""
+        return cls(index, 0, 0)
+
+    @classmethod
+    def forward(cls, index: int, lead: int = 0) -> Overlap:
+        """A kernel that runs from the first element to the last: the output begins at least `lead` bytes earlier."""
+        return cls(index, None, -lead)
+
+    @classmethod
+    def backward(cls, index: int, distance: int) -> Overlap:
+        """A kernel that runs from the last element to the first: the output begins `distance` bytes later, or more."""
+        return cls(index, distance, None)
+
+
 Argument: TypeAlias = InputArgument | OutputArgument | ConstantArgument | ScratchArgument | ScalarArgument
 
 
@@ -62,7 +90,7 @@ class Kernel:
         so whatever need not be known when the function is compiled is better passed as an argument.
     name: what it is called in C and in reports, such as "conv_smlad".
     intrinsics: those that the template may call.
-    in_place: an input whose memory the output may take over, because each element is read before its place is written.
+    overlaps: inputs whose memory the (first) output may share.
     """
 
     template: Callable[[Any], Any]
@@ -70,7 +98,12 @@ class Kernel:
     name: str
     arguments: tuple[Argument, ...]
     intrinsics: tuple[Intrinsic, ...] = ()
-    in_place: int | None = None
+    overlaps: tuple[Overlap, ...] = ()
+
+    @property
+    def may_alias(self) -> bool:
+        """Whether the output may share memory with an input."""
+        return bool(self.overlaps)
 
 
 @dataclass(frozen=True)

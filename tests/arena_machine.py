@@ -62,7 +62,7 @@ def _check_overlaps(call: KernelCall) -> None:
             is_replaced = (
                 isinstance(argument, OutputArgument)
                 and isinstance(other, InputArgument)
-                and other.index == call.kernel.in_place
+                and any(o.input == other.index for o in call.kernel.overlaps)
             )
             is_apart = slot.offset + slot.bytes <= its.offset or its.offset + its.bytes <= slot.offset
             assert i == j or is_apart or is_replaced, f"{call.kernel.name}: {argument} overlaps {other}"

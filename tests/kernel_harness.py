@@ -68,7 +68,7 @@ def kernel_c_text(kernel: Kernel, host_code: str | None = None) -> str:
     from tinyopt.lowering.compiler import lower_to_c
 
     written = [isinstance(argument, OutputArgument | ScratchArgument) for argument in kernel.arguments]
-    function = lower_to_c(kernel.template(kernel.spec), "kernel_under_test", written, kernel.in_place is not None)
+    function = lower_to_c(kernel.template(kernel.spec), "kernel_under_test", written, kernel.may_alias)
     headers = ["stdint.h", "stdbool.h", "string.h", "math.h"]
     prelude = host_code
     if prelude is None:
@@ -129,7 +129,7 @@ def run_kernel_object(
     with tempfile.TemporaryDirectory() as folder:
         made = Path(folder) / "kernel.o"
         function = kernel.template(kernel.spec)
-        lower_to_object(function, "kernel_under_test", target or {"kind": "llvm"}, kernel.in_place is not None, made)
+        lower_to_object(function, "kernel_under_test", target or {"kind": "llvm"}, kernel.may_alias, made)
         source, library = Path(folder) / "entry.c", Path(folder) / "kernel.so"
         types = ", ".join("int32_t" if isinstance(a, ScalarArgument) else "void *" for a in kernel.arguments)
         declaration = f"void kernel_under_test({types});"
@@ -142,8 +142,8 @@ def run_kernel_object(
 
 def _outputs(library: Any, node: Node, kernel: Kernel, arrays: Sequence[Array | None]) -> list[Array]:
     apart = _run(library, node, kernel, arrays, in_place=None)
-    if kernel.in_place is not None:
-        together = _run(library, node, kernel, arrays, in_place=kernel.in_place)
+    for index in (overlap.input for overlap in kernel.overlaps):
+        together = _run(library, node, kernel, arrays, in_place=index)
         for one, other in zip(apart, together, strict=True):
             np.testing.assert_array_equal(one, other, "in place the kernel gives something else")
     return apart

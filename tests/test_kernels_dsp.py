@@ -8,11 +8,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from dsp_cases import CaseMaker
-from dsp_harness import Case, require_tools, run_cases, run_intrinsics
+from cortex_m_cases import CaseMaker
+from cortex_m_harness import Case, require_tools, run_cases, run_intrinsics
 
 from tinyopt.ir import Attribute, Value
-from tinyopt.targets.kernel import ConstantArgument, Kernel, Refusal
+from tinyopt.targets.kernel import ConstantArgument, Kernel, Overlap, Refusal
 from tinyopt.targets.kernels.dsp import DSP, intrinsics
 from tinyopt.targets.kernels.dsp.convolution import plan_convolution
 from tinyopt.targets.kernels.dsp.dense import plan_dense
@@ -58,11 +58,11 @@ def test_an_output_does_not_take_the_place_of_a_residual_that_is_also_the_input(
     node = CaseMaker(1).conv(plan_convolution, (5, 5, 4), 4, (3, 3), (1, 1), (1, 1, 1, 1), residual=1).node
     apart = plan_convolution(node)
     assert isinstance(apart, Kernel)
-    assert apart.in_place == 4
+    assert apart.overlaps == (Overlap.in_place(4),)
     node.inputs[4] = node.inputs[0]
     same = plan_convolution(node)
     assert isinstance(same, Kernel)
-    assert same.in_place is None
+    assert not same.overlaps
 
 
 def pointwise_cases(make: CaseMaker) -> Iterator[Case]:

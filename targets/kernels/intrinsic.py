@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,3 +23,41 @@ class Intrinsic:
     headers: tuple[str, ...]
     c_text: str
     meaning: Callable[..., Any]
+
+
+# How the definition of a micro-kernel begins. The compiler must not look into it or change how it is called.
+NAKED = Intrinsic(
+    name="TINYOPT_NAKED",
+    result="void",
+    headers=(),
+    c_text="""\
+#if defined(__clang__)
+#define TINYOPT_NAKED static __attribute__((naked, noinline))
+#else
+#define TINYOPT_NAKED static __attribute__((naked, noipa))
+#endif
+""",
+    meaning=lambda: None,
+)
+
+
+def micro_kernel(
+    name: str,
+    parameters: Sequence[str],
+    assembly: str,
+    meaning: Callable[..., Any],
+    *headers: str,
+    result: str = "void",
+) -> Intrinsic:
+    """A function written in assembly: the same instructions with every compiler and at every level of optimization.
+
+    parameters: their C declarations ("const int8_t *x"), passed as the Arm procedure call standard says. assembly: one
+    instruction or label (use numbers, as in `1:` and `bne 1b`) to a line, comments behind `@`; it saves the registers
+    that it must (r4-r11, d8-d15) and returns by itself. A kernel that calls it lists `NAKED` too.
+    """
+    declared = ", ".join(f"{parameter} __attribute__((unused))" for parameter in parameters) or "void"
+    lines = [line.partition("@")[0].strip() for line in assembly.strip().splitlines()]
+    body = "".join(f'      "{line}\\n\\t"\n' for line in [".syntax unified", *lines] if line)
+    kind = {"void": "void", "int32": "int32_t"}[result]
+    text = f"TINYOPT_NAKED {kind} {name}({declared}) {{\n  __asm volatile(\n{body.rstrip()});\n}}\n"
+    return Intrinsic(name, result, ("stdint.h", *headers), text, meaning)

@@ -130,7 +130,7 @@ def _share_in_place(graph: Graph, steps: Sequence[_Step], storage: _Storage) -> 
     last_reader = {storage.root(v): step for step in steps for v in step.node.variable_inputs}
     pinned = {storage.root(value) for value in graph.outputs}
     for step in steps:
-        index = step.kernel.in_place
+        index = next((o.input for o in step.kernel.overlaps if (o.first or 0) <= 0 <= (o.last or 0)), None)
         if index is None:
             continue
         source = step.node.input(index)

@@ -37,19 +37,18 @@ class KernelRequest:
 def request_for(kernel: Kernel, target: Mapping[str, Any]) -> KernelRequest:
     """The request that compiles `kernel` for a TVM target. Kernels of equal content get equal keys."""
     written = tuple(isinstance(argument, OutputArgument | ScratchArgument) for argument in kernel.arguments)
-    may_alias = kernel.in_place is not None
     identity = (
         f"{kernel.template.__module__}:{kernel.template.__qualname__}",
         repr(kernel.spec),
         kernel.name,
         repr(sorted(target.items())),
         repr(written),
-        repr(may_alias),
+        repr(kernel.may_alias),
         compiler_fingerprint(),
         _source_of(kernel.template),
     )
     key = hashlib.sha256("\0".join(identity).encode()).hexdigest()
-    return KernelRequest(key, kernel.name, kernel.template, kernel.spec, written, may_alias)
+    return KernelRequest(key, kernel.name, kernel.template, kernel.spec, written, kernel.may_alias)
 
 
 def _source_of(template: Callable[[Any], Any]) -> str:

@@ -17,7 +17,7 @@ from tinyopt.targets.kernels.dsp.layer import (
     declare_layer,
     layer_arguments,
     layer_spec,
-    residual_place,
+    residual_overlap,
     run_layer,
 )
 from tinyopt.targets.kernels.dsp.packing import depth_pairs, words_in_run
@@ -70,7 +70,7 @@ def plan_convolution(node: Node) -> Kernel | Refusal:
         name="conv_smlad" if spec.layer.clusters is None else "conv_clustered_smlad",
         arguments=(InputArgument(0), *_image_arguments(node, spec), *layer_arguments(node, spec.layer, pairs)),
         intrinsics=spec.layer.intrinsics,
-        in_place=residual_place(node),
+        overlaps=residual_overlap(node),
     )
 
 

@@ -24,7 +24,7 @@ from tinyopt.targets.kernel import (
 )
 from tinyopt.targets.kernels.dsp.decoding import WORDS_AT_ONCE, cluster_arguments, decode_words, index_bits
 from tinyopt.targets.kernels.dsp.intrinsics import LOAD_WORD, SMLAD, SXTB16, SXTB16_ROR8, multiply_rows
-from tinyopt.targets.kernels.dsp.layer import residual_place
+from tinyopt.targets.kernels.dsp.layer import residual_overlap
 from tinyopt.targets.kernels.dsp.packing import as_words
 from tinyopt.targets.kernels.dsp.pointwise import plan_rows
 from tinyopt.targets.kernels.dsp.product import ANY_SIZE, RESIDUAL_INTRINSICS, Residual, finish
@@ -89,7 +89,7 @@ def plan_dense(node: Node) -> Kernel | Refusal:
         name="dense_clustered_smlad" if spec.bits else "dense_smlad",
         arguments=tuple(arguments),
         intrinsics=spec.intrinsics,
-        in_place=residual_place(node),
+        overlaps=residual_overlap(node),
     )
 
 

@@ -25,6 +25,7 @@ from tinyopt.targets.kernel import (
     InputArgument,
     Kernel,
     OutputArgument,
+    Overlap,
     Refusal,
     ScalarArgument,
     ScratchArgument,
@@ -81,7 +82,7 @@ def plan_depthwise(node: Node) -> Kernel | Refusal:
         name="depthwise_smlad",
         arguments=tuple(arguments),
         intrinsics=(*DEPTHWISE_INTRINSICS, *(RESIDUAL_INTRINSICS if spec.has_residual else ())),
-        in_place=0 if _can_run_in_place(node) else None,
+        overlaps=(Overlap.in_place(0),) if _can_run_in_place(node) else (),
     )
 
 

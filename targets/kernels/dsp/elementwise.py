@@ -11,7 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from tinyopt.ir import Node
-from tinyopt.targets.kernel import InputArgument, Kernel, OutputArgument, Refusal, ScalarArgument
+from tinyopt.targets.kernel import InputArgument, Kernel, OutputArgument, Overlap, Refusal, ScalarArgument
 from tinyopt.targets.kernels.dsp.intrinsics import shift_and_saturate
 from tinyopt.targets.kernels.dsp.product import ANY_SIZE, clamp_saturated, saturate
 from tinyopt.targets.kernels.intrinsic import Intrinsic
@@ -62,7 +62,7 @@ def plan_add(node: Node) -> Kernel | Refusal:
             *(ScalarArgument(number) for number in numbers),
         ),
         intrinsics=spec.intrinsics,
-        in_place=0,
+        overlaps=(Overlap.in_place(0),),
     )
 
 

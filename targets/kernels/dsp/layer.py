@@ -17,6 +17,7 @@ from tinyopt.targets.kernel import (
     ConstantArgument,
     InputArgument,
     OutputArgument,
+    Overlap,
     ScalarArgument,
     ScratchArgument,
 )
@@ -104,10 +105,10 @@ def layer_arguments(node: Node, spec: LayerSpec, pairs: list[Pair]) -> tuple[Arg
     return tuple(arguments)
 
 
-def residual_place(node: Node) -> int | None:
-    """The residual as the input whose memory the output may take over: not where it is also the input proper."""
+def residual_overlap(node: Node) -> tuple[Overlap, ...]:
+    """The residual as an input whose memory the output may take over: not where it is also the input proper."""
     residual = node.optional_input(4)
-    return None if residual is None or residual is node.input(0) else 4
+    return () if residual is None or residual is node.input(0) else (Overlap.in_place(4),)
 
 
 def _weight_arguments(node: Node, spec: LayerSpec, pairs: list[Pair]) -> list[Argument]:

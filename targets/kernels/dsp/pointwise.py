@@ -9,13 +9,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from tinyopt.ir import Node
-from tinyopt.targets.kernel import InputArgument, Kernel, Refusal
+from tinyopt.targets.kernel import InputArgument, Kernel, Overlap, Refusal
 from tinyopt.targets.kernels.dsp.layer import (
     LayerSpec,
     declare_layer,
     layer_arguments,
     layer_spec,
-    residual_place,
+    residual_overlap,
     run_layer,
 )
 from tinyopt.targets.kernels.dsp.packing import depth_pairs
@@ -52,14 +52,14 @@ def plan_rows(node: Node) -> Kernel | Refusal:
         name="pointwise_smlad" if spec.layer.clusters is None else "pointwise_clustered_smlad",
         arguments=(InputArgument(0), *layer_arguments(node, spec.layer, pairs)),
         intrinsics=spec.layer.intrinsics,
-        in_place=_in_place(node, spec),
+        overlaps=_overlaps(node, spec),
     )
 
 
-def _in_place(node: Node, spec: PointwiseSpec) -> int | None:
+def _overlaps(node: Node, spec: PointwiseSpec) -> tuple[Overlap, ...]:
     if spec.layer.clusters is None and node.output.shape[-1] <= spec.depth:
-        return 0
-    return residual_place(node)
+        return (Overlap.in_place(0),)
+    return residual_overlap(node)
 
 
 def pointwise(spec: PointwiseSpec) -> PrimFunc:

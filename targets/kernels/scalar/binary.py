@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from tinyopt.ir import Node
-from tinyopt.targets.kernel import InputArgument, Kernel, OutputArgument, Refusal
+from tinyopt.targets.kernel import InputArgument, Kernel, OutputArgument, Overlap, Refusal
 from tinyopt.targets.kernels.requantize import Requantization, requantize, requantize_sum, wide, zero_point_of
 from tinyopt.targets.kernels.scalar.loops import Walk, broadcast_strides, clamp_float, row_major, walk_loops
 from tinyopt.targets.kernels.tir import Expr, KernelBuilder, PrimFunc, cast, clamp, constant, select
@@ -83,46 +83,46 @@ _ARGUMENTS = (InputArgument(0), InputArgument(1), OutputArgument(0))
 def plan_arithmetic(node: Node) -> Kernel | Refusal:
     """Add, Sub, Mul and Div in float32."""
     spec = FloatSpec(node.op, Operands.of(node), node.float("clamp_low"), node.float("clamp_high"))
-    return Kernel(combine_float, spec, f"{node.op.lower()}_f32", _ARGUMENTS, in_place=_replaceable(node))
+    return Kernel(combine_float, spec, f"{node.op.lower()}_f32", _ARGUMENTS, overlaps=_overlaps(node))
 
 
 def plan_prelu(node: Node) -> Kernel | Refusal:
     """PRelu in float32."""
     spec = FloatSpec(node.op, Operands.of(node), float("-inf"), float("inf"))
-    return Kernel(combine_float, spec, "prelu_f32", _ARGUMENTS, in_place=_replaceable(node))
+    return Kernel(combine_float, spec, "prelu_f32", _ARGUMENTS, overlaps=_overlaps(node))
 
 
 def plan_qadd(node: Node) -> Kernel | Refusal:
     """QAdd."""
     multipliers = (node.int("multiplier_a"), node.int("multiplier_b"))
     spec = AddSpec(Operands.of(node), _zero_points(node), multipliers, Requantization.of(node))
-    return Kernel(add_int8, spec, "add_s8", _ARGUMENTS, in_place=_replaceable(node))
+    return Kernel(add_int8, spec, "add_s8", _ARGUMENTS, overlaps=_overlaps(node))
 
 
 def plan_qmul(node: Node) -> Kernel | Refusal:
     """QMul."""
     spec = MulSpec(Operands.of(node), _zero_points(node), node.int("multiplier"), Requantization.of(node))
-    return Kernel(multiply_int8, spec, "mul_s8", _ARGUMENTS, in_place=_replaceable(node))
+    return Kernel(multiply_int8, spec, "mul_s8", _ARGUMENTS, overlaps=_overlaps(node))
 
 
 def plan_qprelu(node: Node) -> Kernel | Refusal:
     """QPRelu."""
     zero_point = zero_point_of(node, node.input(0))
     spec = PReluSpec(Operands.of(node), zero_point, node.int("multiplier"), Requantization.of(node))
-    return Kernel(prelu_int8, spec, "prelu_s8", _ARGUMENTS, in_place=_replaceable(node))
+    return Kernel(prelu_int8, spec, "prelu_s8", _ARGUMENTS, overlaps=_overlaps(node))
 
 
 def _zero_points(node: Node) -> tuple[int, int]:
     return zero_point_of(node, node.input(0)), zero_point_of(node, node.input(1))
 
 
-def _replaceable(node: Node) -> int | None:
+def _overlaps(node: Node) -> tuple[Overlap, ...]:
     """The first input that is a variable of the output's type: nothing of it is read twice."""
     for index in range(2):
         value = node.input(index)
         if not value.is_constant and value.type == node.output.type:
-            return index
-    return None
+            return (Overlap.in_place(index),)
+    return ()
 
 
 def combine_float(spec: FloatSpec) -> PrimFunc:

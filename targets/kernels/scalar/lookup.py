@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from tinyopt.ir import Node
-from tinyopt.targets.kernel import InputArgument, Kernel, OutputArgument, Refusal
+from tinyopt.targets.kernel import InputArgument, Kernel, OutputArgument, Overlap, Refusal
 from tinyopt.targets.kernels.tir import KernelBuilder, PrimFunc, cast
 
 
@@ -19,7 +19,13 @@ class LookupSpec:
 def plan_qlookup(node: Node) -> Kernel | Refusal:
     """QLookup."""
     spec = LookupSpec(node.output.type.elements)
-    return Kernel(look_up, spec, "lookup_s8", (InputArgument(0), InputArgument(1), OutputArgument(0)), in_place=0)
+    return Kernel(
+        look_up,
+        spec,
+        "lookup_s8",
+        (InputArgument(0), InputArgument(1), OutputArgument(0)),
+        overlaps=(Overlap.in_place(0),),
+    )
 
 
 def look_up(spec: LookupSpec) -> PrimFunc:

@@ -8,7 +8,7 @@ from math import prod
 import numpy as np
 
 from tinyopt.ir import Array, Node
-from tinyopt.targets.kernel import ConstantArgument, InputArgument, Kernel, OutputArgument, Refusal
+from tinyopt.targets.kernel import ConstantArgument, InputArgument, Kernel, OutputArgument, Overlap, Refusal
 from tinyopt.targets.kernels.tir import KernelBuilder, PrimFunc
 
 
@@ -38,7 +38,7 @@ def plan_batch_normalization(node: Node) -> Kernel | Refusal:
         ConstantArgument("bias", (bias - mean * factor).astype(np.float32)),
         OutputArgument(0),
     )
-    return Kernel(normalize, spec, "batch_normalization_f32", arguments, in_place=0)
+    return Kernel(normalize, spec, "batch_normalization_f32", arguments, overlaps=(Overlap.in_place(0),))
 
 
 def normalize(spec: NormalizationSpec) -> PrimFunc:

@@ -13,7 +13,7 @@ from math import prod
 import numpy as np
 
 from tinyopt.ir import Node, Quantization, Value
-from tinyopt.targets.kernel import ConstantArgument, InputArgument, Kernel, OutputArgument, Refusal
+from tinyopt.targets.kernel import ConstantArgument, InputArgument, Kernel, OutputArgument, Overlap, Refusal
 from tinyopt.targets.kernels.requantize import INT8_HIGH, INT8_LOW
 from tinyopt.targets.kernels.tir import Expr, KernelBuilder, PrimFunc, cast, clamp, constant
 
@@ -54,7 +54,13 @@ def plan_quantize(node: Node) -> Kernel | Refusal:
         return Refusal(f"QuantizeLinear from {node.input(0).dtype} to {node.output.dtype}")
     spec, constants = _parameters(node.output)
     # An element's byte never lies behind the four bytes that it is made from.
-    return Kernel(quantize, spec, "quantize_s8", (InputArgument(0), *constants, OutputArgument(0)), in_place=0)
+    return Kernel(
+        quantize,
+        spec,
+        "quantize_s8",
+        (InputArgument(0), *constants, OutputArgument(0)),
+        overlaps=(Overlap.in_place(0),),
+    )
 
 
 def plan_dequantize(node: Node) -> Kernel | Refusal:
@@ -74,7 +80,7 @@ def _parameters(value: Value) -> tuple[QuantizeSpec, tuple[ConstantArgument, Con
 def plan_flip_sign(node: Node) -> Kernel | Refusal:
     """FlipSign between uint8 and int8."""
     spec = FlipSpec(node.output.type.elements)
-    return Kernel(flip_sign, spec, "flip_sign", (InputArgument(0), OutputArgument(0)), in_place=0)
+    return Kernel(flip_sign, spec, "flip_sign", (InputArgument(0), OutputArgument(0)), overlaps=(Overlap.in_place(0),))
 
 
 def quantize(spec: QuantizeSpec) -> PrimFunc:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from math import inf, prod
 
 from tinyopt.ir import Node
-from tinyopt.targets.kernel import InputArgument, Kernel, OutputArgument, Refusal
+from tinyopt.targets.kernel import InputArgument, Kernel, OutputArgument, Overlap, Refusal
 from tinyopt.targets.kernels.requantize import INT8_HIGH, INT8_LOW, zero_point_of
 from tinyopt.targets.kernels.tir import (
     Buffer,
@@ -64,18 +64,24 @@ _ARGUMENTS = (InputArgument(0), OutputArgument(0))
 
 def plan_softmax(node: Node) -> Kernel | Refusal:
     """Softmax in float32."""
-    return Kernel(softmax, Line.of(node), "softmax_f32", _ARGUMENTS, in_place=0)
+    return Kernel(softmax, Line.of(node), "softmax_f32", _ARGUMENTS, overlaps=(Overlap.in_place(0),))
 
 
 def plan_log_softmax(node: Node) -> Kernel | Refusal:
     """LogSoftmax in float32."""
-    return Kernel(log_softmax, Line.of(node), "log_softmax_f32", _ARGUMENTS, in_place=0)
+    return Kernel(log_softmax, Line.of(node), "log_softmax_f32", _ARGUMENTS, overlaps=(Overlap.in_place(0),))
 
 
 def plan_qsoftmax(node: Node) -> Kernel | Refusal:
     """QSoftmax."""
     spec = IntegerSpec(Line.of(node), node.int("ratio"), zero_point_of(node, node.output))
-    return Kernel(softmax_int8, spec, "softmax_s8", (InputArgument(0), InputArgument(1), OutputArgument(0)), in_place=0)
+    return Kernel(
+        softmax_int8,
+        spec,
+        "softmax_s8",
+        (InputArgument(0), InputArgument(1), OutputArgument(0)),
+        overlaps=(Overlap.in_place(0),),
+    )
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from tinyopt.ir import Node
-from tinyopt.targets.kernel import InputArgument, Kernel, OutputArgument, Refusal
+from tinyopt.targets.kernel import InputArgument, Kernel, OutputArgument, Overlap, Refusal
 from tinyopt.targets.kernels.scalar.loops import clamp_float
 from tinyopt.targets.kernels.tir import Expr, KernelBuilder, PrimFunc, constant, math_call, maximum, select
 
@@ -113,7 +113,9 @@ def plan_gelu(node: Node) -> Kernel | Refusal:
 
 def _plan(node: Node, function: str, *parameters: float) -> Kernel:
     spec = UnarySpec(function, parameters, node.output.type.elements)
-    return Kernel(apply_function, spec, f"{function}_f32", (InputArgument(0), OutputArgument(0)), in_place=0)
+    return Kernel(
+        apply_function, spec, f"{function}_f32", (InputArgument(0), OutputArgument(0)), overlaps=(Overlap.in_place(0),)
+    )
 
 
 def apply_function(spec: UnarySpec) -> PrimFunc:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from tinyopt.ir import Node
-from tinyopt.targets.kernel import InputArgument, Kernel, OutputArgument, Refusal
+from tinyopt.targets.kernel import InputArgument, Kernel, OutputArgument, Overlap, Refusal
 from tinyopt.targets.kernels.requantize import Requantization, zero_point_of
 from tinyopt.targets.kernels.tir import Expr, KernelBuilder, PrimFunc, cast, clamp, reinterpret
 from tinyopt.targets.kernels.vector.float_ending import Clamp, clamped
@@ -67,7 +67,7 @@ def plan_binary(node: Node) -> Kernel | Refusal:
         return refusal
     spec = BinarySpec(node.op, node.output.type.elements, Clamp.of(node))
     arguments = (InputArgument(0), InputArgument(1), OutputArgument(0))
-    return Kernel(binary, spec, f"{node.op.lower()}_vector", arguments, in_place=0)
+    return Kernel(binary, spec, f"{node.op.lower()}_vector", arguments, overlaps=(Overlap.in_place(0),))
 
 
 def plan_relu(node: Node) -> Kernel | Refusal:
@@ -93,7 +93,7 @@ def plan_quantized_add(node: Node) -> Kernel | Refusal:
         return Refusal("the sum does not fit 32 bits")
     spec = QuantizedAddSpec(node.output.type.elements, multipliers, offset, to)
     arguments = (InputArgument(0), InputArgument(1), OutputArgument(0))
-    return Kernel(quantized_add, spec, "add_q_vector", arguments, in_place=0)
+    return Kernel(quantized_add, spec, "add_q_vector", arguments, overlaps=(Overlap.in_place(0),))
 
 
 def plan_quantize(node: Node) -> Kernel | Refusal:
@@ -121,7 +121,13 @@ def _plan_clamp(node: Node, to: Clamp) -> Kernel | Refusal:
     refusal = _dtype_refusal(node, "float32")
     if refusal is not None:
         return refusal
-    return Kernel(clamp_all, ClampSpec(node.output.type.elements, to), "clamp_vector", _IN_AND_OUT, in_place=0)
+    return Kernel(
+        clamp_all,
+        ClampSpec(node.output.type.elements, to),
+        "clamp_vector",
+        _IN_AND_OUT,
+        overlaps=(Overlap.in_place(0),),
+    )
 
 
 def _scale_spec(node: Node, int8_side: int) -> ScaleSpec | Refusal:

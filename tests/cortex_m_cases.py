@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-from dsp_harness import Case
+from cortex_m_harness import Case
 
 from tinyopt.ir import Array, Attribute, Clusters, Node, Quantization, TensorType, Value
 from tinyopt.ops import OPERATORS

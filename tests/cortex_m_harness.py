@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from tinyopt.ir import Array, Node
+from tinyopt.lowering.program import ARENA_ALIGNMENT
 from tinyopt.ops import OPERATORS
 from tinyopt.targets.kernel import (
     ConstantArgument,
@@ -25,14 +26,40 @@ from tinyopt.targets.kernel import (
 from tinyopt.targets.kernels.intrinsic import Intrinsic
 
 EMULATION = Path(__file__).resolve().parents[1] / "tinyopt" / "emulation"
-COMPILER, EMULATOR = "arm-none-eabi-gcc", "qemu-system-arm"
-MACHINE = ("-mcpu=cortex-m4", "-mthumb", "-mfloat-abi=hard", "-mfpu=fpv4-sp-d16")
+EMULATOR = "qemu-system-arm"
 FLAGS = ("-std=gnu99", "-O2", "-fno-schedule-insns", "-Wall", "-Wextra", "-Werror")
 CANARY = 32
+
+
+@dataclass(frozen=True)
+class Machine:
+    """An emulated core: the compiler's options, clang's name for it, QEMU's board, and its linker script."""
+
+    flags: tuple[str, ...]
+    triple: str
+    machine: str
+    board: str
+
+
+M0PLUS = Machine(("-mcpu=cortex-m0plus", "-mthumb", "-mfloat-abi=soft"), "thumbv6m-none-eabi", "mps2-an385", "mps2")
+M3 = Machine(("-mcpu=cortex-m3", "-mthumb", "-mfloat-abi=soft"), "thumbv7m-none-eabi", "mps2-an385", "mps2")
+M4 = Machine(
+    ("-mcpu=cortex-m4", "-mthumb", "-mfloat-abi=hard", "-mfpu=fpv4-sp-d16"),
+    "thumbv7em-none-eabihf",
+    "mps2-an386",
+    "mps2",
+)
+M55 = Machine(("-mcpu=cortex-m55", "-mthumb", "-mfloat-abi=hard"), "thumbv8.1m.main-none-eabihf", "mps3-an547", "mps3")
+GCC, CLANG = "arm-none-eabi-gcc", "clang-19"
 
 MAIN = f"""
 #define CANARY {CANARY}
 #define GARBAGE 0xA5
+#if defined(__clang__)
+#define APART __attribute__((noinline))
+#else
+#define APART __attribute__((noipa))
+#endif
 static int8_t memory[1 << 20] __attribute__((aligned(16)));
 static unsigned used;
 /* `bytes` bytes of garbage between canaries */
@@ -68,29 +95,38 @@ class Case:
     arrays: tuple[Array | None, ...]
 
 
-def require_tools() -> None:
-    for tool in (COMPILER, EMULATOR):
+def require_tools(compiler: str = GCC) -> None:
+    for tool in (GCC, compiler, EMULATOR):
         if shutil.which(tool) is None:
             pytest.skip(f"{tool} is not installed")
 
 
-def run_cases(cases: Sequence[Case], folder: Path, plugin: Path | None = None, flags: Sequence[str] = FLAGS) -> str:
+def run_cases(
+    cases: Sequence[Case],
+    folder: Path,
+    plugin: Path | None = None,
+    flags: Sequence[str] = FLAGS,
+    machine: Machine = M4,
+    compiler: str = GCC,
+) -> str:
     """What the program printed, which is nothing where all is right. `plugin` counts the instructions of each case."""
     (folder / "cases.c").write_text(program_text(cases))
-    return _run(folder, flags, plugin)
+    return _run(folder, flags, machine, compiler, plugin)
 
 
-def _run(folder: Path, flags: Sequence[str], plugin: Path | None = None) -> str:
+def _run(
+    folder: Path, flags: Sequence[str], machine: Machine = M4, compiler: str = GCC, plugin: Path | None = None
+) -> str:
     """What the program made of cases.c printed before it was done."""
-    program = build(folder / "cases.c", folder, flags)
+    program = build(folder / "cases.c", folder, flags, machine, compiler)
     counting = () if plugin is None else ("-plugin", f"{plugin},out={folder / 'counts.txt'},model=m4")
-    command = (EMULATOR, "-M", "mps2-an386", "-nographic", "-semihosting", "-kernel", str(program), *counting)
+    command = (EMULATOR, "-M", machine.machine, "-nographic", "-semihosting", "-kernel", str(program), *counting)
     result = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
     assert result.stdout.endswith("done\n"), result.stdout[-2000:] + result.stderr[-2000:]
     return result.stdout.removesuffix("done\n")
 
 
-def run_intrinsics(intrinsics: Sequence[Intrinsic], folder: Path) -> str:
+def run_intrinsics(intrinsics: Sequence[Intrinsic], folder: Path, machine: Machine = M4, compiler: str = GCC) -> str:
     """Calls intrinsics of int32 with random words and prints where one is not what its meaning says."""
     random = np.random.default_rng(3)
     headers = dict.fromkeys(["stdio.h", *(header for intrinsic in intrinsics for header in intrinsic.headers)])
@@ -106,18 +142,31 @@ def run_intrinsics(intrinsics: Sequence[Intrinsic], folder: Path) -> str:
     texts = "".join(intrinsic.c_text for intrinsic in intrinsics)
     main = f'int main(void) {{\n{"".join(checks)}  puts("done");\n  return 0;\n}}\n'
     (folder / "cases.c").write_text(includes + texts + main)
-    return _run(folder, FLAGS)
+    return _run(folder, FLAGS, machine, compiler)
 
 
-def build(source: Path, folder: Path, flags: Sequence[str]) -> Path:
+def build(source: Path, folder: Path, flags: Sequence[str], machine: Machine = M4, compiler: str = GCC) -> Path:
+    """Compile with `compiler`; gcc links, with newlib and the start-up code of the board."""
     program = folder / "cases.elf"
-    start = (str(EMULATION / "startup.c"), "-L", str(EMULATION), "-T", str(EMULATION / "mps2.ld"))
+    compiled = folder / "cases.o"
+    command = [compiler, *machine.flags]
+    if compiler != GCC:
+        known_to_gcc_only = ("-fno-schedule-insns",)
+        flags = [flag for flag in flags if flag not in known_to_gcc_only]
+        library = Path(_printed((GCC, *machine.flags, "-print-file-name=libc.a"))).resolve()
+        headers = next(parent / "include" for parent in library.parents if (parent / "include").is_dir())
+        command += [f"--target={machine.triple}", "-isystem", str(headers), "-Wno-unused-command-line-argument"]
+    _printed((*command, *flags, "-c", str(source), "-o", str(compiled)))
+    start = (str(EMULATION / "startup.c"), "-L", str(EMULATION), "-T", str(EMULATION / f"{machine.board}.ld"))
     link = ("--specs=rdimon.specs", "-nostartfiles", "-o", str(program))
-    result = subprocess.run(
-        (COMPILER, *MACHINE, *flags, str(source), *start, *link), capture_output=True, text=True, check=False
-    )
-    assert result.returncode == 0, result.stderr[-4000:]
+    _printed((GCC, *machine.flags, "-O2", str(compiled), *start, *link))
     return program
+
+
+def _printed(command: Sequence[str]) -> str:
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr[-4000:]
+    return result.stdout.strip()
 
 
 def program_text(cases: Sequence[Case]) -> str:
@@ -132,12 +181,12 @@ def program_text(cases: Sequence[Case]) -> str:
     calls: list[str] = []
     for number, case in enumerate(cases):
         kernel = case.kernel
-        key = kernel.template, kernel.spec, kernel.in_place is not None
+        key = kernel.template, kernel.spec, kernel.may_alias
         if key not in functions:
             functions[key] = f"kernel_{len(functions)}"
             written = [isinstance(argument, OutputArgument | ScratchArgument) for argument in kernel.arguments]
-            text = lower_to_c(kernel.template(kernel.spec), functions[key], written, kernel.in_place is not None)
-            parts.append(text.replace("static void", "__attribute__((noipa)) static void", 1))
+            text = lower_to_c(kernel.template(kernel.spec), functions[key], written, kernel.may_alias)
+            parts.append(text.replace("static void", "APART static void", 1))
         calls.append(f"  run_{number}();\n")
         parts.append(case_text(number, case, functions[key], parts))
     return "".join([*includes, MAIN, *parts, "int main(void) {\n", *calls, '  puts("done");\n  return 0;\n}\n'])
@@ -147,21 +196,35 @@ def case_text(number: int, case: Case, function: str, parts: list[str]) -> str:
     """The function that runs one case, apart and in place."""
     wanted = OPERATORS[case.node.op].evaluate(case.node, case.arrays)[0]
     parts.append(_array(f"wanted_{number}", wanted))
-    lines = [_run_text(number, case, function, parts, wanted.nbytes, None)]
-    if case.kernel.in_place is not None:
-        lines.append(_run_text(number, case, function, parts, wanted.nbytes, case.kernel.in_place))
+    places = [None, *shared_places(case.kernel)]
+    lines = [_run_text(number, case, function, parts, wanted.nbytes, place) for place in places]
     return f"static void run_{number}(void) {{\n{''.join(lines)}}}\n"
 
 
-def _run_text(number: int, case: Case, function: str, parts: list[str], bytes: int, in_place: int | None) -> str:
-    if in_place is not None:
-        content = case.arrays[in_place]
+def shared_places(kernel: Kernel) -> list[tuple[int, int]]:
+    """The nearest places at which the output may share an input's memory: (input, bytes the output begins later)."""
+    step = ARENA_ALIGNMENT
+    found: list[tuple[int, int]] = []
+    for overlap in kernel.overlaps:
+        first = None if overlap.first is None else -(-overlap.first // step) * step
+        last = None if overlap.last is None else overlap.last // step * step
+        if first is None or last is None or first <= last:
+            found += [(overlap.input, place) for place in dict.fromkeys((first, last)) if place is not None]
+    return found
+
+
+def _run_text(
+    number: int, case: Case, function: str, parts: list[str], bytes: int, shared: tuple[int, int] | None
+) -> str:
+    room, begin, input_begin = bytes, 0, 0
+    if shared is not None:
+        content = case.arrays[shared[0]]
         assert content is not None
-        room = max(bytes, content.nbytes)
-    else:
-        room = bytes
-    lines = ["  {\n    used = 0;\n", f"    int8_t *y = (int8_t *)claim({room});\n"]
-    checks = [f"intact(y, {room})"]
+        begin, input_begin = max(shared[1], 0), max(-shared[1], 0)
+        room = max(begin + bytes, input_begin + content.nbytes)
+    lines = ["  {\n    used = 0;\n", f"    int8_t *memory_of_y = (int8_t *)claim({room});\n"]
+    lines.append(f"    int8_t *y = memory_of_y + {begin};\n")
+    checks = [f"intact(memory_of_y, {room})"]
     passed: list[str] = []
     for place, argument in enumerate(case.kernel.arguments):
         name = f"data_{number}_{place}"
@@ -180,18 +243,18 @@ def _run_text(number: int, case: Case, function: str, parts: list[str], bytes: i
             text = _array(name, array)
             if text not in parts:
                 parts.append(text)
-            if isinstance(argument, InputArgument) and argument.index == in_place:
-                lines.append(f"    memcpy(y, {name}, sizeof {name});\n")
-                passed.append("(void *)y")
+            if shared is not None and isinstance(argument, InputArgument) and argument.index == shared[0]:
+                lines.append(f"    memcpy(memory_of_y + {input_begin}, {name}, sizeof {name});\n")
+                passed.append(f"(void *)(memory_of_y + {input_begin})")
             else:
                 passed.append(f"(const void *){name}")
     marks = (
         ('__asm volatile("mov r9, r9\\n\\tmov r9, r9");', '__asm volatile("mov r10, r10");')
-        if in_place is None
+        if shared is None
         else ("", "")
     )
     lines.append(f"    {marks[0]}\n    {function}({', '.join(passed)});\n    {marks[1]}\n")
-    how = "" if in_place is None else " in place"
+    how = "" if shared is None else f" with the output {shared[1]} bytes after input {shared[0]}"
     lines.append(f'    if (!({" && ".join(checks)})) puts("case {number}{how}: it wrote outside");\n')
     lines.append(f'    if (!compare({number}, y, wanted_{number}, {bytes})) puts("  so it is{how}");\n  }}\n')
     return "".join(lines)
