@@ -49,7 +49,7 @@ def _run(arena: Array, call: KernelCall) -> None:
 
 
 def _check_overlaps(call: KernelCall) -> None:
-    """What a call writes overlaps nothing else that it is given, but the input that its kernel may replace."""
+    """What a call writes overlaps nothing else that it is given, but an input at a distance that its kernel permits."""
     slots = [
         (argument, passed.place)
         for argument, passed in zip(call.kernel.arguments, call.arguments, strict=True)
@@ -59,13 +59,21 @@ def _check_overlaps(call: KernelCall) -> None:
         if isinstance(argument, InputArgument):
             continue
         for j, (other, its) in enumerate(slots):
-            is_replaced = (
-                isinstance(argument, OutputArgument)
-                and isinstance(other, InputArgument)
-                and any(o.input == other.index for o in call.kernel.overlaps)
-            )
             is_apart = slot.offset + slot.bytes <= its.offset or its.offset + its.bytes <= slot.offset
-            assert i == j or is_apart or is_replaced, f"{call.kernel.name}: {argument} overlaps {other}"
+            if i != j and not is_apart:
+                distance = slot.offset - its.offset
+                where = f"{call.kernel.name}: {argument} begins {distance} bytes after {other}"
+                assert argument == OutputArgument(0), where
+                assert isinstance(other, InputArgument), where
+                assert _is_permitted(call, other.index, distance), where
+
+
+def _is_permitted(call: KernelCall, index: int, distance: int) -> bool:
+    return any(
+        (overlap.first is None or overlap.first <= distance) and (overlap.last is None or distance <= overlap.last)
+        for overlap in call.kernel.overlaps
+        if overlap.input == index
+    )
 
 
 def _write(arena: Array, slot: ArenaSlot, array: Array) -> None:

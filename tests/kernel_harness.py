@@ -7,13 +7,14 @@ import hashlib
 import subprocess
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from tests.cortex_m_harness import shared_places
 from tinyopt.ir import DTYPES, Array, Node
 from tinyopt.ops import OPERATORS
 from tinyopt.targets.kernel import (
@@ -33,20 +34,28 @@ GARBAGE = 0xA5
 
 @dataclass
 class _Memory:
-    """An array with canaries before and after it."""
+    """An array that begins at `start` of a block. What the kernel may touch ends at `end`; canaries lie around that."""
 
     block: Array
     start: int
-    bytes: int
+    first: int
+    end: int
 
     @classmethod
     def of(cls, content: Array | None, size: int) -> _Memory:
         block = np.full(size + 2 * CANARY_BYTES + 16, GARBAGE, np.uint8)
         start = CANARY_BYTES + (-(block.ctypes.data + CANARY_BYTES)) % 16
-        memory = cls(block, start, size)
+        memory = cls(block, start, start, start + size)
         if content is not None:
-            block[start : start + content.nbytes] = np.frombuffer(np.ascontiguousarray(content).tobytes(), np.uint8)
+            memory.fill(content)
         return memory
+
+    def fill(self, content: Array) -> None:
+        raw = np.frombuffer(np.ascontiguousarray(content).tobytes(), np.uint8)
+        self.block[self.start : self.start + content.nbytes] = raw
+
+    def begins_later(self, bytes: int) -> _Memory:
+        return replace(self, start=self.start + bytes)
 
     @property
     def pointer(self) -> ctypes.c_void_p:
@@ -58,7 +67,7 @@ class _Memory:
         return np.frombuffer(raw.tobytes(), DTYPES[dtype]).reshape(shape)
 
     def check(self, what: str) -> None:
-        before, after = self.block[: self.start], self.block[self.start + self.bytes :]
+        before, after = self.block[: self.first], self.block[self.end :]
         assert (before == GARBAGE).all(), f"the kernel wrote before {what}"
         assert (after == GARBAGE).all(), f"the kernel wrote behind {what}"
 
@@ -115,7 +124,7 @@ def run_kernel_c(
     """The kernel's outputs for `arrays`, one for each entry of node.inputs (None where absent), constants included.
 
     host_code: C text that stands in for the intrinsics where this machine does not have them.
-    A kernel that may work in place is run that way as well, and must give the same bytes.
+    A kernel whose output may share an input's memory is run that way as well, and must give the same bytes.
     """
     return _outputs(_compiled(kernel_c_text(kernel, host_code), compiler), node, kernel, arrays)
 
@@ -141,27 +150,33 @@ def run_kernel_object(
 
 
 def _outputs(library: Any, node: Node, kernel: Kernel, arrays: Sequence[Array | None]) -> list[Array]:
-    apart = _run(library, node, kernel, arrays, in_place=None)
-    for index in (overlap.input for overlap in kernel.overlaps):
-        together = _run(library, node, kernel, arrays, in_place=index)
+    apart = _run(library, node, kernel, arrays, None)
+    for place in shared_places(kernel):
+        together = _run(library, node, kernel, arrays, place)
+        said = f"it gives something else with the output {place[1]} bytes after input {place[0]}"
         for one, other in zip(apart, together, strict=True):
-            np.testing.assert_array_equal(one, other, "in place the kernel gives something else")
+            np.testing.assert_array_equal(one, other, said)
     return apart
 
 
-def _run(library: Any, node: Node, kernel: Kernel, arrays: Sequence[Array | None], in_place: int | None) -> list[Array]:
+def _run(
+    library: Any, node: Node, kernel: Kernel, arrays: Sequence[Array | None], shared: tuple[int, int] | None
+) -> list[Array]:
     outputs = [_Memory.of(None, value.type.bytes) for value in node.outputs]
-    if in_place is not None:
-        content = arrays[in_place]
-        assert content is not None
-        outputs[0] = _Memory.of(content, max(content.nbytes, node.outputs[0].type.bytes))
+    inputs = {
+        index: _Memory.of(arrays[index], value.type.bytes)
+        for index, value in enumerate(node.inputs)
+        if value is not None and (shared is None or index != shared[0])
+    }
+    if shared is not None:
+        outputs[0], inputs[shared[0]] = _sharing(arrays[shared[0]], node.outputs[0].type.bytes, shared[1])
     kept: list[_Memory] = []
     passed: list[Any] = []
     for argument in kernel.arguments:
         if isinstance(argument, ScalarArgument):
             passed.append(ctypes.c_int32(argument.value))
             continue
-        memory = _memory_for(argument, node, arrays, outputs, in_place)
+        memory = _memory_for(argument, node, inputs, outputs)
         kept.append(memory)
         passed.append(memory.pointer)
     before = [memory.block.copy() for memory in kept]
@@ -170,14 +185,21 @@ def _run(library: Any, node: Node, kernel: Kernel, arrays: Sequence[Array | None
         [a for a in kernel.arguments if not isinstance(a, ScalarArgument)], kept, before, strict=True
     ):
         memory.check(f"{argument}")
-        if isinstance(argument, InputArgument | ConstantArgument) and all(memory is not o for o in outputs):
+        if isinstance(argument, InputArgument | ConstantArgument) and all(memory.block is not o.block for o in outputs):
             np.testing.assert_array_equal(memory.block, old, f"the kernel wrote to {argument}")
     return [memory.content(value.dtype, value.shape) for memory, value in zip(outputs, node.outputs, strict=True)]
 
 
-def _memory_for(
-    argument: Argument, node: Node, arrays: Sequence[Array | None], outputs: Sequence[_Memory], in_place: int | None
-) -> _Memory:
+def _sharing(content: Array | None, bytes: int, distance: int) -> tuple[_Memory, _Memory]:
+    """An output of `bytes` that begins `distance` bytes after the input that holds `content`: (output, input)."""
+    assert content is not None
+    begin, input_begin = max(distance, 0), max(-distance, 0)
+    room = _Memory.of(None, max(begin + bytes, input_begin + content.nbytes))
+    room.begins_later(input_begin).fill(content)
+    return room.begins_later(begin), room.begins_later(input_begin)
+
+
+def _memory_for(argument: Argument, node: Node, inputs: Mapping[int, _Memory], outputs: Sequence[_Memory]) -> _Memory:
     if isinstance(argument, OutputArgument):
         return outputs[argument.index]
     if isinstance(argument, ScratchArgument):
@@ -185,11 +207,8 @@ def _memory_for(
     if isinstance(argument, ConstantArgument):
         return _Memory.of(argument.array, argument.array.nbytes)
     assert isinstance(argument, InputArgument)
-    if argument.index == in_place:
-        return outputs[0]
-    array = arrays[argument.index]
-    assert array is not None, f"{node.op} has no input {argument.index}, but its kernel takes it"
-    return _Memory.of(array, array.nbytes)
+    assert argument.index in inputs, f"{node.op} has no input {argument.index}, but its kernel takes it"
+    return inputs[argument.index]
 
 
 def check_kernel(

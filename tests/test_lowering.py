@@ -17,7 +17,7 @@ from tinyopt.lowering import lower as lowering
 from tinyopt.lowering.program import ArenaSlot, FlashConstant, Program
 from tinyopt.lowering.request import KernelRequest
 from tinyopt.targets import target_named
-from tinyopt.targets.kernel import Refusal
+from tinyopt.targets.kernel import InputArgument, Kernel, KernelPlanner, OutputArgument, Overlap, Refusal
 from tinyopt.targets.portable_c import PORTABLE_C
 
 SHAPE = (1, 2, 4, 4)
@@ -66,6 +66,82 @@ def random_graph(seed: int) -> Graph:
 @pytest.mark.parametrize("seed", range(80))
 def test_random_graphs_keep_every_value_until_its_last_reader(seed: int, lowered: Callable[[Graph], Program]) -> None:
     assert_memory_keeps_every_value(lowered(random_graph(seed)))
+
+
+def kernel_with(*overlaps: Overlap) -> KernelPlanner:
+    """A planner of kernels that read all their inputs and whose output may share memory as `overlaps` say."""
+
+    def plan(node: Node) -> Kernel:
+        inputs = tuple(InputArgument(i) for i in range(len(node.inputs)))
+        return Kernel(kernel_with, None, "test", (*inputs, OutputArgument(0)), overlaps=overlaps)
+
+    return plan
+
+
+def lowered_with(graph: Graph, **kernels: KernelPlanner) -> Program:
+    target = replace(PORTABLE_C, kernels={**PORTABLE_C.kernels, **{op: (plan,) for op, plan in kernels.items()}})
+    return lowering.lower(graph, target, None, lambda _done, _total: None)
+
+
+OVERLAPS = (
+    Overlap.in_place(0),
+    Overlap.forward(0, 16),
+    Overlap.forward(0, -8),
+    Overlap.backward(0, 40),
+    Overlap.backward(0, -17),
+    Overlap(0, -32, 16),
+)
+
+
+@pytest.mark.usefixtures("lowered")
+@pytest.mark.parametrize("seed", range(40))
+def test_random_graphs_of_kernels_that_overlap_at_a_distance_keep_every_value(seed: int) -> None:
+    generator = random.Random(seed)
+    both = tuple(replace(generator.choice(OVERLAPS), input=index) for index in range(2))
+    program = lowered_with(
+        random_graph(seed),
+        Relu=kernel_with(generator.choice(OVERLAPS)),
+        Add=kernel_with(*both),
+        Split=kernel_with() if generator.random() < 0.5 else PORTABLE_C.kernels["Split"][0],
+        Concat=kernel_with(generator.choice(OVERLAPS)),
+    )
+    assert_memory_keeps_every_value(program)
+    assert program.arena_lower_bound_bytes <= program.arena_bytes
+
+
+@pytest.mark.usefixtures("lowered")
+def test_outputs_larger_and_smaller_than_their_inputs_share_their_memory() -> None:
+    def body(build: GraphBuilder) -> Value:
+        wide = build("Pad", build.input("x", SHAPE), pads=(0, 0, 0, 0, 0, 2, 0, 0))
+        return build("Slice", wide, starts=(0, 0, 0, 0), steps=(1, 1, 1, 2), sizes=(1, 4, 4, 2))
+
+    program = lowered_with(
+        graph_of(body), Pad=kernel_with(Overlap.backward(0, 0)), Slice=kernel_with(Overlap.forward(0))
+    )
+    assert_memory_keeps_every_value(program)
+    assert program.arena_bytes == program.arena_lower_bound_bytes == 2 * BYTES
+
+
+@pytest.mark.usefixtures("lowered")
+def test_a_value_that_is_two_inputs_is_overwritten_only_where_both_permit_it() -> None:
+    def body(build: GraphBuilder) -> Value:
+        x = build.input("x", SHAPE)
+        return build("Add", x, build("Reshape", x, shape=SHAPE))
+
+    one = lowered_with(graph_of(body), Add=kernel_with(Overlap.forward(1)))
+    both = lowered_with(graph_of(body), Add=kernel_with(Overlap.in_place(0), Overlap.forward(1)))
+    assert [program.arena_bytes for program in (one, both)] == [2 * BYTES, BYTES]
+    assert_memory_keeps_every_value(both)
+
+
+@pytest.mark.usefixtures("lowered")
+def test_the_arena_machine_sees_an_output_that_is_nearer_than_its_kernel_permits() -> None:
+    graph = graph_of(lambda build: build("Relu", build.input("x", SHAPE)))
+    program = lowered_with(graph, Relu=kernel_with(Overlap.forward(0, 16)))
+    (call,) = program.calls
+    strict = replace(call, kernel=replace(call.kernel, overlaps=(Overlap.forward(0, 17),)))
+    with pytest.raises(AssertionError, match="begins -16 bytes after"):
+        assert_memory_keeps_every_value(replace(program, calls=(strict,)))
 
 
 def test_a_value_with_a_later_reader_is_not_overwritten_in_place(lowered: Callable[[Graph], Program]) -> None:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import random
-from itertools import combinations
+import time
+from collections.abc import Sequence
+from itertools import combinations, product
 
 import pytest
 
-from tinyopt.memory_plan import BufferLifetime, lower_bound, plan_memory
+from tinyopt.memory_plan import BufferLifetime, Meeting, lower_bound, plan_memory
 
 
 def buffers_of(*lifetimes: tuple[int, int, int]) -> list[BufferLifetime]:
@@ -22,6 +24,44 @@ def random_buffers(seed: int) -> list[BufferLifetime]:
         first = generator.randint(0, 20)
         lifetimes.append((generator.choice([0, 1, 15, 16, 17, 100, 1000]), first, first + generator.randint(0, 8)))
     return buffers_of(*lifetimes)
+
+
+def random_meetings(buffers: Sequence[BufferLifetime], seed: int) -> list[Meeting]:
+    """Each buffer may overlap some of those that die when it is born: from a distance on, up to one, or at one."""
+    generator = random.Random(seed)
+    meetings: list[Meeting] = []
+    for (i, later), (j, earlier) in product(enumerate(buffers), repeat=2):
+        if earlier.first < later.first == earlier.last and generator.random() < 0.7:
+            low, high = -later.bytes, earlier.bytes
+            cut = 16 * generator.randint(low // 16, high // 16)
+            forbidden = generator.choice([((low, cut),), ((cut, high),), ((low, cut), (cut, high))])
+            meetings.append(Meeting(i, j, tuple((a, b) for a, b in forbidden if a < b)))
+    return meetings
+
+
+def assert_is_valid(buffers: Sequence[BufferLifetime], offsets: Sequence[int], meetings: Sequence[Meeting]) -> None:
+    met = {(meeting.later, meeting.earlier): meeting for meeting in meetings}
+    for (i, a), (j, b) in combinations(enumerate(buffers), 2):
+        meeting = met.get((i, j)) or met.get((j, i))
+        if meeting is not None:
+            distance = offsets[meeting.later] - offsets[meeting.earlier]
+            assert not any(low < distance < high for low, high in meeting.forbidden), (meeting, distance)
+        elif a.first <= b.last and b.first <= a.last:
+            assert offsets[i] + a.bytes <= offsets[j] or offsets[j] + b.bytes <= offsets[i], (a, b)
+
+
+def smallest_arena(buffers: Sequence[BufferLifetime], meetings: Sequence[Meeting]) -> int:
+    """The best of all placements at multiples of 16, by trying them all."""
+    best = sum(buffer.bytes for buffer in buffers)
+    for offsets in product(range(0, best, 16), repeat=len(buffers)):
+        size = max(offset + buffer.bytes for offset, buffer in zip(offsets, buffers, strict=True))
+        if size < best:
+            try:
+                assert_is_valid(buffers, offsets, meetings)
+            except AssertionError:
+                continue
+            best = size
+    return best
 
 
 @pytest.mark.parametrize("seed", range(60))
@@ -67,3 +107,59 @@ def test_sizes_are_rounded_up_so_that_the_next_buffer_is_aligned() -> None:
 def test_no_buffers_need_no_arena() -> None:
     plan = plan_memory([], 16)
     assert (plan.offsets, plan.arena_bytes, plan.lower_bound_bytes) == ((), 0, 0)
+
+
+@pytest.mark.parametrize("seed", range(60))
+def test_buffers_that_meet_keep_the_distance_that_their_meeting_wants(seed: int) -> None:
+    buffers = random_buffers(seed)
+    meetings = random_meetings(buffers, seed)
+    plan = plan_memory(buffers, 16, meetings)
+    assert_is_valid(buffers, plan.offsets, meetings)
+    assert plan.lower_bound_bytes == lower_bound(buffers, 16, meetings) <= lower_bound(buffers, 16)
+    assert all(
+        offset % 16 == 0 and offset + b.bytes <= plan.arena_bytes
+        for offset, b in zip(plan.offsets, buffers, strict=True)
+    )
+    assert plan_memory(buffers, 16, meetings) == plan
+
+
+@pytest.mark.parametrize("seed", range(25))
+def test_no_placement_is_smaller_than_the_bound_and_the_best_is_found_where_all_can_be_tried(seed: int) -> None:
+    generator = random.Random(seed)
+    buffers: list[BufferLifetime] = []
+    for i in range(4):
+        first = generator.randint(0, 3)
+        buffers.append(BufferLifetime(f"b{i}", 16 * generator.randint(1, 4), first, first + generator.randint(0, 2)))
+    meetings = random_meetings(buffers, seed)
+    best = smallest_arena(buffers, meetings)
+    plan = plan_memory(buffers, 16, meetings)
+    assert plan.lower_bound_bytes <= best == plan.arena_bytes
+
+
+def test_an_output_that_runs_ahead_of_its_input_begins_below_it() -> None:
+    image, result = buffers_of((160, 0, 1), (80, 1, 2))
+    plan = plan_memory([image, result], 16, [Meeting(1, 0, ((-24, 160),))])  # 24 bytes ahead: two multiples of 16
+    assert (plan.offsets, plan.arena_bytes, plan.lower_bound_bytes) == ((32, 0), 192, 192)
+
+
+def test_an_output_larger_than_its_input_grows_over_it_from_the_end() -> None:
+    image, result, other = buffers_of((80, 0, 1), (160, 1, 2), (48, 1, 1))
+    plan = plan_memory([image, result, other], 16, [Meeting(1, 0, ((-160, 16),))])
+    assert plan.offsets[1] >= plan.offsets[0] + 16
+    assert plan.arena_bytes == plan.lower_bound_bytes == 16 + 160 + 48
+
+
+def test_an_output_shares_no_more_with_two_inputs_than_its_own_size() -> None:
+    meetings = [Meeting(2, 0, ((-32, 0), (0, 32))), Meeting(2, 1, ((-32, 0), (0, 32)))]
+    buffers = buffers_of((32, 0, 1), (32, 0, 1), (32, 1, 2))
+    assert plan_memory(buffers, 16, meetings).arena_bytes == 64 == lower_bound(buffers, 16, meetings)
+
+
+def test_a_thousand_buffers_are_planned_in_seconds() -> None:
+    generator = random.Random(1)
+    buffers = [
+        BufferLifetime(f"b{i}", generator.randint(1, 5000), i, i + generator.choice([1, 1, 2, 9])) for i in range(1000)
+    ]
+    started = time.monotonic()
+    plan_memory(buffers, 16, random_meetings(buffers, 1))
+    assert time.monotonic() - started < 10

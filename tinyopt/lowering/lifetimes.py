@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 from tinyopt.ir import Graph, Node, Value
 from tinyopt.lowering.program import ARENA_ALIGNMENT
@@ -11,30 +12,42 @@ from tinyopt.memory_plan import BufferLifetime, lower_bound
 VIEWS = frozenset({"Reshape", "Identity"})  # the output is the input's memory under another shape: no kernel
 
 
-def views(graph: Graph) -> dict[Value, Value]:
-    """For each output of a view the value whose memory it is."""
-    return {node.output: node.input(0) for node in graph.nodes if node.op in VIEWS}
+@dataclass(frozen=True, eq=False)
+class Views:
+    """Which values are other values' memory. shared: for each such value the one that it looks at."""
+
+    shared: Mapping[Value, Value]
+
+    @classmethod
+    def of(cls, graph: Graph) -> Views:
+        """The views among the outputs of the graph's nodes."""
+        return cls({node.output: node.input(0) for node in graph.nodes if node.op in VIEWS})
+
+    def root(self, value: Value) -> Value:
+        """The value whose memory `value` lies in."""
+        while value in self.shared:
+            value = self.shared[value]
+        return value
 
 
-def value_lifetimes(graph: Graph, steps: Sequence[Node], root: Callable[[Value], Value]) -> dict[Value, BufferLifetime]:
+def value_lifetimes(graph: Graph, steps: Sequence[Node], views: Views) -> dict[Value, BufferLifetime]:
     """The life of every value that has memory of its own, in order of birth.
 
     Inputs live from step 0, node k of `steps` is step k + 1, outputs live until after the last node.
-    root: maps a value to the one whose memory it shares.
     """
     end = len(steps) + 1
     birth: dict[Value, int] = dict.fromkeys(graph.inputs, 0)
     death: dict[Value, int] = dict.fromkeys(graph.inputs, 0)
     for position, node in enumerate(steps, start=1):
         for output in node.outputs:
-            owner = root(output)
+            owner = views.root(output)
             birth.setdefault(owner, position)
             death[owner] = max(death.get(owner, 0), position)
         for value in node.variable_inputs:
-            death[root(value)] = position
+            death[views.root(value)] = position
     for output in graph.outputs:
-        if not root(output).is_constant:
-            death[root(output)] = end
+        if not views.root(output).is_constant:
+            death[views.root(output)] = end
     return {value: BufferLifetime(value.name, value.type.bytes, first, death[value]) for value, first in birth.items()}
 
 
@@ -44,16 +57,9 @@ def estimate_arena(graph: Graph) -> int:
     What is computed from constants alone counts as a constant. Kernels' scratch and outputs that take over their
     input's memory are not known before kernels are chosen; the plan of the lowered program has them.
     """
-    shared = views(graph)
     fixed = _computed_from_constants(graph)
-
-    def root(value: Value) -> Value:
-        while value in shared:
-            value = shared[value]
-        return value
-
     steps = [node for node in graph.nodes if node.op not in VIEWS and node.outputs[0] not in fixed]
-    lives = value_lifetimes(graph, steps, root)
+    lives = value_lifetimes(graph, steps, Views.of(graph))
     return lower_bound([life for value, life in lives.items() if value not in fixed], ARENA_ALIGNMENT)
 
 

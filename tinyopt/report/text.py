@@ -232,14 +232,22 @@ def _memory(report: dict[str, Any]) -> Table:
 def _peak(report: dict[str, Any]) -> str:
     """Where in the run most bytes are alive."""
     buffers, layers = report["buffers"], report["layers"]
-    alive = {
-        step: sum(b["bytes"] for b in buffers if b["first"] <= step <= b["last"])
-        for step in {buffer["first"] for buffer in buffers}
-    }
+    alive = {step: _bytes_in_use(buffers, step) for step in {buffer["first"] for buffer in buffers}}
     step = max(alive, key=lambda s: (alive[s], -s), default=0)
     if not 1 <= step <= len(layers):
         return "fullest at the boundary"
     return f"fullest in layer {step - 1}, {layers[step - 1]['kernel']}"
+
+
+def _bytes_in_use(buffers: list[dict[str, Any]], step: int) -> int:
+    """Bytes of the arena that lie in some buffer which is alive at `step`: an output may overlap an input."""
+    end = used = 0
+    for buffer in sorted(buffers, key=lambda b: b["offset"]):
+        if buffer["first"] <= step <= buffer["last"]:
+            last = buffer["offset"] + buffer["bytes"]
+            used += max(0, last - max(end, buffer["offset"]))
+            end = max(end, last)
+    return used
 
 
 def _code_text(report: dict[str, Any]) -> str:

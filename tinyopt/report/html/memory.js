@@ -73,8 +73,18 @@ function stepName(step) {
 }
 
 function busiestStep(buffers, last) {
-  const alive = Array.from({ length: last + 1 }, (_, step) => sum(buffers.filter((b) => b.first <= step && step <= b.last).map((b) => b.bytes)));
+  const alive = Array.from({ length: last + 1 }, (_, step) => bytesInUse(buffers.filter((b) => b.first <= step && step <= b.last)));
   return alive.indexOf(Math.max(...alive));
+}
+
+// an output may overlap an input that is read for the last time: such bytes count once
+function bytesInUse(buffers) {
+  let [end, used] = [0, 0];
+  for (const buffer of [...buffers].sort((a, b) => a.at - b.at)) {
+    used += Math.max(0, buffer.at + buffer.bytes - Math.max(end, buffer.at));
+    end = Math.max(end, buffer.at + buffer.bytes);
+  }
+  return used;
 }
 
 // round numbers up to `top`, not more than six
