@@ -58,7 +58,8 @@ def lower_bound(buffers: Sequence[BufferLifetime], alignment: int, meetings: Seq
         growth[buffer.last + 1] -= _aligned(buffer.bytes, alignment)
     shared: dict[int, int] = {}
     for meeting in meetings:
-        most = _most_shared(buffers[meeting.later], buffers[meeting.earlier], meeting, alignment)
+        sizes = buffers[meeting.later].bytes, buffers[meeting.earlier].bytes
+        most = most_shared(*sizes, meeting.forbidden, alignment)
         shared[meeting.later] = shared.get(meeting.later, 0) + most
     savings = [0] * (end + 1)
     for later, most in shared.items():
@@ -189,14 +190,14 @@ def _conflicts(
     return found
 
 
-def _most_shared(later: BufferLifetime, earlier: BufferLifetime, meeting: Meeting, alignment: int) -> int:
-    """The most bytes that two buffers share at any distance that their meeting permits."""
-    ours, theirs = _aligned(later.bytes, alignment), _aligned(earlier.bytes, alignment)
+def most_shared(later: int, earlier: int, forbidden: Sequence[tuple[int, int]], alignment: int) -> int:
+    """The most bytes that buffers of these sizes share at any distance that their meeting permits."""
+    ours, theirs = _aligned(later, alignment), _aligned(earlier, alignment)
     # what is shared grows and falls linearly with the distance: its maximum is at a corner
     corners = {0, theirs - ours}
-    for low, high in meeting.forbidden:
+    for low, high in forbidden:
         corners |= {low // alignment * alignment, -(-high // alignment) * alignment}
-    permitted = [d for d in corners if not any(low < d < high for low, high in meeting.forbidden)]
+    permitted = [d for d in corners if not any(low < d < high for low, high in forbidden)]
     return max((min(d + ours, theirs) - max(d, 0) for d in permitted), default=0)
 
 

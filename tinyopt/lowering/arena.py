@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
 from tinyopt.ir import Graph, Node, Value
 from tinyopt.lowering.lifetimes import Views, value_lifetimes
+from tinyopt.lowering.overlaps import forbidden_distances
 from tinyopt.lowering.program import ARENA_ALIGNMENT, ArenaBuffer, ArenaSlot
 from tinyopt.memory_plan import BufferLifetime, Meeting, plan_memory
 from tinyopt.targets.kernel import Kernel, ScratchArgument
@@ -61,31 +62,4 @@ def _meetings(
         return
     for earlier in dict.fromkeys(views.root(value) for value in node.variable_inputs):
         if earlier in lifetimes and lifetimes[earlier].last == position:  # constants are not
-            yield later, earlier, tuple(_forbidden(step, later, earlier, views))
-
-
-def _forbidden(step: Step, later: Value, earlier: Value, views: Views) -> Iterator[tuple[int, int]]:
-    """Distances at which some output in `later` would overwrite some input in `earlier` too early: open intervals."""
-    node, kernel = step
-    for number, output in enumerate(node.outputs):
-        for index, value in enumerate(node.inputs):
-            if value is None or views.root(value) is not earlier or views.root(output) is not later:
-                continue
-            low, high = -output.type.bytes, value.type.bytes
-            permitted = (
-                (low if overlap.first is None else overlap.first, high if overlap.last is None else overlap.last)
-                for overlap in kernel.overlaps
-                if overlap.input == index and number == 0
-            )
-            yield from _between(low, high, permitted)
-
-
-def _between(low: int, high: int, permitted: Iterable[tuple[int, int]]) -> Iterator[tuple[int, int]]:
-    """What is left of the open interval from `low` to `high` beside the closed ones that are permitted."""
-    for first, last in sorted(permitted):
-        if first <= last:
-            if low < first:
-                yield low, min(first, high)
-            low = max(low, last)
-    if low < high:
-        yield low, high
+            yield later, earlier, tuple(forbidden_distances(*step, later, earlier, views))

@@ -50,9 +50,8 @@ def lower(graph: Graph, target: Target, cache_dir: Path | None, on_progress: Cal
     Raises UnsupportedOperatorError that lists every node without a kernel on `target`.
     """
     views = Views.of(graph)
-    graph.nodes = schedule(graph, views.root)
     steps = _choose_kernels(graph, target)
-    arena = plan_arena(graph, [(step.node, step.kernel) for step in steps], views)
+    arena = _run_in_best_order(graph, steps, views)
     places = _Places(arena, views)
     requests = [request_for(step.kernel, target.tvm) for step in steps]
     calls = tuple(
@@ -71,6 +70,19 @@ def lower(graph: Graph, target: Target, cache_dir: Path | None, on_progress: Cal
         arena.lower_bound_bytes,
         arena.buffers,
     )
+
+
+def _run_in_best_order(graph: Graph, steps: list[_Step], views: Views) -> Arena:
+    """Put nodes and steps into the running order with the smallest arena; returns that arena."""
+    by_node = {step.node: step for step in steps}
+    kernels = {step.node: step.kernel for step in steps}
+    arenas: list[tuple[list[Node], Arena]] = []
+    for order in (graph.nodes, schedule(graph, views, kernels)):
+        if all(order != tried for tried, _ in arenas):
+            arenas.append((order, plan_arena(graph, [(n, kernels[n]) for n in order if n in kernels], views)))
+    graph.nodes, arena = min(arenas, key=lambda tried: tried[1].bytes)  # the present order where both are as good
+    steps[:] = [by_node[node] for node in graph.nodes if node in by_node]
+    return arena
 
 
 def choose_kernel(node: Node, target: Target) -> tuple[Kernel, tuple[str, ...]] | None:
