@@ -41,7 +41,10 @@ def output(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("page") / "out"
     shutil.copytree(compiled_digits("cortex-m4"), folder)
     layers = json.loads((folder / "report.json").read_text())["layers"]
-    refresh_page(folder, [{"name": layer["name"], "instructions": 1000 + 7 * layer["index"]} for layer in layers])
+    counted = [{"name": layer["name"], "instructions": 1000 + 7 * layer["index"]} for layer in layers]
+    total = sum(layer["instructions"] for layer in counted)
+    whole = {"compiler": "gcc", "optimization": "O3", "instructions": total, "code_bytes": 5432, "stack_bytes": 321}
+    refresh_page(folder, whole | {"layers": counted})
     return folder
 
 
@@ -104,7 +107,9 @@ def test_j_and_k_move_through_all_passes_and_back(browser: WebDriver, output: Pa
 
 def test_a_click_on_a_node_opens_its_card_with_the_figures_of_the_report(browser: WebDriver, output: Path) -> None:
     layers = {layer["name"]: layer for layer in json.loads((output / "report.json").read_text())["layers"]}
-    counts = {layer["name"]: layer["instructions"] for layer in json.loads((output / "profile.json").read_text())}
+    counts = {
+        layer["name"]: layer["instructions"] for layer in json.loads((output / "profile.json").read_text())["layers"]
+    }
     open_page(browser, output / "report.html", "pass=compiled")
     total = browser.execute_script("return document.querySelectorAll('.panel[data-side=after] .node').length")
     seen = 0

@@ -17,16 +17,17 @@ from tests.onnx_models import model_of, node, random_inputs
 from tinyopt.api import compile_model
 from tinyopt.cli import main
 from tinyopt.disk_cache import default_cache_dir
-from tinyopt.errors import InvalidModelError
+from tinyopt.errors import InvalidModelError, ToolchainError
 from tinyopt.evaluate import evaluate
 from tinyopt.execution.built_model import load_built_model
+from tinyopt.execution.measure import measure
 from tinyopt.execution.profile import profile
 from tinyopt.execution.runner import run_built_model
 from tinyopt.execution.validate import validate
 from tinyopt.options import CompileOptions
 from tinyopt.samples import load_samples
 from tinyopt.targets import all_targets, target_named
-from tinyopt.toolchain import find_compiler
+from tinyopt.toolchain import DEFAULT_COMPILER, CompilerChoice, find_compiler
 
 EMULATED = [name for name, target in all_targets().items() if target.emulator.kind != "native"]
 EVERYWHERE = ["c", "host", *(pytest.param(name, marks=pytest.mark.qemu) for name in EMULATED)]
@@ -46,7 +47,7 @@ def test_the_quantized_network_gives_the_reference_s_bytes_on_every_target(targe
     need_tools(target)
     built = load_built_model(compiled_digits(target))
     samples = load_samples(SAMPLES, built.graph.inputs, limit=5)
-    found = validate(built, samples, None, default_cache_dir())
+    found = validate(built, samples, DEFAULT_COMPILER, default_cache_dir())
     assert found.first_difference is None
     assert found.different_bytes == 0
     assert found.output_bytes == 5 * built.graph.outputs[0].type.bytes
@@ -61,7 +62,7 @@ def test_the_float_network_stays_close_to_the_reference(target: str) -> None:
     need_tools(target)
     built = load_built_model(compiled_digits(target, False))
     samples = load_samples(SAMPLES, built.graph.inputs, limit=3)
-    found = validate(built, samples, None, default_cache_dir())
+    found = validate(built, samples, DEFAULT_COMPILER, default_cache_dir())
     assert found.first_difference is None
     assert found.onnxruntime_error < 1e-5
     assert found.float_layers > 5
@@ -71,7 +72,7 @@ def test_the_float_network_stays_close_to_the_reference(target: str) -> None:
 def test_running_several_samples_gives_each_its_own_outputs_in_order(target: str) -> None:
     built = load_built_model(compiled_digits(target))
     samples = load_samples(SAMPLES, built.graph.inputs, limit=4)
-    ran = run_built_model(built, samples, "run", None, default_cache_dir())
+    ran = run_built_model(built, samples, "run", DEFAULT_COMPILER, default_cache_dir())
     for sample, outputs in zip(samples, ran.outputs, strict=True):
         for name, expected in evaluate(built.graph, sample).items():
             np.testing.assert_array_equal(outputs[name], expected)
@@ -82,7 +83,9 @@ def test_a_sample_of_the_wrong_type_is_refused() -> None:
     built = load_built_model(compiled_digits("c"))
     name = built.graph.inputs[0].name
     with pytest.raises(InvalidModelError, match=r"takes int8\[1, 1, 8, 8\], not float32"):
-        run_built_model(built, [{name: np.zeros((1, 1, 8, 8), np.float32)}], "run", None, default_cache_dir())
+        run_built_model(
+            built, [{name: np.zeros((1, 1, 8, 8), np.float32)}], "run", DEFAULT_COMPILER, default_cache_dir()
+        )
 
 
 @pytest.mark.qemu
@@ -93,11 +96,12 @@ def test_the_profile_counts_every_layer_the_same_each_time(target: str, tmp_path
     shutil.copytree(compiled_digits(target), folder)
     built = load_built_model(folder)
     sample = load_samples(SAMPLES, built.graph.inputs, limit=1)[0]
-    layers = profile(built, sample, None, default_cache_dir())
+    counted = profile(built, sample, DEFAULT_COMPILER, default_cache_dir())
+    layers = counted.layers
     assert [layer.name for layer in layers] == [layer["name"] for layer in built.layers]
     assert all(layer.instructions > 0 for layer in layers)
     assert sum(layer.macs for layer in layers) == json.loads((folder / "report.json").read_text())["after"]["macs"]
-    assert profile(built, sample, None, default_cache_dir()) == layers
+    assert profile(built, sample, DEFAULT_COMPILER, default_cache_dir()) == counted
     done = CliRunner().invoke(main, ["profile", str(folder), "--data", SAMPLES])
     assert done.exit_code == 0
     total = re.search(r"^ +all +[\d,]+ +([\d,]+)", done.stdout, re.MULTILINE)
@@ -137,7 +141,7 @@ def test_a_network_of_several_inputs_and_outputs_keeps_their_order(tmp_path: Pat
     result = compile_model(path, tmp_path / "out", CompileOptions(target="c", cache_dir=default_cache_dir()))
     built = load_built_model(result.folder)
     sample = random_inputs(built.graph)
-    (outputs,) = run_built_model(built, [sample], "run", None, default_cache_dir()).outputs
+    (outputs,) = run_built_model(built, [sample], "run", DEFAULT_COMPILER, default_cache_dir()).outputs
     left, right = sample["b"][:, :4], sample["b"][:, 4:]
     expected = {
         "difference": sample["a"] - left,
@@ -148,7 +152,7 @@ def test_a_network_of_several_inputs_and_outputs_keeps_their_order(tmp_path: Pat
     assert list(outputs) == list(expected)
     for name, array in expected.items():
         np.testing.assert_array_equal(outputs[name], array)
-    assert validate(built, [sample], None, default_cache_dir()).first_difference is None
+    assert validate(built, [sample], DEFAULT_COMPILER, default_cache_dir()).first_difference is None
 
 
 def test_a_wrong_second_output_of_a_layer_is_found(tmp_path: Path) -> None:
@@ -162,7 +166,7 @@ def test_a_wrong_second_output_of_a_layer_is_found(tmp_path: Path) -> None:
     second = f"return (const void *)(arena + {offsets[1]})"
     (out / "split.c").write_text(source.replace(second, f"return (const void *)(arena + {offsets[0]})"))
     built = load_built_model(out)
-    found = validate(built, [random_inputs(built.graph)], None, default_cache_dir())
+    found = validate(built, [random_inputs(built.graph)], DEFAULT_COMPILER, default_cache_dir())
     assert found.first_difference is not None
     assert found.first_difference.startswith("sample 0, output 'right': 4 of 4 elements differ")
 
@@ -173,3 +177,71 @@ def test_the_compiler_of_the_environment_is_taken_unless_one_is_given(monkeypatc
     assert find_compiler(target_named("c"), "gcc -DGIVEN").command == ("gcc", "-DGIVEN")
     arm = find_compiler(target_named("cortex-m4"), "gcc").command
     assert arm[:2] == ("gcc", "-mthumb")
+
+
+def test_clang_borrows_the_c_library_and_the_linker_of_the_target_s_gcc(monkeypatch: pytest.MonkeyPatch) -> None:
+    if shutil.which("clang") is None:
+        pytest.skip("no clang on PATH")
+    need_tools("cortex-m4")
+    found = find_compiler(target_named("cortex-m4"), "clang -DGIVEN")
+    assert found.command[:3] == ("clang", "-DGIVEN", "--target=arm-none-eabi")
+    assert found.linker[0].endswith("arm-none-eabi-gcc")
+    own = find_compiler(target_named("cortex-m4"), "clang --target=thumbv7em-none-eabi")
+    assert own.linker == own.command  # who names a target brings the rest, too
+    clang = shutil.which("clang")
+    monkeypatch.setattr(shutil, "which", lambda name: clang if name == "clang" else None)  # pyright: ignore
+    with pytest.raises(ToolchainError, match=r"needs the C library and linker of arm-none-eabi-gcc for cortex-m4"):
+        find_compiler(target_named("cortex-m4"), "clang")
+
+
+@pytest.mark.qemu
+@pytest.mark.parametrize("cc", ["arm-none-eabi-gcc", "clang-19"])
+@pytest.mark.parametrize("optimization", ["O0", "O2", "Os"])
+@pytest.mark.parametrize("target", ["cortex-m0plus", "cortex-m4", "cortex-m55"])
+def test_every_compiler_and_level_gives_the_reference_s_bytes(target: str, optimization: str, cc: str) -> None:
+    need_tools(target)
+    if shutil.which(cc) is None:
+        pytest.skip(f"no {cc} on PATH")
+    built = load_built_model(compiled_digits(target))
+    samples = load_samples(SAMPLES, built.graph.inputs, limit=2)
+    found = validate(built, samples, CompilerChoice(cc, optimization), default_cache_dir())
+    assert found.first_difference is None
+    assert found.different_bytes == 0
+
+
+@pytest.mark.qemu
+@pytest.mark.parametrize("target", EMULATED)
+def test_the_library_has_no_memory_but_the_arena_and_little_stack(target: str) -> None:
+    need_tools(target)
+    built = load_built_model(compiled_digits(target))
+    samples = load_samples(SAMPLES, built.graph.inputs, limit=2)
+    found = measure(built, samples, DEFAULT_COMPILER, default_cache_dir())
+    assert found.library.static_ram == 0
+    assert 0 < found.stack_bytes <= (1024 if target.startswith("cortex-m") else 4096)
+    assert found.library.code > 500
+    constants = json.loads((built.folder / "report.json").read_text())["after"]["flash_constant_bytes"]
+    assert constants <= found.library.weights <= constants + 16 * len(built.layers) * 4  # padded
+    for sample, outputs in zip(samples, found.outputs, strict=True):
+        for name, expected in evaluate(built.graph, sample).items():
+            np.testing.assert_array_equal(outputs[name], expected)
+
+
+@pytest.mark.qemu
+def test_stack_static_memory_and_instructions_that_the_code_takes_are_found(tmp_path: Path) -> None:
+    need_tools("cortex-m4")
+    folder = tmp_path / "out"
+    shutil.copytree(compiled_digits("cortex-m4"), folder)
+    built = load_built_model(folder)
+    samples = load_samples(SAMPLES, built.graph.inputs, limit=1)
+    before = measure(built, samples, DEFAULT_COMPILER, default_cache_dir())
+    source = folder / "digits.c"
+    text, start = source.read_text(), "  unsigned char *const arena = memory;\n  if (arena == NULL"
+    assert text.count(start) == 1
+    more = "  static int calls[25]; volatile char deep[2000]; deep[0] = (char)++calls[0];\n"
+    nops = '  __asm__ volatile(".rept 1000\\n\\tnop\\n\\t.endr");\n'
+    source.write_text(text.replace(start, more + nops + start))
+    after = measure(built, samples, DEFAULT_COMPILER, default_cache_dir())
+    assert after.library.static_ram == 100
+    assert 2000 <= after.stack_bytes - before.stack_bytes < 2100
+    assert 1000 < after.instructions[0] - before.instructions[0] < 1100
+    assert 2000 < after.library.code - before.library.code < 2100

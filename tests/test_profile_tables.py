@@ -16,7 +16,7 @@ from rich.console import Console, RenderableType
 from tests.digits import compiled_digits
 from tinyopt.cli.profile_tables import comparison_table, profile_table
 from tinyopt.execution.compare import pair_layers
-from tinyopt.execution.profile import LayerProfile
+from tinyopt.execution.profile import LayerProfile, Profile
 
 
 def layer(index: int, origins: str, instructions: int, kernel: str = "k", refusals: Sequence[str] = ()) -> LayerProfile:
@@ -24,6 +24,10 @@ def layer(index: int, origins: str, instructions: int, kernel: str = "k", refusa
     return LayerProfile(
         index, names[0] if names else f"own{index}", "Conv", kernel, 100, instructions, 0, names, tuple(refusals)
     )
+
+
+def profile_of(layers: Sequence[LayerProfile]) -> Profile:
+    return Profile("gcc 12", "O2", 12345, 321, 5432, 1, 2, 0, tuple(layers))
 
 
 def shown(what: RenderableType, width: int = 120) -> str:
@@ -60,15 +64,17 @@ def test_the_comparison_shows_signed_changes_and_both_kernels() -> None:
 def test_the_profile_says_why_each_kernel_was_chosen_once_for_equal_reasons() -> None:
     refusals = ["it is not 1x1", "it has [two] groups"]
     layers = [layer(0, "a", 30, "slow", refusals), layer(1, "b", 10), layer(2, "c", 60, "slow", refusals)]
-    text = shown(profile_table(layers, is_cortex_m=True))
+    text = shown(profile_table(profile_of(layers), is_cortex_m=True))
     (line,) = [line for line in text.splitlines() if "it is not 1x1" in line]
     assert line.split() == "slow 0, 2 faster ones refused: it is not 1x1; it has [two] groups".split()
     assert "the first choice" in text
     assert "60.0 %" in text
+    assert "The library (gcc 12, -O2)" in text
+    assert [line.split()[1] for line in text.splitlines() if line.startswith(("stack", "code"))] == ["321", "5,432"]
 
 
 def test_a_model_that_computes_nothing_has_a_profile_too() -> None:
-    assert "all" in shown(profile_table([], is_cortex_m=False))
+    assert "all" in shown(profile_table(profile_of([]), is_cortex_m=False))
 
 
 @pytest.mark.qemu

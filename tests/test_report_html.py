@@ -94,7 +94,7 @@ def test_the_page_holds_the_report_as_it_was_written_and_instruction_counts_once
     report = json.loads((folder / "report.json").read_text())
     assert read_page(folder / "report.html")["report"] == report
     assert read_page(folder / "report.html")["profile"] is None
-    counts = [{"name": layer["name"], "instructions": 5} for layer in report["layers"]]
+    counts = {"layers": [{"name": layer["name"], "instructions": 5} for layer in report["layers"]]}
     refresh_page(folder, counts)
     assert read_page(folder / "report.html")["profile"] == counts
     assert json.loads((folder / "profile.json").read_text()) == counts

@@ -49,7 +49,7 @@ from tinyopt.samples import Sample, load_labelled, load_samples, random_samples
 from tinyopt.targets import target_named
 from tinyopt.targets.target import Target
 from tinyopt.text import print_graph
-from tinyopt.toolchain import Compiler, find_compiler
+from tinyopt.toolchain import Compiler, CompilerChoice, find_compiler
 
 Progress = Callable[[str, int, int], None]
 
@@ -202,7 +202,7 @@ def _evaluate(
     output = program.graph.outputs[0]
     if program.target.emulator.kind == "native":
         runs = run_built_model(
-            load_built_model(folder), fed, "run", options.cc, options.cache_dir or default_cache_dir()
+            load_built_model(folder), fed, "run", CompilerChoice(options.cc), options.cache_dir or default_cache_dir()
         )
         found, source = [run[output.name] for run in runs.outputs], "the compiled library"
     else:

@@ -18,10 +18,11 @@ from tinyopt.api import compile_model
 from tinyopt.disk_cache import default_cache_dir
 from tinyopt.errors import ToolchainError
 from tinyopt.execution.built_model import BuiltModel, load_built_model
-from tinyopt.execution.profile import profile
+from tinyopt.execution.measure import measure
 from tinyopt.execution.runner import run_built_model
 from tinyopt.options import CompileOptions
 from tinyopt.samples import Sample, load_labelled, to_input
+from tinyopt.toolchain import DEFAULT_COMPILER
 
 ROOT = Path(__file__).resolve().parents[1]
 MODEL, DATA = ROOT / "examples" / "digits.onnx", ROOT / "examples" / "digits.npz"
@@ -48,17 +49,17 @@ def main() -> int:
     rows: list[Figures] = []
     for target in TARGETS:
         try:
-            rows.append(measure(target))
+            rows.append(compile_and_run(target))
         except ToolchainError as error:
             console.print(f"{target} is left out: {error}", markup=False)
     if not rows:
-        rows.append(measure(FALLBACK))
+        rows.append(compile_and_run(FALLBACK))
     console.print(_table(rows))
     console.print(f"the compiled libraries and their reports are in {OUTPUT.relative_to(ROOT)}/", markup=False)
     return 0
 
 
-def measure(target: str) -> Figures:
+def compile_and_run(target: str) -> Figures:
     """Compile the example for `target`, run all labelled images there, count the instructions of one inference."""
     folder = OUTPUT / target
     options = CompileOptions(
@@ -80,7 +81,7 @@ def measure(target: str) -> Figures:
 def _top1(built: BuiltModel, samples: Sequence[Sample], labels: Sequence[int]) -> float:
     """Of the compiled library itself, on its target."""
     fed = [{value.name: to_input(sample[value.name], value) for value in built.graph.inputs} for sample in samples]
-    outputs = run_built_model(built, fed, "run", None, default_cache_dir()).outputs
+    outputs = run_built_model(built, fed, "run", DEFAULT_COMPILER, default_cache_dir()).outputs
     name = built.graph.outputs[0].name
     return float(np.mean([output[name].argmax() == label for output, label in zip(outputs, labels, strict=True)]))
 
@@ -88,7 +89,7 @@ def _top1(built: BuiltModel, samples: Sequence[Sample], labels: Sequence[int]) -
 def _instructions(built: BuiltModel, sample: Sample) -> int | None:
     if built.target.emulator.kind == "native":
         return None
-    return sum(layer.instructions for layer in profile(built, sample, None, default_cache_dir()))
+    return measure(built, [sample], DEFAULT_COMPILER, default_cache_dir()).instructions[0]
 
 
 def _table(rows: Sequence[Figures]) -> Table:

@@ -1,6 +1,7 @@
 """Compile models for many targets, run each on real samples, and print a table of differences and costs.
 
     python tools/matrix.py --models DIR --data DIR [--target T ...] [--model M ...] [--samples N] [--float]
+                           [--cc CC] [--opt LEVEL]
 
 A model is calibrated on `<data>/<name>.npz:calib` (for a name such as kws01_hybrid the part before the underscore)
 and checked on `<data>/<name>.npz:x`; models without data are checked on noise.
@@ -23,13 +24,14 @@ from tinyopt.api import compile_model
 from tinyopt.disk_cache import default_cache_dir
 from tinyopt.errors import TinyoptError
 from tinyopt.execution.built_model import load_built_model
-from tinyopt.execution.profile import profile
-from tinyopt.execution.runner import firmware_bytes
+from tinyopt.execution.measure import firmware_bytes, measure
 from tinyopt.execution.validate import validate
 from tinyopt.options import CompileOptions
 from tinyopt.samples import load_samples, random_samples
+from tinyopt.targets.cortex_m import CORTEX_M
+from tinyopt.toolchain import OPTIMIZATIONS, CompilerChoice
 
-DEFAULT_TARGETS = ("host", "arm", "cortex-m4", "cortex-m7", "cortex-m55", "cortex-m0plus", "c")
+DEFAULT_TARGETS = ("host", "arm", *sorted(core.name for core in CORTEX_M), "c")
 PIXEL_SCALES = {"vww01": 1 / 255}  # pixels / 255; every other model takes its samples as they are
 
 
@@ -75,6 +77,8 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--model", action="append", help="only these (file names without .onnx)")
     parser.add_argument("--target", action="append", help="only these")
     parser.add_argument("--samples", type=int, default=3, help="samples checked on each target")
+    parser.add_argument("--cc", help="C compiler for all targets, such as clang-19")
+    parser.add_argument("--opt", choices=OPTIMIZATIONS, default="O3", help="its optimization level")
     parser.add_argument("--float", action="store_true", help="compile in float32: no calibration")
     parser.add_argument("--prune", type=float, default=0.0)
     parser.add_argument("--cluster", type=int, default=0)
@@ -117,10 +121,11 @@ def _compile_and_check(model: Path, target: str, arguments: argparse.Namespace, 
         samples = load_samples(f"{data}:x", inputs, 0.0, scale, arguments.samples)
     else:
         samples = random_samples(inputs, arguments.samples, 0)
-    checked = validate(built, samples, None, default_cache_dir())
+    choice = CompilerChoice(arguments.cc, arguments.opt)
+    checked = validate(built, samples, choice, default_cache_dir())
     instructions = None
     if built.target.emulator.kind != "native":
-        instructions = sum(layer.instructions for layer in profile(built, samples[0], None, default_cache_dir()))
+        instructions = measure(built, samples[:1], choice, default_cache_dir()).instructions[0]
     after = report["after"]
     return Outcome(
         model.stem,
@@ -134,7 +139,7 @@ def _compile_and_check(model: Path, target: str, arguments: argparse.Namespace, 
         instructions,
         after["macs"],
         after["flash_bytes"],
-        firmware_bytes(built, None) if arguments.elf else None,
+        firmware_bytes(built, choice) if arguments.elf else None,
         after["arena_bytes"],
         round(seconds, 1),
         None,

@@ -23,6 +23,7 @@ from tinyopt.execution.profile import profile
 from tinyopt.options import CompileOptions
 from tinyopt.report.html.build import refresh_page
 from tinyopt.samples import random_samples
+from tinyopt.toolchain import DEFAULT_COMPILER
 
 DESK, PHONE = (1440, 900), (390, 844)
 PRUNE = {"kws01": 0.2, "ic01": 0.3}
@@ -114,8 +115,8 @@ def _page(model: str, arguments: argparse.Namespace) -> Path:
     compile_model(arguments.models / f"{model}.onnx", folder, options)
     built = load_built_model(folder)
     try:
-        counts = profile(built, random_samples(built.graph.inputs, 1, 0)[0], None, default_cache_dir())
-        refresh_page(folder, [asdict(layer) for layer in counts])
+        counts = profile(built, random_samples(built.graph.inputs, 1, 0)[0], DEFAULT_COMPILER, default_cache_dir())
+        refresh_page(folder, asdict(counts))
     except ToolchainError as error:
         print(f"no instruction counts: {error}", file=sys.stderr)
     return folder / "report.html"

@@ -71,14 +71,14 @@ def write_libraries(program: Program, names: Names, folder: Path, version: str, 
             for key, code in sorted(program.functions.items()):
                 parts.append(work / f"{key}.o")
                 parts[-1].write_bytes(code)
-            compiler.run("-r", "-nostdlib", "-Wl,-S", *parts, "-o", kernels)  # one object, without TVM's debug names
+            compiler.link("-r", "-nostdlib", "-Wl,-S", *parts, "-o", kernels)  # one object, without TVM's debug names
             objects.append(kernels)
         compiler.archive(folder / f"lib{names.prefix}.a", objects)
         exports = work / "exports.map"
         exports.write_text(
             f"{{ global: {names.prefix}_input; {names.prefix}_output; {names.prefix}_run; local: *; }};\n"
         )
-        compiler.run(
+        compiler.link(
             "-shared",
             "-Wl,--build-id=none",
             f"-Wl,-soname,lib{names.prefix}.so",

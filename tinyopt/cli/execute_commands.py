@@ -16,15 +16,19 @@ from tinyopt.disk_cache import default_cache_dir
 from tinyopt.errors import UsageError, VerificationError
 from tinyopt.execution.built_model import BuiltModel, load_built_model
 from tinyopt.execution.compare import pair_layers
-from tinyopt.execution.profile import LayerProfile, profile
+from tinyopt.execution.profile import Profile, profile
 from tinyopt.execution.runner import run_built_model
 from tinyopt.execution.validate import Validation, validate
 from tinyopt.ir import Array
 from tinyopt.report.html.build import refresh_page
 from tinyopt.report.plain import printable
 from tinyopt.samples import Sample, load_samples, random_samples, save_arrays
+from tinyopt.toolchain import OPTIMIZATIONS, CompilerChoice
 
 _CC = click.option("--cc", help="C compiler.  [default: $TINYOPT_CC, the target's own, ziglang]")
+_OPT = click.option(
+    "--opt", type=click.Choice(OPTIMIZATIONS), default="O3", show_default=True, help="Optimization level of C code."
+)
 _MEAN = click.option("--mean", default=0.0, help="real = (raw - mean) * scale.")
 _SCALE = click.option("--scale", default=1.0, help="real = (raw - mean) * scale.")
 _SAMPLES = click.option("--samples", type=click.IntRange(1), help="Use only the first so many.")
@@ -40,6 +44,7 @@ _FOLDER = click.argument("folder", type=Path)
 @_SCALE
 @_SAMPLES
 @_CC
+@_OPT
 @_JSON
 def run_command(
     folder: Path,
@@ -49,6 +54,7 @@ def run_command(
     scale: float,
     samples: int | None,
     cc: str | None,
+    opt: str,
     is_json: bool,
 ) -> None:
     """Run the compiled model in FOLDER on samples: here, or under QEMU for Arm targets.
@@ -60,7 +66,7 @@ def run_command(
     with reported_errors(screen):
         built = load_built_model(folder)
         fed = load_samples(data, built.graph.inputs, mean, scale, samples)
-        result = run_built_model(built, fed, "run", cc, default_cache_dir())
+        result = run_built_model(built, fed, "run", CompilerChoice(cc, opt), default_cache_dir())
         names = [value.name for value in built.graph.outputs]
         stacked = {name: _stacked([sample[name] for sample in result.outputs]) for name in names}
         if output is not None:
@@ -91,9 +97,17 @@ def _output_table(stacked: dict[str, Array]) -> Table:
 @_SCALE
 @_SAMPLES
 @_CC
+@_OPT
 @_JSON
 def validate_command(
-    folder: Path, data: str | None, mean: float, scale: float, samples: int | None, cc: str | None, is_json: bool
+    folder: Path,
+    data: str | None,
+    mean: float,
+    scale: float,
+    samples: int | None,
+    cc: str | None,
+    opt: str,
+    is_json: bool,
 ) -> None:
     """Compare the compiled model in FOLDER with the numpy reference, layer by layer, and with onnxruntime.
 
@@ -104,7 +118,7 @@ def validate_command(
     with reported_errors(screen):
         built = load_built_model(folder)
         fed = _samples(built, data, mean, scale, samples)
-        result = validate(built, fed, cc, default_cache_dir())
+        result = validate(built, fed, CompilerChoice(cc, opt), default_cache_dir())
         screen.show(_validation_table(built, result), asdict(result))
         if result.first_difference is not None:
             raise VerificationError(f"{folder}: {result.first_difference}")
@@ -132,10 +146,10 @@ def _validation_table(built: BuiltModel, result: Validation) -> Table:
     return table
 
 
-def _keep(folder: Path, layers: Sequence[LayerProfile], screen: Output) -> None:
+def _keep(folder: Path, counted: Profile, screen: Output) -> None:
     """Show the counts in the folder's report.html from now on; a folder that nobody may write to stays as it is."""
     try:
-        refresh_page(folder, [asdict(layer) for layer in layers])
+        refresh_page(folder, asdict(counted))
     except OSError as error:
         screen.say(f"the counts are not in {folder}/report.html: {error.strerror}")
 
@@ -146,34 +160,45 @@ def _keep(folder: Path, layers: Sequence[LayerProfile], screen: Output) -> None:
 @_MEAN
 @_SCALE
 @_CC
+@_OPT
 @click.option("--compare", "other", type=Path, metavar="OTHER", help="Another output folder: print what changed since.")
 @_JSON
 def profile_command(
-    folder: Path, data: str | None, mean: float, scale: float, cc: str | None, other: Path | None, is_json: bool
+    folder: Path,
+    data: str | None,
+    mean: float,
+    scale: float,
+    cc: str | None,
+    opt: str,
+    other: Path | None,
+    is_json: bool,
 ) -> None:
     """Count the instructions of every layer of the compiled model in FOLDER, exactly, under QEMU.
 
+    Measures the stack that one inference takes and the library's bytes of code and constants, too.
+
     \b
     tinyopt profile out
+    tinyopt profile out --cc clang-19 --opt O2
     tinyopt profile pruned --compare out      what changed from out to pruned, layer by layer
     """
     screen = Output(0, is_json)
     with reported_errors(screen):
 
-        def layers_of(built: BuiltModel) -> list[LayerProfile]:
+        def profile_of(built: BuiltModel) -> Profile:
             sample = _samples(built, data, mean, scale, 1)
             if not sample:
                 raise UsageError(f"{data} holds no sample")
-            return profile(built, sample[0], cc, default_cache_dir())
+            return profile(built, sample[0], CompilerChoice(cc, opt), default_cache_dir())
 
         builds = [load_built_model(path) for path in (other, folder) if path is not None]
-        layers = [layers_of(built) for built in builds]
-        for built, counted in zip(builds, layers, strict=True):
+        profiles = [profile_of(built) for built in builds]
+        for built, counted in zip(builds, profiles, strict=True):
             _keep(built.folder, counted, screen)
         if other is None:
             is_cortex_m = builds[0].target.name.startswith("cortex-m")
-            screen.show(profile_table(layers[0], is_cortex_m), [asdict(layer) for layer in layers[0]])
+            screen.show(profile_table(profiles[0], is_cortex_m), asdict(profiles[0]))
             return
-        pairs = pair_layers(*layers)
+        pairs = pair_layers(*(counted.layers for counted in profiles))
         titles = [f"{built.folder} ({built.target.name})" for built in builds]
         screen.show(comparison_table(titles[0], titles[1], pairs), [asdict(pair) for pair in pairs])

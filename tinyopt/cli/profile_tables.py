@@ -9,18 +9,19 @@ from rich.table import Table
 from rich.text import Text
 
 from tinyopt.execution.compare import LayerPair
-from tinyopt.execution.profile import LayerProfile
+from tinyopt.execution.profile import LayerProfile, Profile
 from tinyopt.report.plain import printable, shortened, signed_change
 
 _BAR_WIDTH = 16
 _NAME_WIDTH = 32
 
 
-def profile_table(layers: Sequence[LayerProfile], is_cortex_m: bool) -> RenderableType:
-    """Where the instructions go, and why each layer has the kernel that it has.
+def profile_table(profile: Profile, is_cortex_m: bool) -> RenderableType:
+    """Where the instructions go, what the library takes, and why each layer has the kernel that it has.
 
     is_cortex_m: only there the cycles of a model of the Cortex-M4 mean something.
     """
+    layers = profile.layers
     total = sum(layer.instructions for layer in layers)
     table = _table(("#", "layer", "operator", "kernel"), ("MACs", "instructions", "per MAC", "share"))
     table.add_column("", no_wrap=True)
@@ -43,7 +44,26 @@ def profile_table(layers: Sequence[LayerProfile], is_cortex_m: bool) -> Renderab
     macs, cycles = sum(layer.macs for layer in layers), sum(layer.cycles for layer in layers)
     sums = [f"{macs:,}", f"{total:,}", _per_mac(total, macs), "", ""]
     table.add_row("", "all", "", "", *sums, *([f"{cycles:,}"] if is_cortex_m else []), style="bold")
-    return Group(table, Text(), _reasons(layers))
+    return Group(table, Text(), _library(profile), Text(), _reasons(layers))
+
+
+def _library(profile: Profile) -> Table:
+    """What one inference takes in all."""
+    built = f"The library ({printable(profile.compiler)}, -{profile.optimization})"
+    table = Table(title=built, title_justify="left", title_style="bold", box=None, pad_edge=False, show_header=False)
+    table.add_column()
+    table.add_column(justify="right", no_wrap=True)
+    table.add_column()
+    for name, value, what in (
+        ("instructions", profile.instructions, "one inference, from the call to the return"),
+        ("stack", profile.stack_bytes, "bytes, the deepest that was written to"),
+        ("code", profile.code_bytes, "bytes of flash, literals included; without the C library's functions"),
+        ("tables", profile.table_bytes, "bytes of flash: constants of the code"),
+        ("weights", profile.weight_bytes, "bytes of flash: all constants of the model"),
+        ("static RAM", profile.static_ram_bytes, "bytes beside the arena"),
+    ):
+        table.add_row(name, f"{value:,}", what)
+    return table
 
 
 def _reasons(layers: Sequence[LayerProfile]) -> Table:

@@ -1,4 +1,4 @@
-"""Exact instruction counts of every layer, under QEMU."""
+"""Exact instruction counts of every layer, under QEMU, and what the whole library costs."""
 
 from __future__ import annotations
 
@@ -7,10 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tinyopt.errors import ToolchainError, UsageError
+from tinyopt.errors import ToolchainError
 from tinyopt.execution.built_model import BuiltModel
-from tinyopt.execution.runner import run_built_model
+from tinyopt.execution.measure import measure
+from tinyopt.execution.runner import check_is_emulated, run_built_model
 from tinyopt.samples import Sample
+from tinyopt.toolchain import CompilerChoice
 
 
 @dataclass(frozen=True)
@@ -31,16 +33,48 @@ class LayerProfile:
     refusals: tuple[str, ...]
 
 
-def profile(built: BuiltModel, sample: Sample, cc: str | None, cache_dir: Path) -> list[LayerProfile]:
-    """Instructions per layer for one inference on `sample`.
+@dataclass(frozen=True)
+class Profile:
+    """One inference: what profile.json holds. The terms are those of `measure`.
+
+    instructions: of the whole call, compiled without the layers' marks, so that it need not be the layers' sum.
+    """
+
+    compiler: str
+    optimization: str
+    instructions: int
+    stack_bytes: int
+    code_bytes: int
+    table_bytes: int
+    weight_bytes: int
+    static_ram_bytes: int
+    layers: tuple[LayerProfile, ...]
+
+
+def profile(built: BuiltModel, sample: Sample, choice: CompilerChoice, cache_dir: Path) -> Profile:
+    """What one inference on `sample` costs, as a whole and layer by layer.
 
     Raises UsageError where the target is not emulated, ToolchainError where an emulator or compiler is missing.
     """
-    if built.target.emulator.kind == "native":
-        raise UsageError(
-            f"instructions are counted under QEMU: compile for arm or a Cortex-M, not for {built.target.name}"
-        )
-    counts = run_built_model(built, [sample], "profile", cc, cache_dir).counts
+    whole = measure(built, [sample], choice, cache_dir)
+    library = whole.library
+    return Profile(
+        compiler=whole.compiler,
+        optimization=whole.optimization,
+        instructions=whole.instructions[0],
+        stack_bytes=whole.stack_bytes,
+        code_bytes=library.code,
+        table_bytes=library.tables,
+        weight_bytes=library.weights,
+        static_ram_bytes=library.static_ram,
+        layers=tuple(profile_layers(built, sample, choice, cache_dir)),
+    )
+
+
+def profile_layers(built: BuiltModel, sample: Sample, choice: CompilerChoice, cache_dir: Path) -> list[LayerProfile]:
+    """Instructions per layer for one inference on `sample`; raises as `profile` does."""
+    check_is_emulated(built)
+    counts = run_built_model(built, [sample], "profile", choice, cache_dir).counts
     if len(counts) != len(built.layers):
         raise ToolchainError(f"the instruction counter saw {len(counts)} layers of {len(built.layers)}")
     return [_layer(layer, *count) for layer, count in zip(built.layers, counts, strict=True)]

@@ -13,6 +13,7 @@ from tinyopt.execution.built_model import BuiltModel
 from tinyopt.execution.runner import run_built_model
 from tinyopt.ir import Array, Graph, Node, Value
 from tinyopt.onnx_session import OnnxSession
+from tinyopt.toolchain import CompilerChoice
 
 # float32 sums differ by the order of their terms: in proportion to a result, and to the largest values of its tensor
 FLOAT_RELATIVE = 1e-3
@@ -43,9 +44,11 @@ class Validation:
     onnxruntime_error: float
 
 
-def validate(built: BuiltModel, samples: Sequence[Mapping[str, Array]], cc: str | None, cache_dir: Path) -> Validation:
+def validate(
+    built: BuiltModel, samples: Sequence[Mapping[str, Array]], choice: CompilerChoice, cache_dir: Path
+) -> Validation:
     """Run `samples` on the target and compare every layer with the numpy reference and the outputs with onnxruntime."""
-    result = run_built_model(built, samples, "trace", cc, cache_dir)
+    result = run_built_model(built, samples, "trace", choice, cache_dir)
     by_name = {node.name: node for node in built.graph.nodes}
     nodes = [by_name[layer["name"]] for layer in built.layers]
     inexact = inexact_values(built.graph)

@@ -17,7 +17,7 @@ from tinyopt.report.figures import buffers, node_changes, totals
 from tinyopt.report.sources import layer_sources
 from tinyopt.targets.target import Target
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 
 @dataclass(frozen=True)

@@ -129,12 +129,12 @@ def read_page(file: Path) -> dict[str, Any]:
     return data
 
 
-def refresh_page(folder: Path, profile: Sequence[Mapping[str, Any]]) -> None:
-    """Put the counts of `tinyopt profile` into `folder`: profile.json, and report.html where there is one."""
-    (folder / "profile.json").write_text(to_json(list(profile)), encoding="utf-8")
+def refresh_page(folder: Path, profile: Mapping[str, Any]) -> None:
+    """Put the figures of `tinyopt profile` into `folder`: profile.json, and report.html where there is one."""
+    (folder / "profile.json").write_text(to_json(profile), encoding="utf-8")
     page = folder / "report.html"
     if page.is_file():
-        page.write_text(render(read_page(page) | {"profile": list(profile)}), encoding="utf-8")
+        page.write_text(render(read_page(page) | {"profile": dict(profile)}), encoding="utf-8")
 
 
 def _embedded(data: Mapping[str, Any]) -> str:

@@ -4,7 +4,7 @@ const data = JSON.parse(byId("data").textContent);
 const report = data.report;
 const layers = report.layers || [];
 const layerOf = new Map(layers.map((layer) => [layer.name, layer]));
-const profileOf = new Map((data.profile || []).map((layer) => [layer.name, layer]));
+const profileOf = new Map((data.profile ? data.profile.layers : []).map((layer) => [layer.name, layer]));
 const stages = makeStages();
 
 // sign and word for each status: the colour alone never says it
@@ -53,7 +53,7 @@ function isFinal(stage) {
 }
 
 function totalInstructions() {
-  return data.profile ? data.profile.reduce((sum, layer) => sum + layer.instructions, 0) : null;
+  return data.profile ? data.profile.instructions : null;
 }
 
 // what an overlay colours by: the figure of one node in one stage, or null where there is none

@@ -79,7 +79,9 @@ function drawHead() {
   const figures = byId("figures");
   figures.append(kpi("weights", after.weight_bytes, before.weight_bytes, " B"), kpi("MACs", after.macs, before.macs, ""));
   if (after.flash_bytes !== null && after.flash_bytes !== undefined) figures.append(kpi("flash", after.flash_bytes, null, " B"));
+  if (data.profile) figures.append(kpi("code", data.profile.code_bytes, null, " B"));
   if (after.arena_bytes !== undefined) figures.append(kpi("arena", after.arena_bytes, null, " B"));
+  if (data.profile) figures.append(kpi("stack", data.profile.stack_bytes, null, " B"));
   const counted = totalInstructions();
   if (counted !== null) figures.append(kpi("instructions", counted, null, ""));
   else if (after.estimated_instructions !== undefined) figures.append(kpi("instructions ≈", after.estimated_instructions, null, ""));
