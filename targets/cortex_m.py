@@ -1,4 +1,4 @@
-"""Cortex-M microcontrollers: C text for any MCU toolchain; on cores with the DSP extension the SMLAD kernels."""
+"""Cortex-M microcontrollers: C text for any MCU toolchain, with kernels for the DSP extension and for Helium."""
 
 from __future__ import annotations
 
@@ -6,10 +6,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from tinyopt.pass_manager import TargetFacts
-from tinyopt.targets.costs import DSP_COSTS, SCALAR_COSTS, InstructionCosts
+from tinyopt.targets.costs import DSP_COSTS, MVE_COSTS, THUMB1_COSTS, THUMB2_COSTS, InstructionCosts
 from tinyopt.targets.kernel import KernelPlanner
 from tinyopt.targets.kernels.dsp import DSP
+from tinyopt.targets.kernels.mve import MVE
 from tinyopt.targets.kernels.scalar import SCALAR
+from tinyopt.targets.kernels.thumb import THUMB1, THUMB2
 from tinyopt.targets.target import Emulator, Target, Toolchain, layered
 
 _GCC = "gcc-arm-none-eabi and libnewlib-arm-none-eabi (Debian), or pip install tinyopt[zig]"
@@ -26,10 +28,15 @@ class _Family:
     costs: InstructionCosts
 
 
-_PLAIN = _Family(layered(SCALAR), 1, (), "", SCALAR_COSTS)
+# Cores without the DSP extension multiply two pixels at once by one ordinary multiplication.
+_THUMB1 = _Family(layered(THUMB1, SCALAR), 8, (), "__thumb__", THUMB1_COSTS)
+_THUMB2 = _Family(layered(THUMB2, SCALAR), 1, (), "__thumb2__", THUMB2_COSTS)
 
 # Weights are packed for four channels at a time where SMLAD takes two pairs of them.
 _DSP = _Family(layered(DSP, SCALAR), 4, ("no-schedule-insns",), "__ARM_FEATURE_DSP", DSP_COSTS)
+
+# A vector is 16 places of a depth: half of one is the least that pruning should leave over.
+_MVE = _Family(layered(MVE, DSP, SCALAR), 8, ("no-schedule-insns",), "__ARM_FEATURE_MVE", MVE_COSTS)
 
 
 def _core(
@@ -69,7 +76,7 @@ CORTEX_M: tuple[Target, ...] = (
         ("-mcpu=cortex-m0plus", "-mfloat-abi=soft"),
         "mps2-an385",
         "mps2",
-        _PLAIN,
+        _THUMB1,
         "cortex_m0plus",
     ),
     _core(
@@ -78,7 +85,7 @@ CORTEX_M: tuple[Target, ...] = (
         ("-mcpu=cortex-m3", "-mfloat-abi=soft"),
         "mps2-an385",
         "mps2",
-        _PLAIN,
+        _THUMB2,
         "cortex_m3",
     ),
     _core(
@@ -110,11 +117,20 @@ CORTEX_M: tuple[Target, ...] = (
     ),
     _core(
         "cortex-m55",
-        "Cortex-M55: DSP and FPU (Helium is not used yet)",
+        "Cortex-M55: Helium (MVE) and FPU",
         ("-mcpu=cortex-m55", "-mfloat-abi=hard"),
         "mps3-an547",
         "mps3",
-        _DSP,
+        _MVE,
         "cortex_m55",
+    ),
+    _core(
+        "cortex-m85",
+        "Cortex-M85: Helium (MVE) and FPU (emulated on a Cortex-M55 board)",
+        ("-march=armv8.1-m.main+dsp+mve.fp+fp.dp", "-mfloat-abi=hard"),  # gcc 12 does not know it by name
+        "mps3-an547",
+        "mps3",
+        _MVE,
+        "cortex_m85",
     ),
 )

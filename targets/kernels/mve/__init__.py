@@ -5,7 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from tinyopt.targets.kernel import KernelPlanner
+from tinyopt.targets.kernels.mve.convolution import plan_convolution
+from tinyopt.targets.kernels.mve.dense import plan_dense
+from tinyopt.targets.kernels.mve.depthwise import plan_depthwise
+from tinyopt.targets.kernels.mve.pointwise import plan_pointwise
 
 __all__ = ["MVE"]
 
-MVE: Mapping[str, tuple[KernelPlanner, ...]] = {}
+MVE: Mapping[str, tuple[KernelPlanner, ...]] = {
+    "QConv": (plan_pointwise, plan_depthwise, plan_convolution),
+    "QDense": (plan_dense,),
+}

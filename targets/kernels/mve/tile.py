@@ -1,0 +1,180 @@
+"""What a tile of output channels is made of: its constants, and what the micro-kernels of micro_kernels.py mean."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tinyopt.ir import Array, Node
+from tinyopt.targets.kernel import Refusal
+from tinyopt.targets.kernels.requantize import zero_point_of
+
+STEP = 16  # places of the depth in a vector
+PAIR_CHANNELS = 4  # of a tile of two pixels
+DENSE_CHANNELS = 8  # of a tile of one pixel
+LEVELS = 18  # int32 words of what `levels` points to
+
+Walk = Literal["once", "blocks", "rows"]
+Ending = Literal["high", "shift", "residual"]
+
+
+@dataclass(frozen=True)
+class Tile:
+    """Which micro-kernel.
+
+    steps: unrolled. walk: they are the whole depth ("once"), or they repeat over a contiguous depth ("blocks": the
+    argument `walk` counts), or over rows with gaps in between ("rows": the argument is (count - 1) << 16 | gap, an
+    int16). ending: "high" is for shift 32, "shift" for any from 2 on, "residual" for shift 32 and a residual.
+    """
+
+    steps: int
+    walk: Walk
+    ending: Ending
+
+    @property
+    def name(self) -> str:
+        return f"{self.steps}_{self.walk}_{self.ending}"
+
+    def places(self, walk: int) -> Iterator[int]:
+        """Where each step begins in the pixel's memory."""
+        count = {"once": 1, "blocks": walk, "rows": (walk >> 16) + 1}[self.walk]
+        gap = ((walk & 0xFFFF) ^ 0x8000) - 0x8000 if self.walk == "rows" else 0
+        for number in range(count):
+            first = number * (STEP * self.steps + gap)
+            yield from range(first, first + STEP * self.steps, STEP)
+
+
+@dataclass(frozen=True, eq=False)
+class Rescaling:
+    """Multipliers and the shift, made as large as they can be without changing any result: shift 32 where possible."""
+
+    ending: Ending
+    shift: int
+    multipliers: NDArray[np.int32]
+    residual_multiplier: int
+
+
+def rescaling_of(node: Node) -> Rescaling | Refusal:
+    """How a QConv or QDense is rescaled."""
+    multipliers = node.input(3).data.astype(np.int64)
+    has_residual = node.optional_input(4) is not None
+    residual_multiplier = node.int("residual_multiplier") if has_residual else 0
+    shift = node.int("shift")
+    largest = max(int(multipliers.max()), abs(residual_multiplier))
+    while shift < 32 and 2 * largest < 2**31:  # twice the factors and twice the divisor
+        multipliers, residual_multiplier, largest, shift = (
+            2 * multipliers,
+            2 * residual_multiplier,
+            2 * largest,
+            shift + 1,
+        )
+    if shift < 32 and has_residual:
+        return Refusal("its residual is added at a shift other than 32")
+    if shift < 2:
+        return Refusal("its shift is 1")
+    ending: Ending = "residual" if has_residual else "high" if shift == 32 else "shift"
+    return Rescaling(ending, shift, multipliers.astype(np.int32), residual_multiplier)
+
+
+def pair_offsets(distance: int) -> list[int]:
+    """Of the lanes of a tile of two pixels, whose outputs are `distance` bytes apart."""
+    return [channel + pixel * distance for channel in range(PAIR_CHANNELS) for pixel in range(2)]
+
+
+def levels_of(node: Node, rescaling: Rescaling, offsets: Sequence[int]) -> Array:
+    """int32 [LEVELS]: four vectors of int16, and two numbers for the ending.
+
+    The vectors: zero point, low, high, and where each lane's byte is, counted from the first channel's.
+    """
+    zero_point = zero_point_of(node, node.output)
+    vectors = np.concatenate([np.repeat([zero_point, node.int("low"), node.int("high")], 8), np.array(offsets)])
+    numbers = {
+        "high": (0, 0),
+        "shift": (32 - rescaling.shift, -rescaling.shift),
+        "residual": (rescaling.residual_multiplier, _residual_zero_point(node)),
+    }[rescaling.ending]
+    return np.concatenate([vectors.astype(np.uint16).view(np.int32), np.array(numbers, np.int32)])
+
+
+def _residual_zero_point(node: Node) -> int:
+    residual = node.optional_input(4)
+    return 0 if residual is None else zero_point_of(node, residual)
+
+
+def stream_of(weights: Array, bias: Array, multipliers: Array, order: tuple[int, ...]) -> Array:
+    """int8 [channels, places] (whole steps) to the stream of micro_kernels.py; a group's channels stand in `order`."""
+    channels, places = weights.shape
+    assert places % STEP == 0
+    missing = -channels % len(order)
+    rows = np.pad(weights, ((0, missing), (0, 0))).reshape(-1, len(order), places // STEP, STEP)
+    words = np.ascontiguousarray(rows[:, list(order)].transpose(0, 2, 1, 3)).reshape(len(rows), -1).view(np.int32)
+    numbers = [np.pad(each, (0, missing)).reshape(-1, len(order)) for each in (bias, multipliers)]
+    biases, factors = (each[:, list(order)].astype(np.int32) for each in numbers)
+    # two pixels share their biases and multipliers
+    return np.ascontiguousarray(np.concatenate([biases, words, factors], axis=1))
+
+
+PAIR_ORDER = (0, 1, 2, 3)
+DENSE_ORDER = (0, 2, 4, 6, 1, 3, 5, 7)
+
+Meaning = Callable[..., None]
+
+
+def pair_meaning(tile: Tile) -> Meaning:
+    """The micro-kernel on numpy arrays that begin where its pointers point."""
+
+    def run(
+        stream: Array, levels: Array, x0: Array, x1: Array, walk: int, y: Array, channels: int, residual: Array
+    ) -> None:
+        second = int(levels[:16].view(np.uint16)[25])
+        for offset, x in ((0, x0), (second, x1)):
+            results = _levels(tile, stream, levels, x, walk, residual[offset:], channels, PAIR_ORDER)
+            y[offset : offset + channels] = results
+
+    return run
+
+
+def dense_meaning(tile: Tile) -> Meaning:
+    """The micro-kernel on numpy arrays that begin where its pointers point; `x1` is not used."""
+
+    def run(
+        stream: Array, levels: Array, x0: Array, x1: Array, walk: int, y: Array, channels: int, residual: Array
+    ) -> None:
+        y[:channels] = _levels(tile, stream, levels, x0, walk, residual, channels, DENSE_ORDER)
+
+    return run
+
+
+def _levels(
+    tile: Tile,
+    stream: Array,
+    levels: Array,
+    x: Array,
+    walk: int,
+    residual: Array,
+    channels: int,
+    order: tuple[int, ...],
+) -> list[int]:
+    zero_point, low, high = (int(levels[:16].view(np.int16)[8 * n]) for n in range(3))
+    numbers = int(levels[16]), int(levels[17])
+    places = list(tile.places(walk))
+    group_words = len(order) * (2 + len(places) * STEP // 4)
+    found: list[int] = []
+    for channel in range(channels):
+        group = stream.reshape(-1)[channel // len(order) * group_words :][:group_words]
+        place = order.index(channel % len(order))
+        weights = group[len(order) : -len(order)].view(np.int8).reshape(len(places), len(order), STEP)[:, place]
+        accumulator = int(group[place])
+        for start, row in zip(places, weights, strict=True):
+            accumulator += int(row.astype(np.int64) @ x[start : start + STEP].astype(np.int64))
+        product, shift = accumulator * int(group[place - len(order)]), 32
+        if tile.ending == "shift":
+            shift = -numbers[1]
+        if tile.ending == "residual":
+            product += (int(residual[channel]) - numbers[1]) * numbers[0]
+        found.append(min(max(((product + (1 << shift - 1)) >> shift) + zero_point, low), high))
+    return found

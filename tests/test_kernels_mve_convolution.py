@@ -1,0 +1,152 @@
+"""The Helium kernels of convolutions and dense layers: bit for bit the references, on the emulated Cortex-M55."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import product
+from pathlib import Path
+
+import numpy as np
+import pytest
+from cortex_m_cases import CaseMaker
+from cortex_m_harness import CLANG, FLAGS, GCC, M55, Case, require_tools, run_cases
+
+from tinyopt.targets.kernel import KernelPlanner, Refusal
+from tinyopt.targets.kernels.mve.convolution import ConvolutionSpec, plan_convolution
+from tinyopt.targets.kernels.mve.dense import DenseSpec, plan_dense
+from tinyopt.targets.kernels.mve.memory import COPY_ROWS
+from tinyopt.targets.kernels.mve.micro_kernels import dense_tile, pair_tile
+from tinyopt.targets.kernels.mve.pointwise import PointwiseSpec, plan_pointwise
+from tinyopt.targets.kernels.mve.tile import DENSE_ORDER, PAIR_ORDER, Tile, stream_of
+
+
+def with_large_multipliers(make: CaseMaker, planner: KernelPlanner, case: Case) -> Case:
+    """The same node with small weights and with multipliers that leave no other shift."""
+    random = np.random.default_rng(9)
+    node = case.node
+    weights, bias = node.input(1), node.input(2)
+    weights.constant = (weights.data // 100).astype(np.int8)
+    bias.constant = random.integers(-3, 4, bias.shape).astype(np.int32)
+    node.input(3).constant = random.integers(2**30, 2**31, bias.shape).astype(np.int32)
+    made = make.case(node, planner)
+    assert isinstance(made.kernel.spec, ConvolutionSpec | DenseSpec | PointwiseSpec)
+    assert made.kernel.spec.tile.ending == "shift"
+    return made
+
+
+def pointwise_cases(make: CaseMaker) -> Iterator[Case]:
+    depths, channels = (1, 3, 8, 15, 16, 17, 32, 40, 48, 64, 80, 96, 112, 128), (1, 2, 4, 7, 8, 16)
+    for depth, count in product(depths, channels):
+        height, width = ((1, 2), (5, 5), (3, 4))[(depth + count) % 3]
+        yield make.conv(plan_pointwise, (height, width, depth), count)
+    for depth, count, pixels in product((5, 16, 33), (3, 12), (2, 3, 17)):
+        has_residual = int(pixels == 3)
+        yield make.conv(plan_pointwise, (1, pixels, depth), count, low=-30, high=55, residual=has_residual)
+    for shift, depth, count in product((2, 9, 24, 28, 30, 31), (16, 20), (4, 9)):
+        yield with_large_multipliers(make, plan_pointwise, make.conv(plan_pointwise, (3, 3, depth), count, shift=shift))
+    for residual, depth, count in product((0, 1), (16, 27, 64), (4, 10)):
+        yield make.conv(plan_pointwise, (3, 5, depth), count, residual=residual, low=-90)
+    yield make.conv(plan_pointwise, (1, 1, 48), 6)
+    yield make.conv(plan_pointwise, (2, 2, 16), 8, clusters=16)
+    yield make.dense(plan_dense, (2, 5, 33), 6)
+    yield make.dense(plan_dense, (7, 16), 5)
+
+
+WINDOWS = (
+    ((3, 3), (1, 1, 1, 1)),
+    ((3, 3), (0, 0, 1, 1)),
+    ((2, 3), (0, 2, 1, 0)),
+    ((5, 1), (2, 0, 2, 0)),
+    ((4, 2), (1, 0, 2, 1)),
+    ((1, 1), (0, 0, 0, 0)),
+    ((2, 2), (3, 3, 3, 3)),  # some windows lie outside the image
+)
+
+
+def convolution_cases(make: CaseMaker) -> Iterator[Case]:
+    for (window, pads), stride, depth in product(WINDOWS, (1, 2, 3), (1, 3, 4, 16, 19, 32)):
+        for count in (4,) if depth in (3, 19) else (1, 6):
+            yield make.conv(plan_convolution, (7, 6, depth), count, window, (stride, stride), pads)
+    for depth, count, residual in product((2, 16, 31, 64), (3, 8, 13), (0, 1)):
+        low, pads = -7 if count == 3 else -128, (1, 1, 1, 1)
+        yield make.conv(plan_convolution, (5, 9, depth), count, (3, 3), (1, 1), pads, residual=residual, low=low)
+    for shift, depth in product((2, 20, 30), (3, 16)):
+        case = make.conv(plan_convolution, (4, 5, depth), 5, (3, 3), (1, 2), (1, 1, 1, 1), shift=shift)
+        yield with_large_multipliers(make, plan_convolution, case)
+    yield make.conv(plan_convolution, (9, 8, 1), 8, (6, 4), (2, 2), (2, 1, 3, 1))
+    yield make.conv(plan_convolution, (6, 7, 8), 9, (6, 7))  # the window is the whole image
+    yield make.conv(plan_convolution, (20, 3, 5), 7, (7, 3), (1, 1), (3, 1, 3, 1))
+    yield make.conv(plan_convolution, (2, 2, 16), 4, (3, 3), (1, 1), (1, 1, 1, 1))  # no window lies in the image
+    yield make.conv(plan_convolution, (1, 40, 2), 4, (1, 9), (1, 4), (0, 4, 0, 4))
+
+
+def dense_cases(make: CaseMaker) -> Iterator[Case]:
+    for depth, channels in product(
+        (1, 3, 8, 15, 16, 17, 31, 32, 48, 64, 80, 100, 112, 128), (1, 2, 3, 7, 8, 9, 16, 20)
+    ):
+        yield make.dense(plan_dense, (1, depth), channels)
+    for depth, channels, shift in product((10, 64), (5, 8, 17), (2, 15, 28, 30, 31)):
+        yield make.dense(plan_dense, (1, depth), channels, shift=shift)
+        yield with_large_multipliers(make, plan_dense, make.dense(plan_dense, (1, depth), channels, shift=shift))
+    for depth, channels, low in product((16, 33, 70), (1, 6, 8, 9, 24), (-128, -20)):
+        yield make.dense(plan_dense, (depth,), channels, residual=1, low=low)
+    for depth, channels in product((5, 96), (4, 10)):
+        yield make.dense(plan_dense, (1, depth), channels, high=30, clusters=16)
+    yield make.dense(plan_dense, (1, 640), 12)
+
+
+FAMILIES = {"pointwise": pointwise_cases, "convolution": convolution_cases, "dense": dense_cases}
+
+
+@pytest.mark.qemu
+@pytest.mark.parametrize("family", FAMILIES)
+def test_gcc_makes_the_bits_of_the_references_and_nothing_is_written_elsewhere(family: str, tmp_path: Path) -> None:
+    require_tools()
+    assert run_cases(list(FAMILIES[family](CaseMaker(7))), tmp_path, machine=M55) == ""
+
+
+@pytest.mark.qemu
+@pytest.mark.parametrize("level", ["-O3", "-O0"])
+@pytest.mark.parametrize("compiler", [GCC, CLANG])
+def test_every_compiler_makes_them_at_every_level(compiler: str, level: str, tmp_path: Path) -> None:
+    require_tools(compiler)
+    cases = [case for family in FAMILIES.values() for case in list(family(CaseMaker(5)))[::9]]
+    flags = [level if flag == "-O2" else flag for flag in FLAGS]
+    assert run_cases(cases, tmp_path, machine=M55, compiler=compiler, flags=flags) == ""
+
+
+def test_the_meaning_of_a_tile_is_a_product_of_matrices() -> None:
+    random = np.random.default_rng(1)
+    weights = random.integers(-127, 128, (6, 48)).astype(np.int8)
+    x = random.integers(-128, 128, (2, 48)).astype(np.int8)
+    bias, multipliers = np.arange(6), np.full(6, 2**24)
+    wanted = np.clip(((x.astype(int) @ weights.T + bias) * 2**24 + 2**31 >> 32) + 1, -128, 127)
+    for order, tile in (
+        (PAIR_ORDER, pair_tile(Tile(1, "blocks", "high"))),
+        (DENSE_ORDER, dense_tile(Tile(3, "once", "high"))),
+    ):
+        stream = stream_of(weights, bias, multipliers, order)
+        offsets = [0, 6, 1, 7, 2, 8, 3, 9] if order is PAIR_ORDER else list(range(8))
+        levels = np.array([1] * 8 + [-128] * 8 + [127] * 8 + offsets + [0] * 4, np.int16).view(np.int32)
+        y = np.zeros(12, np.int8)
+        tile.meaning(stream, levels, x[0], x[1], 3, y, 6, y)
+        assert y[:6].tolist() == wanted[0].tolist()
+        assert y[6:].tolist() == (wanted[1].tolist() if order is PAIR_ORDER else [0] * 6)
+
+
+def test_rows_of_a_tile_lie_a_gap_apart() -> None:
+    assert list(Tile(2, "rows", "high").places(1 << 16 | 5)) == [0, 16, 37, 53]
+    assert list(Tile(1, "rows", "high").places(1 << 16 | -3 & 0xFFFF)) == [0, 13]
+
+
+def test_the_meaning_of_copying_rows() -> None:
+    to = np.zeros(8, np.int8)
+    COPY_ROWS.meaning(to, np.arange(1, 9, dtype=np.int8), 2, 3, 4, 5)
+    assert to.tolist() == [1, 2, 3, 0, 6, 7, 8, 0]
+
+
+def test_what_another_kernel_must_take_is_refused_with_the_reason() -> None:
+    node = CaseMaker(1).conv(plan_pointwise, (3, 3, 4), 4, residual=1).node
+    node.attributes["shift"] = 20
+    node.attributes["residual_multiplier"] = 2**30 + 1
+    assert plan_pointwise(node) == Refusal("its residual is added at a shift other than 32")
