@@ -17,7 +17,7 @@ from tinyopt.targets.kernels.mve.dense import DenseSpec, plan_dense
 from tinyopt.targets.kernels.mve.memory import COPY_ROWS
 from tinyopt.targets.kernels.mve.micro_kernels import dense_tile, pair_tile
 from tinyopt.targets.kernels.mve.pointwise import PointwiseSpec, plan_pointwise
-from tinyopt.targets.kernels.mve.tile import DENSE_ORDER, PAIR_ORDER, Tile, stream_of
+from tinyopt.targets.kernels.mve.tile import DENSE_ORDER, PAIR_ORDER, Rescaling, Tile, rescaling_of, stream_of
 
 
 def with_large_multipliers(make: CaseMaker, planner: KernelPlanner, case: Case) -> Case:
@@ -46,6 +46,10 @@ def pointwise_cases(make: CaseMaker) -> Iterator[Case]:
         yield with_large_multipliers(make, plan_pointwise, make.conv(plan_pointwise, (3, 3, depth), count, shift=shift))
     for residual, depth, count in product((0, 1), (16, 27, 64), (4, 10)):
         yield make.conv(plan_pointwise, (3, 5, depth), count, residual=residual, low=-90)
+    for factor in (0.9, 1.3, 60.0):  # a residual that outweighs the sum
+        case = make.conv(plan_pointwise, (3, 5, 16), 6, residual=1, shift=25)
+        case.node.attributes["residual_multiplier"] = round(factor * 2**25)
+        yield make.case(case.node, plan_pointwise)
     yield make.conv(plan_pointwise, (1, 1, 48), 6)
     yield make.conv(plan_pointwise, (2, 2, 16), 8, clusters=16)
     yield make.dense(plan_dense, (2, 5, 33), 6)
@@ -145,8 +149,20 @@ def test_the_meaning_of_copying_rows() -> None:
     assert to.tolist() == [1, 2, 3, 0, 6, 7, 8, 0]
 
 
+def test_multipliers_are_doubled_as_long_as_they_fit_so_that_the_shift_is_32() -> None:
+    node = CaseMaker(1).conv(plan_pointwise, (3, 3, 4), 2, shift=28, residual=1).node
+    node.input(3).constant = np.array([2**25 + 1, 7], np.int32)
+    node.attributes["residual_multiplier"] = 2**29 + 3  # 4 times that has 32 bits
+    found = rescaling_of(node)
+    assert isinstance(found, Rescaling)
+    assert (found.shift, found.multipliers.tolist()) == (32, [2**29 + 16, 112])
+    assert (found.residual_multiplier, found.residual_shift) == (2**30 + 6, 3)
+
+
 def test_what_another_kernel_must_take_is_refused_with_the_reason() -> None:
-    node = CaseMaker(1).conv(plan_pointwise, (3, 3, 4), 4, residual=1).node
-    node.attributes["shift"] = 20
-    node.attributes["residual_multiplier"] = 2**30 + 1
-    assert plan_pointwise(node) == Refusal("its residual is added at a shift other than 32")
+    node = CaseMaker(1).conv(plan_pointwise, (3, 3, 4), 4, residual=1, shift=31).node
+    node.input(3).constant = np.full(4, 2**30, np.int32)
+    assert plan_pointwise(node) == Refusal("it has a residual, and its scale is 1/2 or more")
+    node = CaseMaker(1).conv(plan_pointwise, (3, 3, 4), 4, residual=1, shift=20).node
+    node.attributes["residual_multiplier"] = 2**28
+    assert plan_pointwise(node) == Refusal("its residual is scaled by more than 64")

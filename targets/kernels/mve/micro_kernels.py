@@ -178,7 +178,7 @@ def _shifted(lanes: _Lanes) -> list[str]:
 
 
 def _with_residual(lanes: _Lanes) -> list[str]:
-    """(accumulator * multiplier + (residual - zero point) * residual multiplier + 2^31) >> 32."""
+    """(accumulator * multiplier + ((residual - zero point) << shift) * residual multiplier + 2^31) >> 32."""
     return [
         "ldr r3, [sp, #12]",
         "ldr r7, [sp, #16]",
@@ -188,6 +188,8 @@ def _with_residual(lanes: _Lanes) -> list[str]:
         "vldrbt.s16 q2, [r7, q7]",
         "ldrd r5, r7, [r3, #64]",
         "vsub.i16 q2, q2, r7",
+        "ldr r7, [r3, #72]",
+        "vshl.s16 q2, r7",
         "vdup.32 q1, r5",
         "vldrw.32 q3, [r1], #16",
         *_moved("q0", _FIRST),

@@ -16,7 +16,7 @@ from tinyopt.targets.kernels.requantize import zero_point_of
 STEP = 16  # places of the depth in a vector
 PAIR_CHANNELS = 4  # of a tile of two pixels
 DENSE_CHANNELS = 8  # of a tile of one pixel
-LEVELS = 18  # int32 words of what `levels` points to
+LEVELS = 20  # int32 words of what `levels` points to
 
 Walk = Literal["once", "blocks", "rows"]
 Ending = Literal["high", "shift", "residual"]
@@ -50,34 +50,37 @@ class Tile:
 
 @dataclass(frozen=True, eq=False)
 class Rescaling:
-    """Multipliers and the shift, made as large as they can be without changing any result: shift 32 where possible."""
+    """Multipliers and the shift, both made as large as they can be without changing any result.
+
+    The shift is 32 but where a multiplier is too large for that. The residual's multiplier counts for the residual
+    times 2^residual_shift.
+    """
 
     ending: Ending
     shift: int
     multipliers: NDArray[np.int32]
-    residual_multiplier: int
+    residual_multiplier: int = 0
+    residual_shift: int = 0
 
 
 def rescaling_of(node: Node) -> Rescaling | Refusal:
     """How a QConv or QDense is rescaled."""
-    multipliers = node.input(3).data.astype(np.int64)
-    has_residual = node.optional_input(4) is not None
-    residual_multiplier = node.int("residual_multiplier") if has_residual else 0
-    shift = node.int("shift")
-    largest = max(int(multipliers.max()), abs(residual_multiplier))
-    while shift < 32 and 2 * largest < 2**31:  # twice the factors and twice the divisor
-        multipliers, residual_multiplier, largest, shift = (
-            2 * multipliers,
-            2 * residual_multiplier,
-            2 * largest,
-            shift + 1,
-        )
-    if shift < 32 and has_residual:
-        return Refusal("its residual is added at a shift other than 32")
-    if shift < 2:
-        return Refusal("its shift is 1")
-    ending: Ending = "residual" if has_residual else "high" if shift == 32 else "shift"
-    return Rescaling(ending, shift, multipliers.astype(np.int32), residual_multiplier)
+    multipliers, shift = node.input(3).data.astype(np.int64), node.int("shift")
+    room = 31 - int(multipliers.max()).bit_length()
+    doubled = min(max(room, 0), 32 - shift)
+    scaled, shift = (multipliers << doubled).astype(np.int32), shift + doubled
+    if node.optional_input(4) is None:
+        return Refusal("its shift is 1") if shift < 2 else Rescaling("high" if shift == 32 else "shift", shift, scaled)
+    if shift < 32:
+        return Refusal("it has a residual, and its scale is 1/2 or more")
+    residual_multiplier = node.int("residual_multiplier") << doubled
+    residual_shift = max(residual_multiplier.bit_length() - 31, 0)
+    if residual_shift > MAXIMUM_RESIDUAL_SHIFT:
+        return Refusal("its residual is scaled by more than 64")
+    return Rescaling("residual", 32, scaled, residual_multiplier >> residual_shift, residual_shift)
+
+
+MAXIMUM_RESIDUAL_SHIFT = 7  # a residual less its zero point has 9 bits and is shifted in 16
 
 
 def pair_offsets(distance: int) -> list[int]:
@@ -86,16 +89,16 @@ def pair_offsets(distance: int) -> list[int]:
 
 
 def levels_of(node: Node, rescaling: Rescaling, offsets: Sequence[int]) -> Array:
-    """int32 [LEVELS]: four vectors of int16, and two numbers for the ending.
+    """int32 [LEVELS]: four vectors of int16, and four numbers for the ending.
 
     The vectors: zero point, low, high, and where each lane's byte is, counted from the first channel's.
     """
     zero_point = zero_point_of(node, node.output)
     vectors = np.concatenate([np.repeat([zero_point, node.int("low"), node.int("high")], 8), np.array(offsets)])
     numbers = {
-        "high": (0, 0),
-        "shift": (32 - rescaling.shift, -rescaling.shift),
-        "residual": (rescaling.residual_multiplier, _residual_zero_point(node)),
+        "high": (0, 0, 0, 0),
+        "shift": (32 - rescaling.shift, -rescaling.shift, 0, 0),
+        "residual": (rescaling.residual_multiplier, _residual_zero_point(node), rescaling.residual_shift, 0),
     }[rescaling.ending]
     return np.concatenate([vectors.astype(np.uint16).view(np.int32), np.array(numbers, np.int32)])
 
@@ -160,7 +163,7 @@ def _levels(
     order: tuple[int, ...],
 ) -> list[int]:
     zero_point, low, high = (int(levels[:16].view(np.int16)[8 * n]) for n in range(3))
-    numbers = int(levels[16]), int(levels[17])
+    numbers = [int(number) for number in levels[16:20]]
     places = list(tile.places(walk))
     group_words = len(order) * (2 + len(places) * STEP // 4)
     found: list[int] = []
@@ -175,6 +178,6 @@ def _levels(
         if tile.ending == "shift":
             shift = -numbers[1]
         if tile.ending == "residual":
-            product += (int(residual[channel]) - numbers[1]) * numbers[0]
+            product += (int(residual[channel]) - numbers[1] << numbers[2]) * numbers[0]
         found.append(min(max(((product + (1 << shift - 1)) >> shift) + zero_point, low), high))
     return found
