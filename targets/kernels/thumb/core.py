@@ -1,0 +1,67 @@
+"""What the kernels of this package need to know of a core: its micro-kernels and how they want their constants."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from tinyopt.ir import Array
+from tinyopt.targets.kernel import Refusal
+from tinyopt.targets.kernels.intrinsic import Intrinsic
+from tinyopt.targets.kernels.thumb import thumb1_columns, thumb2_columns
+from tinyopt.targets.kernels.thumb.rescaling import Rescaling, halves, whole
+
+CHANNELS_SIDE_BY_SIDE = 8
+
+
+@dataclass(frozen=True)
+class Core:
+    """An instruction set.
+
+    step_bytes, unrolled: of the loop over places in `columns`, which is entered where the rest begins.
+    pack_weights: int8 [channels, places] as `columns` reads them.
+    residual_numbers: the last three numbers of `columns`, or why the kernels cannot take a rescaling.
+    """
+
+    columns: Intrinsic
+    columns_with_residual: Intrinsic
+    pack_pair: Intrinsic
+    step_bytes: int
+    unrolled: int
+    pack_weights: Callable[[Array], Array]
+    residual_numbers: Callable[[Rescaling], tuple[int, int, int] | Refusal]
+
+    def entry(self, places: int) -> int:
+        """Bytes of code of `columns` that its first round leaves out."""
+        return -(places // 2) % self.unrolled * self.step_bytes
+
+
+def channel_groups(weights: Array) -> Array:
+    """int8 [channels, places] -> [groups, places, 8 channels]; the last group is filled with zeros."""
+    channels, places = weights.shape
+    padded = np.pad(weights, ((0, -channels % CHANNELS_SIDE_BY_SIDE), (0, 0)))
+    return np.ascontiguousarray(padded.reshape(-1, CHANNELS_SIDE_BY_SIDE, places).transpose(0, 2, 1))
+
+
+CORES: Mapping[str, Core] = {
+    "thumb1": Core(
+        thumb1_columns.COLUMNS,
+        thumb1_columns.COLUMNS_WITH_RESIDUAL,
+        thumb1_columns.PACK_PAIR,
+        thumb1_columns.STEP_BYTES,
+        thumb1_columns.UNROLLED,
+        channel_groups,
+        halves,
+    ),
+    "thumb2": Core(
+        thumb2_columns.COLUMNS,
+        thumb2_columns.COLUMNS_WITH_RESIDUAL,
+        thumb2_columns.PACK_PAIR,
+        thumb2_columns.STEP_BYTES,
+        thumb2_columns.UNROLLED,
+        np.ascontiguousarray,
+        whole,
+    ),
+}

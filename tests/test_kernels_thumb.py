@@ -1,0 +1,95 @@
+"""The kernels for cores without DSP give the references' bits on an emulated board, as ARMv6-M and as ARMv7-M code."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from functools import partial
+from itertools import product
+from pathlib import Path
+
+import numpy as np
+import pytest
+from cortex_m_cases import CaseMaker
+from cortex_m_harness import CLANG, GCC, M0PLUS, M3, Case, require_tools, run_cases
+
+from tinyopt.targets.kernel import Kernel, Overlap, Refusal
+from tinyopt.targets.kernels.thumb.convolution import plan_convolution
+
+MACHINES = {"thumb1": M0PLUS, "thumb2": M3}
+
+
+def convolution_cases(make: CaseMaker, core: str) -> Iterator[Case]:
+    plan = partial(plan_convolution, core)
+    for depth, channels in product((1, 2, 3, 4, 5, 6, 7, 8, 9, 16, 40), (1, 2, 5, 7, 8, 9, 17)):
+        yield make.conv(plan, (3, depth % 3 + 1, depth), channels)
+    for depth, channels, width in product((3, 8, 24), (3, 8, 24), (1, 2, 3, 5)):
+        yield make.conv(plan, (3, width, depth), channels, residual=1, shift=32 - width)
+    for channels, window, strides in product((1, 2, 3, 8), ((3, 3), (2, 5), (1, 4)), ((1, 1), (2, 1), (1, 2), (3, 3))):
+        yield make.conv(plan, (6, 5, channels), 3, window, strides, (1, 2, 1, 1))
+        yield make.conv(plan, (7, 6, channels), 10, window, strides, (1, 0, 0, 1), low=-17, high=93)
+    yield make.conv(plan, (49, 10, 1), 8, (10, 4), (2, 2), (4, 1, 5, 1))
+    yield make.conv(plan, (12, 12, 3), 8, (3, 3), (2, 2), (0, 0, 1, 1), low=-5)
+    yield make.conv(plan, (9, 8, 20), 6, (3, 3), (2, 1), (1, 1, 1, 1), residual=1, shift=30)
+    yield make.conv(plan, (1, 20, 8), 8, (1, 7), (1, 2), (0, 3, 0, 3), low=-30, high=40)
+    yield make.conv(plan, (4, 4, 2), 4, (7, 7), (1, 1), (3, 3, 3, 3), residual=1)
+    yield make.conv(plan, (5, 5, 64), 64)
+    yield make.conv(plan, (8, 8, 4), 20, (3, 3), (1, 1), (1, 1, 1, 1))
+    for shift in range(20, 33):
+        yield make.conv(plan, (2, 3, 6), 4, shift=shift)
+    dilated = make.conv(plan, (9, 9, 3), 4, (3, 3), (1, 1), (2, 2, 2, 2)).node
+    dilated.attributes |= {"dilations": (2, 2), "pads": (1, 2, 3, 2)}
+    dilated.outputs = [make.activation("y", (1, 9, 9, 4), -5)]
+    yield make.case(dilated, plan)
+    yield largest_products(make, plan)
+
+
+def largest_products(make: CaseMaker, plan: Callable[..., Kernel | Refusal]) -> Case:
+    """Two products that add up to all that half a word holds, with either sign."""
+    node = make.conv(plan, (2, 2, 8), 2).node
+    node.input(1).data[:] = np.array([127, -127], np.int8).reshape(2, 1, 1, 1)
+    node.input(2).data[:] = 0
+    node.input(3).data[:] = 1 << 21
+    case = make.case(node, plan)
+    x = case.arrays[0]
+    assert x is not None
+    x[0] = np.array([-128, 127, 127, -128], np.int8).reshape(2, 2, 1)
+    return case
+
+
+FAMILIES: dict[str, Callable[[CaseMaker, str], Iterator[Case]]] = {"convolution": convolution_cases}
+
+
+@pytest.mark.qemu
+@pytest.mark.parametrize("core", MACHINES)
+@pytest.mark.parametrize("family", FAMILIES)
+def test_kernels_give_the_bits_of_the_references_and_write_nowhere_else(family: str, core: str, tmp_path: Path) -> None:
+    require_tools()
+    cases = list(FAMILIES[family](CaseMaker(7), core))
+    assert run_cases(cases, tmp_path, machine=MACHINES[core], compiler=GCC) == ""
+
+
+@pytest.mark.qemu
+@pytest.mark.parametrize("core", MACHINES)
+def test_clang_makes_the_same_of_them(core: str, tmp_path: Path) -> None:
+    require_tools(CLANG)
+    cases = [case for make in FAMILIES.values() for case in list(make(CaseMaker(8), core))[::7]]
+    assert run_cases(cases, tmp_path, machine=MACHINES[core], compiler=CLANG) == ""
+
+
+@pytest.mark.parametrize("core", MACHINES)
+def test_what_would_overflow_is_refused_with_a_reason(core: str) -> None:
+    node = CaseMaker(1).conv(partial(plan_convolution, core), (4, 4, 4), 4).node
+    node.input(1).data[0] = -128
+    answer = plan_convolution(core, node)
+    assert isinstance(answer, Refusal)
+    assert "too large" in answer.reason
+
+
+def test_an_output_takes_the_room_of_its_input_from_the_side_at_which_the_kernel_begins() -> None:
+    make = CaseMaker(1)
+    plan = partial(plan_convolution, "thumb1")
+    assert make.conv(plan, (8, 8, 16), 16).kernel.overlaps == (Overlap.forward(0, 0),)
+    assert make.conv(plan, (8, 8, 8), 16).kernel.overlaps == (Overlap.backward(0, -32),)  # a block is read
+    (first,) = make.conv(plan, (96, 96, 3), 8, (3, 3), (2, 2), (0, 0, 1, 1)).kernel.overlaps
+    assert first.last is not None
+    assert 0 <= -first.last < 96 * 3
