@@ -6,6 +6,7 @@ What the kernels compute comes from the numpy references: nothing is compiled, a
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import TypeAlias
 
 import numpy as np
 
@@ -14,10 +15,13 @@ from tinyopt.lowering.program import ArenaSlot, FlashConstant, KernelCall, Locat
 from tinyopt.ops import OPERATORS
 from tinyopt.targets.kernel import InputArgument, OutputArgument, ScratchArgument
 
+Memory: TypeAlias = list[Array]  # a byte array for each region
+
 
 def run_in_arena(program: Program, inputs: Mapping[str, Array]) -> list[Array]:
-    """The program's outputs, from an arena that was full of garbage."""
-    arena = np.random.default_rng(7).integers(0, 256, program.arena_bytes, dtype=np.uint8)
+    """The program's outputs, from an arena (or memory regions) that was full of garbage."""
+    sizes = [region.bytes for region in program.regions] or [program.arena_bytes]
+    arena = [np.random.default_rng(7).integers(0, 256, size, dtype=np.uint8) for size in sizes]
     for value in program.graph.inputs:
         place = program.places[value]
         assert isinstance(place, ArenaSlot)
@@ -28,7 +32,7 @@ def run_in_arena(program: Program, inputs: Mapping[str, Array]) -> list[Array]:
     return [_read(arena, program.places[value], value.type) for value in program.graph.outputs]
 
 
-def _run(arena: Array, call: KernelCall) -> None:
+def _run(arena: Memory, call: KernelCall) -> None:
     node = call.node
     found: dict[Value, Array] = {value: value.data for value in node.present_inputs if value.is_constant}
     for argument, passed in zip(call.kernel.arguments, call.arguments, strict=True):
@@ -43,7 +47,7 @@ def _run(arena: Array, call: KernelCall) -> None:
         if isinstance(argument, ScratchArgument):
             assert isinstance(passed, Location)
             assert isinstance(passed.place, ArenaSlot)
-            arena[passed.place.offset : passed.place.offset + passed.place.bytes] = 0xA5
+            _write(arena, passed.place, np.full(passed.place.bytes, 0xA5, np.uint8))
     for slot, result in zip(call.outputs, results, strict=True):
         _write(arena, slot, result)
 
@@ -60,6 +64,7 @@ def _check_overlaps(call: KernelCall) -> None:
             continue
         for j, (other, its) in enumerate(slots):
             is_apart = slot.offset + slot.bytes <= its.offset or its.offset + its.bytes <= slot.offset
+            is_apart = is_apart or slot.region != its.region
             if i != j and not is_apart:
                 distance = slot.offset - its.offset
                 where = f"{call.kernel.name}: {argument} begins {distance} bytes after {other}"
@@ -76,14 +81,15 @@ def _is_permitted(call: KernelCall, index: int, distance: int) -> bool:
     )
 
 
-def _write(arena: Array, slot: ArenaSlot, array: Array) -> None:
+def _write(arena: Memory, slot: ArenaSlot, array: Array) -> None:
     data = np.frombuffer(np.ascontiguousarray(array).tobytes(), np.uint8)
     assert len(data) == slot.bytes
-    arena[slot.offset : slot.offset + slot.bytes] = data
+    assert slot.offset + slot.bytes <= len(arena[slot.region])
+    arena[slot.region][slot.offset : slot.offset + slot.bytes] = data
 
 
-def _read(arena: Array, place: ArenaSlot | FlashConstant, kind: TensorType) -> Array:
+def _read(arena: Memory, place: ArenaSlot | FlashConstant, kind: TensorType) -> Array:
     if isinstance(place, FlashConstant):
         return place.array
-    raw = arena[place.offset : place.offset + kind.bytes].tobytes()
+    raw = arena[place.region][place.offset : place.offset + kind.bytes].tobytes()
     return np.frombuffer(raw, DTYPES[kind.dtype]).reshape(kind.shape)

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from tinyopt import __version__
 from tinyopt.artifact.c_source import Names
 from tinyopt.artifact.folder import check_output_folder, fresh_folder
-from tinyopt.artifact.names import c_identifier
+from tinyopt.artifact.names import c_identifier, check_regions
 from tinyopt.artifact.write import measure_code, write_libraries, write_sources
 from tinyopt.disk_cache import default_cache_dir
 from tinyopt.errors import ToolchainError
@@ -83,6 +83,7 @@ def compile_model(
     """
     target = target_named(options.target)
     check_output_folder(output)
+    check_regions(options.memory)
     imported = import_model(model, options.shapes)
     original = imported.graph.copy()
     calibration = _load_calibration(imported.graph, options)
@@ -94,7 +95,13 @@ def compile_model(
     compiler = find_compiler(target, options.cc) if target.code == "object" else _optional_compiler(target, options.cc)
 
     steps = optimize(imported.graph, target, options, calibration, on_progress, on_step)
-    program = lower(imported.graph, target, options.cache_dir, lambda d, n: on_progress("compiling kernels", d, n))
+    program = lower(
+        imported.graph,
+        target,
+        options.cache_dir,
+        lambda done, count: on_progress("compiling kernels", done, count),
+        options.memory,
+    )
 
     names = Names(c_identifier(options.name or model.stem))
     with fresh_folder(output) as folder:

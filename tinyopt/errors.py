@@ -35,6 +35,12 @@ class UnsupportedOperatorError(InvalidModelError):
         self.parts = tuple(parts)
 
 
+class BudgetError(TinyoptError):
+    """The model does not fit what the user allows it: the message says by how much, and what would help."""
+
+    exit_code = 5
+
+
 class VerificationError(TinyoptError):
     """The compiled library does not give the bytes of the reference."""
 

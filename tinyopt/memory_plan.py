@@ -86,6 +86,33 @@ def plan_memory(buffers: Sequence[BufferLifetime], alignment: int, meetings: Seq
     return MemoryPlan(tuple(search.offsets), search.arena_bytes, bound)
 
 
+def fill_regions(
+    buffers: Sequence[BufferLifetime],
+    order: Sequence[int],
+    capacities: Sequence[float],
+    alignment: int,
+    meetings: Sequence[Meeting],
+) -> list[tuple[int, int]] | None:
+    """First fit in the first region with room, buffer by buffer in `order`: (region, offset) of each; None: no room."""
+    sizes = [_aligned(buffer.bytes, alignment) for buffer in buffers]
+    conflicts = _conflicts(buffers, sizes, meetings)
+    places: list[tuple[int, int]] = [(-1, 0)] * len(buffers)
+    for index in order:
+        for region, capacity in enumerate(capacities):
+            forbidden = sorted(
+                (places[other][1] + low, places[other][1] + high)
+                for other, low, high in conflicts[index]
+                if places[other][0] == region
+            )
+            offset = _lowest_permitted(forbidden, alignment)
+            if offset + sizes[index] <= capacity:
+                places[index] = region, offset
+                break
+        else:
+            return None
+    return places
+
+
 class _Search:
     """The best placement found so far, and the order of first fit that gave it."""
 
@@ -160,16 +187,22 @@ class _Search:
                 for other, low, high in self._conflicts[index]
                 if offsets[other] >= 0
             )
-            offset = 0
-            for low, high in forbidden:
-                if low >= offset:
-                    break
-                if high > offset:
-                    offset = -(-high // alignment) * alignment
+            offset = _lowest_permitted(forbidden, alignment)
             if offset + self._sizes[index] > self.arena_bytes:
                 return None
             offsets[index] = offset
         return offsets
+
+
+def _lowest_permitted(forbidden: Sequence[tuple[int, int]], alignment: int) -> int:
+    """The lowest offset that is in none of the open intervals, which are sorted."""
+    offset = 0
+    for low, high in forbidden:
+        if low >= offset:
+            break
+        if high > offset:
+            offset = -(-high // alignment) * alignment
+    return offset
 
 
 def _conflicts(

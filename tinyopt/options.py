@@ -9,6 +9,14 @@ from typing import Literal
 
 
 @dataclass(frozen=True)
+class MemoryRegion:
+    """Memory that the model may use: its name in C, in small letters, and its size."""
+
+    name: str
+    bytes: int
+
+
+@dataclass(frozen=True)
 class CompileOptions:
     """The options of `tinyopt compile`, with its defaults.
 
@@ -16,6 +24,7 @@ class CompileOptions:
     calibration_mean, calibration_scale: real = (raw - mean) * scale, for both.
     prune: the share of multiply-accumulates to remove, 0 to 1. cluster: values per layer's weights, 0 for none.
     boundary: element type at inputs and outputs; None leaves it to the target. name: prefix of C names and files.
+    memory: the regions of memory to use, the fastest first; none: one arena, as large as it must be.
     settings: options of passes as text, {"pass": {"option": "value"}}. cache_dir: None for no cache.
     """
 
@@ -31,6 +40,7 @@ class CompileOptions:
     prune: float = 0.0
     cluster: int = 0
     boundary: Literal["int8", "float"] | None = None
+    memory: tuple[MemoryRegion, ...] = ()
     disabled_passes: tuple[str, ...] = ()
     settings: Mapping[str, Mapping[str, str]] = field(default_factory=dict[str, Mapping[str, str]])
     cc: str | None = None

@@ -58,6 +58,17 @@ class Boundary:
 
 
 @dataclass(frozen=True)
+class Region:
+    """A memory region that the user gave: its name in C and in macros, the variable that points to it, its sizes."""
+
+    name: str
+    upper: str
+    variable: str
+    bytes: int
+    capacity: int
+
+
+@dataclass(frozen=True)
 class Layer:
     """One call as the templates print it."""
 
@@ -165,11 +176,23 @@ class CSource:
     def pointer(self, place: ArenaSlot | FlashConstant, is_written: bool) -> str:
         """A C expression of type void pointer: it converts to whatever the kernel takes."""
         if isinstance(place, ArenaSlot):
-            return f"(void *)(arena + {place.offset})" if is_written else f"(const void *)(arena + {place.offset})"
+            const = "" if is_written else "const "
+            return f"({const}void *)({self.base_name(place.region)} + {place.offset})"
         return f"(const void *){self.constant_name(place)}"
+
+    def base_name(self, region: int) -> str:
+        """The C variable that points to where a memory region begins."""
+        regions = self.program.regions
+        return f"region_{regions[region].name}" if regions else "arena"
 
     def constant_name(self, constant: FlashConstant) -> str:
         return f"{self.names.prefix}_{constant.role}_{constant.index}"
+
+    def regions(self) -> list[Region]:
+        return [
+            Region(region.name, region.name.upper(), self.base_name(number), max(region.bytes, 1), region.capacity)
+            for number, region in enumerate(self.program.regions)
+        ]
 
     def inputs(self) -> list[Boundary]:
         return [self._boundary(index, value, True) for index, value in enumerate(self.program.graph.inputs)]

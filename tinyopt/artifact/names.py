@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
+
+from tinyopt.errors import UsageError
+from tinyopt.options import MemoryRegion
 
 _C_KEYWORDS = frozenset(
     "auto break case char const continue default do double else enum extern float for goto if inline int long register "
@@ -36,6 +40,18 @@ def c_identifier(name: str) -> str:
     if not safe:
         return "model"
     return f"model_{safe}" if safe[0].isdigit() or safe in _TAKEN else safe
+
+
+def check_regions(regions: Sequence[MemoryRegion]) -> None:
+    """Raises UsageError where a region's name cannot stand in C names, or two regions have one name."""
+    names = [region.name for region in regions]
+    for region in regions:
+        if not re.fullmatch(r"[a-z][a-z0-9]{0,30}", region.name) or region.name in _TAKEN:
+            raise UsageError(f"'{region.name}' is no name for a memory region: small letters and digits, no C keyword")
+        if names.count(region.name) > 1:
+            raise UsageError(f"two memory regions are called '{region.name}'")
+        if region.bytes < 1:
+            raise UsageError(f"the memory region '{region.name}' has no bytes")
 
 
 def c_comment(text: str) -> str:

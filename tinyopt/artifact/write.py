@@ -121,6 +121,7 @@ def _common_values(source: CSource, version: str) -> dict[str, Any]:
         "weights_suffix": ".c" if program.target.code == "c" else " (in the library)",
         "arena_bytes": max(program.arena_bytes, 1),
         "arena_align": ARENA_ALIGNMENT,
+        "regions": source.regions(),
         # kernels in C text load words at most; those in object files vectors
         "constant_align": 4 if program.target.code == "c" else ARENA_ALIGNMENT,
     }
@@ -198,7 +199,7 @@ def _layer_hash(call: KernelCall, expected: Mapping[Value, Array]) -> dict[str, 
     is_exact = value.dtype not in ("float32", "float64")
     data = np.ascontiguousarray(expected[value]).tobytes() if is_exact else b""
     name = json.dumps(c_comment(call.node.name))[1:-1]
-    return {"name": name, "offset": slot.offset, "bytes": len(data), "hash": fnv1a(data)}
+    return {"name": name, "region": slot.region, "offset": slot.offset, "bytes": len(data), "hash": fnv1a(data)}
 
 
 def measure_code(

@@ -12,7 +12,7 @@ import click
 from tinyopt.api import compile_model, write_passes
 from tinyopt.cli.console import Output, reported_errors
 from tinyopt.cli.list_commands import print_pipeline
-from tinyopt.cli.parsing import parse_settings, parse_shapes
+from tinyopt.cli.parsing import parse_memory, parse_settings, parse_shapes
 from tinyopt.disk_cache import default_cache_dir
 from tinyopt.errors import UsageError
 from tinyopt.onnx_import import import_model
@@ -45,6 +45,7 @@ def _options(command: _Command) -> _Command:
                 "--cluster", default=0, type=click.IntRange(0, 64), help="Values per layer's weights, 2 to 64."
             ),
             click.option("--io", type=click.Choice(["int8", "float"]), help="Boundary.  [default: the target's]"),
+            click.option("--mem", metavar="NAME=SIZE,...", help="RAM regions, the fastest first: dtcm=64K,sram=256K."),
             click.option("--eval", "evaluation", metavar="FILE", help="Labelled samples, file.npz:x,y: prints top-1."),
             click.option("--disable-pass", "disabled", multiple=True, metavar="PASS", help="Leave a pass out."),
             click.option("--set", "settings", multiple=True, metavar="PASS.OPTION=VALUE", help="Set a pass's option."),
@@ -80,6 +81,7 @@ def compile_command(
     prune: float,
     cluster: int,
     io: Literal["int8", "float"] | None,
+    mem: str | None,
     evaluation: str | None,
     disabled: tuple[str, ...],
     settings: tuple[str, ...],
@@ -98,6 +100,7 @@ def compile_command(
     \b
     tinyopt compile kws.onnx --target cortex-m4 --calib calib.npz:x
     tinyopt compile kws.onnx --target arm --no-quantize
+    tinyopt compile kws.onnx -t cortex-m7 --calib calib.npz:x --mem dtcm=8K,sram=64K
     tinyopt compile kws.onnx -t cortex-m4 --calib calib.npz:x --prune 0.2 --cluster 32 --eval test.npz:x,y
     """
     screen = Output(-1 if quiet else verbose, is_json)
@@ -115,6 +118,7 @@ def compile_command(
             prune=prune,
             cluster=cluster,
             boundary=io,
+            memory=parse_memory(mem),
             disabled_passes=disabled,
             settings=parse_settings(settings),
             cc=cc,

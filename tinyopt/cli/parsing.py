@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 
 from tinyopt.errors import UsageError
+from tinyopt.options import MemoryRegion
 
 
 def parse_shapes(texts: Iterable[str]) -> dict[str, tuple[int, ...]]:
@@ -24,6 +26,21 @@ def parse_shapes(texts: Iterable[str]) -> dict[str, tuple[int, ...]]:
             raise UsageError(f"--shape takes name=1,3,96,96, not '{text}'")
         shapes[name] = shape
     return shapes
+
+
+def parse_memory(text: str | None) -> tuple[MemoryRegion, ...]:
+    """`name=size` for each region, the fastest first; sizes in bytes, or with K or M.
+
+    >>> parse_memory("dtcm=64K,sram=1000")
+    (MemoryRegion(name='dtcm', bytes=65536), MemoryRegion(name='sram', bytes=1000))
+    """
+    regions: list[MemoryRegion] = []
+    for part in text.split(",") if text is not None else ():
+        found = re.fullmatch(r"([^=]+)=(\d+)([KM]?)", part.strip())
+        if not found:
+            raise UsageError(f"--mem takes dtcm=64K,sram=256K, the fastest region first, not '{text}'")
+        regions.append(MemoryRegion(found[1], int(found[2]) * {"": 1, "K": 1 << 10, "M": 1 << 20}[found[3]]))
+    return tuple(regions)
 
 
 def parse_settings(texts: Iterable[str]) -> dict[str, dict[str, str]]:

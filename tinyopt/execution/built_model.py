@@ -18,13 +18,17 @@ from tinyopt.targets.target import Target
 
 @dataclass(frozen=True)
 class BuiltModel:
-    """A compiled model on disk. `layers` are the report's entries, in running order."""
+    """A compiled model on disk. `layers` are the report's entries, in running order.
+
+    regions: the names of its memory regions, none where it takes one arena.
+    """
 
     folder: Path
     prefix: str
     target: Target
     graph: Graph  # as it was lowered: the reference of every byte
     layers: tuple[dict[str, Any], ...]
+    regions: tuple[str, ...]
 
 
 def load_built_model(folder: Path) -> BuiltModel:
@@ -35,12 +39,16 @@ def load_built_model(folder: Path) -> BuiltModel:
     try:
         content = json.loads(report.read_text(encoding="utf-8"))
         prefix, target, layers = str(content["prefix"]), str(content["target"]["name"]), tuple(content["layers"])
+        regions = tuple(str(region["name"]) for region in content["regions"])
         described = [(layer["name"], layer["dtype"], tuple(layer["shape"])) for layer in layers]
     except (ValueError, LookupError, TypeError) as error:
         raise InvalidModelError(f"{report} is not a report of tinyopt compile: {error!r}; compile again") from error
-    if not re.fullmatch(r"[a-z][a-z0-9_]*", prefix):
-        raise InvalidModelError(f"{report} is damaged: '{prefix}' is no C identifier; compile again")
-    built = BuiltModel(folder, prefix, target_named(target), load_graph(folder / f"{prefix}.graph.npz"), layers)
+    for name in (prefix, *regions):
+        if not re.fullmatch(r"[a-z][a-z0-9_]*", name):
+            raise InvalidModelError(f"{report} is damaged: '{name}' is no C identifier; compile again")
+    built = BuiltModel(
+        folder, prefix, target_named(target), load_graph(folder / f"{prefix}.graph.npz"), layers, regions
+    )
     _check_layers(built, described)
     for name in _needed_files(built):
         if not (folder / name).is_file():

@@ -21,7 +21,8 @@ def render(template: str, built: BuiltModel, values: Mapping[str, Any]) -> str:
         lstrip_blocks=True,
         autoescape=False,
     )
-    return templates.get_template(template).render({"p": built.prefix, "U": built.prefix.upper()} | dict(values))
+    common = {"p": built.prefix, "U": built.prefix.upper(), "regions": built.regions}
+    return templates.get_template(template).render(common | dict(values))
 
 
 def compile_model_code(built: BuiltModel, compiler: Compiler, flags: Sequence[str], folder: Path) -> list[Path]:

@@ -75,7 +75,8 @@ def _build(built: BuiltModel, samples: int, mode: Mode, choice: CompilerChoice, 
     values: dict[str, Any] = {
         "mode": mode,
         "slots": [
-            {"layer": layer["index"], "offset": layer["offset"], "bytes": layer["bytes"]} for layer in built.layers
+            {"layer": layer["index"]} | {key: layer[key] for key in ("region", "offset", "bytes")}
+            for layer in built.layers
         ],
     }
     main = folder / "runner.c"

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from tinyopt.errors import UnsupportedOperatorError
@@ -22,6 +22,7 @@ from tinyopt.lowering.program import (
 )
 from tinyopt.lowering.request import KernelRequest, request_for
 from tinyopt.lowering.schedule import schedule
+from tinyopt.options import MemoryRegion
 from tinyopt.targets.kernel import (
     ConstantArgument,
     InputArgument,
@@ -43,15 +44,22 @@ class _Step:
     refusals: tuple[str, ...]
 
 
-def lower(graph: Graph, target: Target, cache_dir: Path | None, on_progress: Callable[[int, int], None]) -> Program:
-    """Choose and compile a kernel for every node of `graph`, and plan the arena.
+def lower(
+    graph: Graph,
+    target: Target,
+    cache_dir: Path | None,
+    on_progress: Callable[[int, int], None],
+    memory: Sequence[MemoryRegion] = (),
+) -> Program:
+    """Choose and compile a kernel for every node of `graph`, and plan the arena or the regions of `memory`.
 
     on_progress: called with (kernels compiled, kernels in all).
-    Raises UnsupportedOperatorError that lists every node without a kernel on `target`.
+    Raises UnsupportedOperatorError that lists every node without a kernel on `target`, and BudgetError where `memory`
+    is given and too small.
     """
     views = Views.of(graph)
     steps = _choose_kernels(graph, target)
-    arena = _run_in_best_order(graph, steps, views)
+    arena = _run_in_best_order(graph, steps, views, memory)
     places = _Places(arena, views)
     requests = [request_for(step.kernel, target.tvm) for step in steps]
     calls = tuple(
@@ -69,11 +77,12 @@ def lower(graph: Graph, target: Target, cache_dir: Path | None, on_progress: Cal
         arena.bytes,
         arena.lower_bound_bytes,
         arena.buffers,
+        arena.regions,
     )
 
 
-def _run_in_best_order(graph: Graph, steps: list[_Step], views: Views) -> Arena:
-    """Put nodes and steps into the running order with the smallest arena; returns that arena."""
+def _run_in_best_order(graph: Graph, steps: list[_Step], views: Views, memory: Sequence[MemoryRegion]) -> Arena:
+    """Put nodes and steps into the running order with the smallest arena; returns that arena, or the regions' plan."""
     by_node = {step.node: step for step in steps}
     kernels = {step.node: step.kernel for step in steps}
     arenas: list[tuple[list[Node], Arena]] = []
@@ -82,7 +91,7 @@ def _run_in_best_order(graph: Graph, steps: list[_Step], views: Views) -> Arena:
             arenas.append((order, plan_arena(graph, [(n, kernels[n]) for n in order if n in kernels], views)))
     graph.nodes, arena = min(arenas, key=lambda tried: tried[1].bytes)  # the present order where both are as good
     steps[:] = [by_node[node] for node in graph.nodes if node in by_node]
-    return arena
+    return plan_arena(graph, [(step.node, step.kernel) for step in steps], views, memory) if memory else arena
 
 
 def choose_kernel(node: Node, target: Target) -> tuple[Kernel, tuple[str, ...]] | None:
@@ -141,7 +150,7 @@ class _Places:
         return self.of_constant("constant", root.data) if root.is_constant else self.in_arena(value)
 
     def in_arena(self, value: Value) -> ArenaSlot:
-        return ArenaSlot(self._arena.slots[self._views.root(value)].offset, value.type.bytes)
+        return replace(self._arena.slots[self._views.root(value)], bytes=value.type.bytes)
 
 
 def _call(index: int, step: _Step, request: KernelRequest, places: _Places) -> KernelCall:

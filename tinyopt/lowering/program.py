@@ -15,10 +15,11 @@ ARENA_ALIGNMENT = 16
 
 @dataclass(frozen=True)
 class ArenaSlot:
-    """`bytes` at `offset` in the arena."""
+    """`bytes` at `offset` in the arena, or in the memory region of that number."""
 
     offset: int
     bytes: int
+    region: int = 0
 
 
 @dataclass(frozen=True)
@@ -33,6 +34,16 @@ class ArenaBuffer:
     bytes: int
     first: int
     last: int
+    region: int
+
+
+@dataclass(frozen=True)
+class UsedRegion:
+    """A memory region that the user gave: its name in C, what the program needs of it, and what there is."""
+
+    name: str
+    bytes: int
+    capacity: int
 
 
 @dataclass(frozen=True, eq=False)
@@ -91,6 +102,7 @@ class Program:
     """Everything that the generated library consists of.
 
     functions: compiled code by key: C text or an object file. places: where each graph input and output lies.
+    arena_bytes: of all regions together. regions: those that the user gave, the fastest first; empty for one arena.
     """
 
     graph: Graph
@@ -102,3 +114,4 @@ class Program:
     arena_bytes: int
     arena_lower_bound_bytes: int
     buffers: tuple[ArenaBuffer, ...]
+    regions: tuple[UsedRegion, ...]

@@ -128,8 +128,8 @@ def _search(model: _Model, best: int) -> list[int] | None:
                 if following.peak < best and (kept is None or following.peak < kept.peak):
                     levels[following.done.bit_count()][following.done] = following
         level.clear()
-    state = levels[-1].get(model.all)
-    return None if state is None else _way(state)
+    end = levels[-1].get(model.all)
+    return None if end is None else _way(end)
 
 
 def _following(model: _Model, state: _State) -> list[_State]:
@@ -145,11 +145,11 @@ def _following(model: _Model, state: _State) -> list[_State]:
     return following
 
 
-def _way(state: _State) -> list[int]:
+def _way(end: _State) -> list[int]:
     order: list[int] = []
-    while state.before is not None:
-        order.append(state.last)
-        state = state.before
+    while end.before is not None:
+        order.append(end.last)
+        end = end.before
     return order[::-1]
 
 

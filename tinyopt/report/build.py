@@ -74,6 +74,7 @@ def build_report(
             _layer(call, program.target) | {"source": source} | dict(layer_facts.get(call.node.name, {}))
             for call, source in zip(program.calls, sources, strict=True)
         ],
+        "regions": [asdict(region) for region in program.regions],
         "buffers": buffers(program),
     }
 
@@ -138,6 +139,7 @@ def _layer(call: KernelCall, target: Target) -> dict[str, Any]:
         "weight_bytes": call.weight_bytes,
         "estimated_instructions": target.costs.instructions(call.node),
         "ideal_instructions_per_mac": target.costs.ideal_per_mac(output.dtype),
+        "region": call.outputs[0].region,
         "offset": call.outputs[0].offset,
         "bytes": call.outputs[0].bytes,
         "refusals": list(call.refusals),

@@ -56,7 +56,7 @@ def node_changes(before: Graph, after: Graph, remarks: Sequence[Remark]) -> dict
 
 def buffers(program: Program) -> list[dict[str, Any]]:
     """Every buffer of the arena with its place and its life, in order of birth."""
-    return [asdict(buffer) for buffer in sorted(program.buffers, key=lambda b: (b.first, b.offset))]
+    return [asdict(buffer) for buffer in sorted(program.buffers, key=lambda b: (b.first, b.region, b.offset))]
 
 
 def layer_errors(

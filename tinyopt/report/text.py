@@ -98,6 +98,8 @@ def _summary(report: dict[str, Any]) -> Table:
     arena, original = after["arena_bytes"], before["estimated_arena_bytes"]
     bound = after["arena_lower_bound_bytes"]
     planned = "; no plan is smaller" if arena == bound else f"; no plan is below {bound:,} B"
+    if report["regions"]:
+        planned = " in " + ", ".join(f"{region['name']} {memory_size(region['bytes'])}" for region in report["regions"])
     table.add_row("activations (RAM)", Text.assemble(memory_size(arena), _against(original, arena), planned))
     return table
 
@@ -222,16 +224,21 @@ def _memory(report: dict[str, Any]) -> Table:
     table = _table("Memory by section", ("section", "memory", "bytes", "what"))
     table.add_row("code", "flash", "" if code is None else f"{code:,}", _code_text(report))
     table.add_row("weights", "flash", f"{constants:,}", "weights, biases, tables: shared ones once")
-    table.add_row("arena", "RAM", f"{arena:,}", f"inputs, outputs, activations, scratch; {_peak(report)}")
+    what = "inputs, outputs, activations, scratch"
+    if not report["regions"]:
+        table.add_row("arena", "RAM", f"{arena:,}", f"{what}; {_peak(report['buffers'], report['layers'])}")
+    for number, region in enumerate(report["regions"]):
+        inside = [buffer for buffer in report["buffers"] if buffer["region"] == number]
+        used = f"of {region['capacity']:,}; {_peak(inside, report['layers'])}" if inside else "not used"
+        table.add_row(region["name"], "RAM", f"{region['bytes']:,}", used)
     if code is not None:
         table.add_row("all", "flash", memory_size(code + constants), "", style="bold")
     table.add_row("all", "RAM", memory_size(arena), "without the stack", style="bold")
     return table
 
 
-def _peak(report: dict[str, Any]) -> str:
+def _peak(buffers: list[dict[str, Any]], layers: list[dict[str, Any]]) -> str:
     """Where in the run most bytes are alive."""
-    buffers, layers = report["buffers"], report["layers"]
     alive = {step: _bytes_in_use(buffers, step) for step in {buffer["first"] for buffer in buffers}}
     step = max(alive, key=lambda s: (alive[s], -s), default=0)
     if not 1 <= step <= len(layers):

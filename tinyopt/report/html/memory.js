@@ -4,29 +4,32 @@ const FILM = { width: 640, height: 430, left: 62, right: 12, top: 26, bottom: 40
 
 function drawMemory() {
   const buffers = report.buffers || [];
-  const planned = buffers.map((buffer) => ({ ...buffer, at: buffer.offset }));
+  const regions = report.regions || [];
   let end = 0;
   const apart = buffers.map((buffer) => {
     const at = end;
     end += Math.ceil(buffer.bytes / 16) * 16;
     return { ...buffer, at };
   });
+  const planned = regions.length
+    ? regions.map((region, number) => ({ title: `After planning: ${region.name}, ${whole(region.bytes)} of ${whole(region.capacity)} B`, bytes: region.bytes, number }))
+    : [{ title: "After planning", bytes: report.after.arena_bytes, number: 0 }];
+  const films = planned.map(({ title, bytes, number }) => {
+    const inside = buffers.filter((buffer) => (buffer.region || 0) === number).map((buffer) => ({ ...buffer, at: buffer.offset }));
+    return html("div", { class: "panel-box" }, html("h4", {}, title), film(inside, bytes, bytes));
+  });
   const peak = report.after.arena_bytes;
+  const places = regions.length ? `${regions.length} memory regions` : "One arena";
   byId("view-memory").replaceChildren(
-    html("h3", {}, `One arena: ${whole(end)} B if every buffer had its own place, ${whole(peak)} B as planned (${percentChange(end, peak)}); no plan can be below ${whole(report.after.arena_lower_bound_bytes)} B`),
-    html(
-      "div",
-      { class: "columns even" },
-      html("div", { class: "panel-box" }, html("h4", {}, "Before planning"), film(apart, end, null)),
-      html("div", { class: "panel-box" }, html("h4", {}, "After planning"), film(planned, peak, peak)),
-    ),
+    html("h3", {}, `${places}: ${whole(end)} B if every buffer had its own place, ${whole(peak)} B as planned (${percentChange(end, peak)}); no plan can be below ${whole(report.after.arena_lower_bound_bytes)} B`),
+    html("div", { class: "columns even" }, html("div", { class: "panel-box" }, html("h4", {}, "Before planning"), film(apart, end, null)), ...films),
     html("p", { class: "film-key" }, html("span", { class: "key" }, html("i", { class: "tensor" }), "tensor"), html("span", { class: "key" }, html("i", { class: "scratch" }), "a kernel's working memory"), html("span", { class: "key" }, html("i", { class: "peak" }), "the layer at the peak")),
-    html("div", { class: "scroll" }, bufferTable(buffers)),
+    html("div", { class: "scroll" }, bufferTable(buffers, regions)),
   );
 }
 
 function film(buffers, top, peak) {
-  const last = Math.max(1, ...buffers.map((buffer) => buffer.last));
+  const last = Math.max(1, ...(report.buffers || []).map((buffer) => buffer.last));
   const x = (step) => FILM.left + (step / (last + 1)) * (FILM.width - FILM.left - FILM.right);
   const y = (address) => FILM.height - FILM.bottom - (address / (top || 1)) * (FILM.height - FILM.top - FILM.bottom);
   const chart = svg("svg", { class: "chart film", viewBox: `0 0 ${FILM.width} ${FILM.height}` });
@@ -95,8 +98,12 @@ function ticks(top) {
   return Array.from({ length: Math.floor(top / step) + 1 }, (_, i) => i * step);
 }
 
-function bufferTable(buffers) {
-  const head = ["buffer", "bytes", "offset", "from", "to"];
-  const body = buffers.map((b) => html("tr", {}, html("td", { class: "from", dir: "auto" }, b.name), html("td", { class: "number" }, whole(b.bytes)), html("td", { class: "number" }, whole(b.offset)), html("td", {}, stepName(b.first)), html("td", {}, stepName(b.last))));
-  return html("table", {}, html("thead", {}, html("tr", {}, head.map((title, i) => html("th", { class: i === 1 || i === 2 ? "number" : "" }, title)))), html("tbody", {}, body));
+function bufferTable(buffers, regions) {
+  const head = ["buffer", "bytes", ...(regions.length ? ["region"] : []), "offset", "from", "to"];
+  const numeric = new Set(["bytes", "offset"]);
+  const body = buffers.map((b) => {
+    const region = regions.length ? [html("td", {}, regions[b.region].name)] : [];
+    return html("tr", {}, html("td", { class: "from", dir: "auto" }, b.name), html("td", { class: "number" }, whole(b.bytes)), ...region, html("td", { class: "number" }, whole(b.offset)), html("td", {}, stepName(b.first)), html("td", {}, stepName(b.last)));
+  });
+  return html("table", {}, html("thead", {}, html("tr", {}, head.map((title) => html("th", { class: numeric.has(title) ? "number" : "" }, title)))), html("tbody", {}, body));
 }
