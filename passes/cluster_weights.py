@@ -28,7 +28,9 @@ class ClusterWeights(Pass):
         grouped by k-means into `clusters` values, which are rounded to int8: one codebook for a layer, one scale for an
         output channel. The float weights become exactly codebook[index] * scale, so that quantization takes these
         integers as they are and nothing is rounded twice. Zero stays exactly zero where a layer has zero weights:
-        pruned rows and padding stay empty.
+        pruned rows and padding stay empty. Where a target's kernels look weights up as they run, a layer keeps its
+        indices only if that takes at most `cost` times the instructions of int8 weights; else it is compiled with the
+        integers, and the report says so.
     Before -> After: with clusters=16
         w float32[64, 64] (int8: 4,096 bytes)  ->  4-bit indices, 16 int8 values: 2,064 bytes
     Exactness: not exact: the remark of each layer gives the mean squared error; measure the accuracy afterwards.
@@ -42,6 +44,7 @@ class ClusterWeights(Pass):
 
     clusters: int = 0
     seed: int = 0
+    cost: float = 1.25
 
     def run(self, graph: Graph, context: PassContext) -> bool:
         if self.clusters == 0:
@@ -49,6 +52,8 @@ class ClusterWeights(Pass):
             return False
         if not 2 <= self.clusters <= 256:
             raise UsageError(f"cluster-weights.clusters is a number of values between 2 and 256, not {self.clusters}")
+        if not self.cost >= 1:
+            raise UsageError(f"cluster-weights.cost is a factor of at least 1, not {self.cost:g}")
         # Loaded here, for it takes a second that most compilations need not wait for, and scikit-learn first: a limit
         # holds for the thread pools that are there. The problems are tiny, and threads would only wait for one another.
         importlib.import_module("sklearn.cluster")
@@ -72,11 +77,31 @@ class ClusterWeights(Pass):
             elif reason := _refusal(use, constant, self.clusters):
                 context.declined(f"{label_of(use.node)}: not clustered: {reason}", [use.node])
             else:
-                _cluster(use.node, constant, self.clusters, self.seed, context)
+                self._cluster(use.node, constant, context)
                 is_changed = True
             if constant is not None:
                 done.add(id(constant))
         return is_changed
+
+    def _cluster(self, node: Node, weights: Value, context: PassContext) -> None:
+        levels, scale = _levels(weights)
+        codebook = find_codebook(levels, self.clusters, self.seed)
+        indices = nearest(levels, codebook)
+        weights.clusters = Clusters(indices, codebook, scale, self.cost)
+        rounded = weights.clusters.integers()
+        per_row = scale.reshape(-1, *[1] * (levels.ndim - 1))  # O, 1, ...
+        before = weights.data.astype(np.float64) * (per_row if weights.dtype == "int8" else 1)
+        weights.constant = (
+            rounded if weights.dtype == "int8" else (rounded.astype(np.float32) * per_row).astype(np.float32)
+        )
+        error = float(np.mean((before - rounded * per_row.astype(np.float64)) ** 2))
+        old_bytes, new_bytes = weights.type.elements, packed_bytes(weights.type.elements, len(codebook))
+        context.did(
+            f"{label_of(node)}: {old_bytes:,} weights share {len(codebook)} values: {old_bytes:,} bytes as int8 ->"
+            f" {new_bytes:,} bytes, mean squared error {error:.3g}",
+            [node],
+            [node],
+        )
 
 
 def packed_bytes(elements: int, clusters: int) -> int:
@@ -108,25 +133,6 @@ def _integer_refusal(weights: Value) -> str | None:
     if quantization.axis not in (None, 0):
         return f"its integer weights have their scales along axis {quantization.axis}"
     return None
-
-
-def _cluster(node: Node, weights: Value, clusters: int, seed: int, context: PassContext) -> None:
-    levels, scale = _levels(weights)
-    codebook = find_codebook(levels, clusters, seed)
-    indices = nearest(levels, codebook)
-    weights.clusters = Clusters(indices, codebook, scale)
-    rounded = weights.clusters.integers()
-    per_row = scale.reshape(-1, *[1] * (levels.ndim - 1))  # O, 1, ...
-    before = weights.data.astype(np.float64) * (per_row if weights.dtype == "int8" else 1)
-    weights.constant = rounded if weights.dtype == "int8" else (rounded.astype(np.float32) * per_row).astype(np.float32)
-    error = float(np.mean((before - rounded * per_row.astype(np.float64)) ** 2))
-    old_bytes, new_bytes = weights.type.elements, packed_bytes(weights.type.elements, len(codebook))
-    context.did(
-        f"{label_of(node)}: {old_bytes:,} weights share {len(codebook)} values: {old_bytes:,} bytes as int8 ->"
-        f" {new_bytes:,} bytes, mean squared error {error:.3g}",
-        [node],
-        [node],
-    )
 
 
 def _levels(weights: Value) -> tuple[Array, NDArray[np.float32]]:

@@ -7,11 +7,12 @@ must change together; `convert` rewrites the node after the types of its images 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import TypeVar
 
 import numpy as np
 
-from tinyopt.ir import Clusters, Node, TensorType, Value
+from tinyopt.ir import Node, TensorType, Value
 from tinyopt.ops import OPERATORS
 from tinyopt.passes.rewriting import Rewriter, stored_constant, with_array
 
@@ -106,7 +107,7 @@ def _convert_weights(rewriter: Rewriter, node: Node) -> list[Node]:
     clusters = stored.value.clusters
     if clusters is not None:
         indices = np.ascontiguousarray(clusters.indices.transpose(perm))
-        moved_weights.constant.clusters = Clusters(indices, clusters.codebook, clusters.scale)
+        moved_weights.constant.clusters = replace(clusters, indices=indices)
     return list(moved_weights.new_nodes)
 
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import numpy as np
 
-from tinyopt.ir import Clusters, Graph, Node, Value, merged_origins
+from tinyopt.ir import Graph, Node, Value, merged_origins
 from tinyopt.ops import OPERATORS
 from tinyopt.pass_manager import Pass, PassContext
 from tinyopt.passes.layout_conversion import SPATIAL, TO_NCHW, TO_NHWC, convert, images_of, nhwc_type
@@ -141,7 +141,7 @@ def _absorb_into_weights(rewriter: Rewriter, node: Node) -> bool:
     clusters = stored.value.clusters
     if clusters is not None:
         indices = clusters.indices.take(order, column_axis)
-        moved.constant.clusters = Clusters(indices, clusters.codebook, clusters.scale)
+        moved.constant.clusters = replace(clusters, indices=indices)
     node.inputs[1] = moved.operand
     rewriter.graph.insert(node, moved.new_nodes)
     reshape.inputs[0] = transpose.input(0)

@@ -81,6 +81,19 @@ class Overlap:
 Argument: TypeAlias = InputArgument | OutputArgument | ConstantArgument | ScratchArgument | ScalarArgument
 
 
+@dataclass(frozen=True)
+class Decoding:
+    """What a kernel that looks clustered weights up as it runs wins and pays against int8 weights.
+
+    bytes: of packed indices and codebook. Instructions are those of the planner's model, for the whole layer.
+    """
+
+    bytes: int
+    int8_bytes: int
+    instructions: int
+    int8_instructions: int
+
+
 @dataclass(frozen=True, eq=False)
 class Kernel:
     """How one node is computed: a template, the numbers that specialize it, and what is passed at run time.
@@ -91,6 +104,7 @@ class Kernel:
     name: what it is called in C and in reports, such as "conv_smlad".
     intrinsics: those that the template may call.
     overlaps: inputs whose memory the (first) output may share.
+    decoding: where the weights are clustered and decoded in this kernel.
     """
 
     template: Callable[[Any], Any]
@@ -99,6 +113,7 @@ class Kernel:
     arguments: tuple[Argument, ...]
     intrinsics: tuple[Intrinsic, ...] = ()
     overlaps: tuple[Overlap, ...] = ()
+    decoding: Decoding | None = None
 
     @property
     def may_alias(self) -> bool:

@@ -102,5 +102,14 @@ def test_without_a_number_of_clusters_nothing_happens_and_the_remark_says_how_to
         ClusterWeights(clusters=300).run(graph, context_for())
 
 
+def test_what_decoding_may_cost_goes_with_the_weights() -> None:
+    weights = GraphBuilder().random((16, 32))
+    apply(ClusterWeights(clusters=16, cost=1.5), _dense(weights, 32))
+    assert weights.clusters is not None
+    assert weights.clusters.cost_limit == 1.5
+    with pytest.raises(UsageError, match="at least 1"):
+        ClusterWeights(clusters=16, cost=0.5).run(_dense(weights, 32), context_for())
+
+
 def test_packed_indices_take_whole_bytes() -> None:
     assert packed_bytes(elements=10, clusters=5) == 4 + 5  # 30 bits

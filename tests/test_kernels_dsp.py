@@ -12,7 +12,7 @@ from cortex_m_cases import CaseMaker
 from cortex_m_harness import Case, require_tools, run_cases, run_intrinsics
 
 from tinyopt.ir import Attribute, Value
-from tinyopt.targets.kernel import ConstantArgument, Kernel, Overlap, Refusal
+from tinyopt.targets.kernel import Kernel, Overlap, Refusal
 from tinyopt.targets.kernels.dsp import DSP, intrinsics
 from tinyopt.targets.kernels.dsp.convolution import plan_convolution
 from tinyopt.targets.kernels.dsp.dense import plan_dense
@@ -32,19 +32,6 @@ def test_packed_pairs_hold_each_weight_once_beside_its_channel_neighbour() -> No
     packed = pack_channel_pairs(weights, pairs)
     assert packed[0].tolist() == [[1, 8, 3, 10], [2, 9, 4, 11], [5, 12, 6, 13], [7, 14, 0, 0]]
     assert packed[1, 0].tolist() == [15, 0, 17, 0]  # there is no fourth channel
-
-
-def test_clustered_weights_are_smaller_in_flash() -> None:
-    make = CaseMaker(1)
-    plain = make.conv(plan_pointwise, (4, 4, 64), 64)
-    clustered = make.conv(plan_pointwise, (4, 4, 64), 64, clusters=16)
-    assert _weight_bytes(plain) == 64 * 64
-    assert _weight_bytes(clustered) == 64 * 64 // 2 + 4 + 16  # indices, read ahead, codebook
-
-
-def _weight_bytes(case: Case) -> int:
-    constants = [a for a in case.kernel.arguments if isinstance(a, ConstantArgument)]
-    return sum(c.array.nbytes for c in constants if c.role in ("weight", "codebook"))
 
 
 def test_what_a_kernel_does_not_take_is_refused_with_a_reason() -> None:
@@ -73,8 +60,6 @@ def pointwise_cases(make: CaseMaker) -> Iterator[Case]:
     yield make.conv(plan_pointwise, (4, 4, 24), 24, residual=1, low=-5)
     yield make.conv(plan_pointwise, (1, 7, 9), 6, shift=31, high=60)
     yield make.conv(plan_pointwise, (1, 7, 9), 6, shift=29, residual=1)
-    for clusters, (depth, channels) in product((2, 6, 16, 100), ((8, 7), (31, 20))):
-        yield make.conv(plan_pointwise, (3, 3, depth), channels, clusters=clusters)
 
 
 def convolution_cases(make: CaseMaker) -> Iterator[Case]:
@@ -86,8 +71,6 @@ def convolution_cases(make: CaseMaker) -> Iterator[Case]:
     yield make.conv(plan_convolution, (9, 8, 6), 6, (1, 1), (2, 3))
     yield make.conv(plan_convolution, (1, 20, 8), 8, (1, 7), (1, 2), (0, 3, 0, 3), low=-30, high=40)
     yield make.conv(plan_convolution, (4, 4, 2), 4, (7, 7), (1, 1), (3, 3, 3, 3), shift=30, residual=1)
-    yield make.conv(plan_convolution, (6, 6, 3), 19, (3, 3), (1, 1), (1, 1, 1, 1), clusters=8)
-    yield make.conv(plan_convolution, (5, 5, 64), 18, (3, 3), (1, 1), (1, 1, 1, 1), clusters=16, residual=1)
 
 
 def depthwise_cases(make: CaseMaker) -> Iterator[Case]:
@@ -118,8 +101,6 @@ def dense_cases(make: CaseMaker) -> Iterator[Case]:
     yield make.dense(plan_dense, (70,), 6, residual=1)
     yield make.dense(plan_dense, (1, 33), 6, shift=30)
     yield make.dense(plan_dense, (2, 5, 33), 6)
-    for clusters, channels in product((3, 16, 40), (1, 2, 3, 8)):
-        yield make.dense(plan_dense, (1, 30), channels, clusters=clusters)
 
 
 def add_cases(make: CaseMaker) -> Iterator[Case]:

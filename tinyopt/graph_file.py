@@ -127,6 +127,7 @@ def _encode_value(value: Value, stem: str, arrays: dict[str, Array]) -> dict[str
         encoded["quantization"] = {"scale": list(q.scale), "zero_point": list(q.zero_point), "axis": q.axis}
     if value.clusters is not None:
         encoded["clusters"] = stem
+        encoded["cluster_cost_limit"] = _encode_attribute(value.clusters.cost_limit)
         arrays[f"{stem}_indices"] = value.clusters.indices
         arrays[f"{stem}_codebook"] = value.clusters.codebook
         arrays[f"{stem}_scale"] = value.clusters.scale
@@ -187,7 +188,7 @@ def _decode_value(item: dict[str, Any], arrays: dict[str, Array]) -> Value:
         _decode_quantization(name, _expect(dict, item["quantization"], "a quantization"), shape)
         if "quantization" in item
         else None,
-        _decode_clusters(item["clusters"], shape, arrays) if "clusters" in item else None,
+        _decode_clusters(item, shape, arrays) if "clusters" in item else None,
     )
 
 
@@ -203,13 +204,16 @@ def _decode_quantization(name: str, item: dict[str, Any], shape: tuple[int, ...]
     return Quantization(scale, zero_point, axis)
 
 
-def _decode_clusters(stem: Any, shape: tuple[int, ...], arrays: dict[str, Array]) -> Clusters:
+def _decode_clusters(item: dict[str, Any], shape: tuple[int, ...], arrays: dict[str, Array]) -> Clusters:
+    stem, cost_limit = item["clusters"], _decode_attribute("cluster_cost_limit", item["cluster_cost_limit"])
     indices = _array(arrays, f"{stem}_indices", np.dtype(np.uint8), shape)
     codebook = _array(arrays, f"{stem}_codebook", np.dtype(np.int8), None)
     scale = _array(arrays, f"{stem}_scale", np.dtype(np.float32), None)
     if codebook.ndim != 1 or scale.ndim != 1 or int(indices.max(initial=0)) >= len(codebook):
         raise _BrokenFileError(f"the clusters of '{stem}' do not fit together")
-    return Clusters(indices, codebook, scale)
+    if not isinstance(cost_limit, int | float):
+        raise _BrokenFileError(f"the cost limit of the clusters '{stem}' is {cost_limit}")
+    return Clusters(indices, codebook, scale, cost_limit)
 
 
 def _decode_attribute(key: str, value: Any) -> Attribute:

@@ -121,11 +121,13 @@ class Clusters:
     """Weights of which many are equal: weight = codebook[indices] * scale, scale along the output channels (axis 0).
 
     indices: uint8, the weight's shape. codebook: int8 [clusters]. scale: float32 [output channels].
+    cost_limit: how many times the instructions of plain weights a kernel may spend that looks weights up as it runs.
     """
 
     indices: NDArray[np.uint8]
     codebook: NDArray[np.int8]
     scale: NDArray[np.float32]
+    cost_limit: float = math.inf
 
     @property
     def index_bits(self) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from tinyopt.targets.kernel import KernelPlanner
+from tinyopt.targets.kernels.dsp.clustered import plan_clustered, plan_clustered_dense
 from tinyopt.targets.kernels.dsp.convolution import plan_convolution
 from tinyopt.targets.kernels.dsp.dense import plan_dense
 from tinyopt.targets.kernels.dsp.depthwise import plan_depthwise
@@ -15,8 +16,11 @@ from tinyopt.targets.kernels.dsp.pool import plan_average_pool, plan_max_pool
 __all__ = ["DSP"]
 
 DSP: Mapping[str, tuple[KernelPlanner, ...]] = {
-    "QConv": (plan_pointwise, plan_depthwise, plan_convolution),
-    "QDense": (plan_dense,),
+    "QConv": (plan_clustered, plan_pointwise, plan_depthwise, plan_convolution),
+    "QDense": (
+        plan_clustered_dense,
+        plan_dense,
+    ),
     "QAdd": (plan_add,),
     "QAveragePool": (plan_average_pool,),
     "MaxPool": (plan_max_pool,),

@@ -1,0 +1,238 @@
+"""A layer of clustered weights as a product of blocks of pixels and channels that are decoded on the way.
+
+The table of pairs is laid out in scratch once for the layer. Then blocks of eight or four pixels are widened, each
+before any of its outputs is written, and a micro-kernel multiplies the block with all channels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from tinyopt.ir import Array, Node
+from tinyopt.targets.kernel import Argument, ConstantArgument, InputArgument, OutputArgument, ScratchArgument
+from tinyopt.targets.kernels.dsp.clustered.micro_kernels import NARROW, TABLE_BITS, WIDE, WIDEN_RUNS, multiply_block
+from tinyopt.targets.kernels.dsp.clustered.pairs import (
+    LARGEST_TABLE,
+    MOST_BITS,
+    pack_pairs,
+    padded_pairs,
+    table_bytes,
+)
+from tinyopt.targets.kernels.dsp.packing import Pair, depth_pairs
+from tinyopt.targets.kernels.intrinsic import NAKED, Intrinsic
+from tinyopt.targets.kernels.requantize import INT8_HIGH, INT8_LOW, Requantization, zero_point_of
+from tinyopt.targets.kernels.tir import Buffer, Expr, KernelBuilder, cast, constant, maximum, minimum
+
+ANY_SIZE = 1 << 24  # buffers whose extent is not known when the function is compiled
+FEWEST_WIDE = 6  # pixels that take the wide tile; five are done as four and one
+
+# The int32 numbers of every layer, then those of its gathering
+PIXELS, CHANNELS, PAIRS, ABSENT_PAIRS, _VALUES, ZERO_POINT, LIMITS = range(7)
+GATHERING = 12  # `LIMITS` are low, high, and the residual's multiplier and 64-bit start
+
+
+@dataclass(frozen=True)
+class LayerSpec:
+    """bits: of an index. is_clamped: to less than the int8 range."""
+
+    bits: int
+    is_clamped: bool
+    has_residual: bool
+
+    @property
+    def has_table(self) -> bool:
+        return self.bits <= TABLE_BITS
+
+    @property
+    def intrinsics(self) -> tuple[Intrinsic, ...]:
+        return NAKED, WIDEN_RUNS, self.multiply(WIDE), self.multiply(NARROW)
+
+    def multiply(self, pixels: int) -> Intrinsic:
+        return multiply_block(self.bits, pixels, self.is_clamped, self.has_residual)
+
+
+@dataclass(frozen=True)
+class Depth:
+    """A dot product: `runs` runs of `run` neighbouring bytes."""
+
+    run: int
+    runs: int
+
+    @property
+    def pairs(self) -> list[Pair]:
+        return depth_pairs(self.run, self.runs)
+
+
+def refusal(node: Node) -> str | None:
+    """Why the weights of a QConv or QDense are not decoded here."""
+    clusters = node.input(1).clusters
+    if clusters is None:
+        return "its weights are not clustered"
+    if clusters.index_bits > MOST_BITS:
+        return f"{len(clusters.codebook)} clusters: indices of {clusters.index_bits} bits save too little"
+    if node.int("shift") != 32:
+        return "its scales need another shift than 32"
+    return None
+
+
+def layer_spec(node: Node) -> LayerSpec:
+    clusters = node.input(1).clusters
+    assert clusters is not None
+    to = Requantization.of(node)
+    is_clamped = (to.low, to.high) != (INT8_LOW, INT8_HIGH)
+    return LayerSpec(clusters.index_bits, is_clamped, node.optional_input(4) is not None)
+
+
+def block_pixels(pixels: int) -> list[int]:
+    """The sizes of the blocks, in the order of their pixels."""
+    wide = (pixels + WIDE - FEWEST_WIDE) // WIDE
+    sizes = [min(WIDE, pixels - WIDE * block) for block in range(wide)]
+    left = pixels - sum(sizes)
+    return sizes + [min(NARROW, left - place) for place in range(0, left, NARROW)]
+
+
+def layer_arguments(
+    node: Node, spec: LayerSpec, depth: Depth, gathering: list[int], widest: int | None = None
+) -> tuple[Argument, ...]:
+    """What `declare_layer` declares, in its order.
+
+    gathering: further numbers, for the gathering of pixels. widest: pixels of a block, where not as `run_layer` has it.
+    """
+    clusters = node.input(1).clusters
+    assert clusters is not None
+    pairs = depth.pairs
+    pixels = node.output.type.elements // node.output.shape[-1]
+    if widest is None:
+        widest = WIDE if block_pixels(pixels)[0] > NARROW else NARROW
+    residual = [InputArgument(4)] if spec.has_residual else []
+    table = [ScratchArgument(table_bytes(clusters), 4)] if spec.has_table else []
+    return (
+        InputArgument(0),
+        ConstantArgument("weight", pack_pairs(clusters, pairs)),
+        ConstantArgument("codebook", clusters.codebook),
+        ConstantArgument("bias", np.stack([node.input(2).data, node.input(3).data], axis=1)),
+        ConstantArgument("parameters", _numbers(node, pixels, len(pairs), gathering)),
+        *table,
+        ScratchArgument(4 * widest * padded_pairs(len(pairs)), 4),
+        OutputArgument(0),
+        *residual,
+    )
+
+
+def _numbers(node: Node, pixels: int, pairs: int, gathering: list[int]) -> Array:
+    clusters, residual = node.input(1).clusters, node.optional_input(4)
+    assert clusters is not None
+    to = Requantization.of(node)
+    multiplier, start = 0, 0
+    if residual is not None:
+        multiplier = node.int("residual_multiplier")
+        start = (to.zero_point << 32) + (1 << 31) - zero_point_of(node, residual) * multiplier
+    numbers = [pixels, node.output.shape[-1], pairs, padded_pairs(pairs) - pairs, len(clusters.codebook)]
+    numbers += [to.zero_point, to.low, to.high, multiplier, _signed(start), start >> 32]
+    assert len(numbers) == GATHERING - 1
+    return np.array([*numbers, 0, *gathering], np.int32)
+
+
+def _signed(word: int) -> int:
+    """The low 32 bits as a signed number."""
+    return (word + (1 << 31)) % (1 << 32) - (1 << 31)
+
+
+@dataclass(frozen=True)
+class Layer:
+    """The parameters of the function, and its numbers by name."""
+
+    x: Buffer
+    places: Buffer
+    codebook: Buffer
+    rescaling: Buffer
+    numbers: Buffer
+    table: Buffer
+    block: Buffer
+    y: Buffer
+    residual: Buffer
+
+
+def declare_layer(kernel: KernelBuilder, spec: LayerSpec) -> Layer:
+    x = kernel.buffer("x", "int8", ANY_SIZE)
+    places = kernel.buffer("places", "uint8", ANY_SIZE)
+    codebook = kernel.buffer("codebook", "int8", 1 << MOST_BITS)
+    rescaling, numbers = (kernel.buffer(name, "int32", ANY_SIZE) for name in ("rescaling", "numbers"))
+    table = codebook
+    if spec.has_table:
+        table = kernel.buffer("table", "int16", LARGEST_TABLE**2 + 1)
+    block = kernel.buffer("block", "int32", ANY_SIZE)
+    y = kernel.buffer("y", "int8", ANY_SIZE)
+    residual = kernel.buffer("residual", "int8", ANY_SIZE) if spec.has_residual else y
+    return Layer(x, places, codebook, rescaling, numbers, table, block, y, residual)
+
+
+# Widens the pixels from `first` on, `count` of them, into the block, the words of a pixel `stride` words apart.
+Gather = Callable[[Expr, Expr, Expr], None]
+
+
+def run_layer(kernel: KernelBuilder, spec: LayerSpec, layer: Layer, is_backward: Expr, gather: Gather) -> None:
+    """All blocks, from the first or (is_backward: 1) the last one on."""
+    fill_table(kernel, spec, layer)
+    pixels = kernel.let(layer.numbers[PIXELS])
+    wide = kernel.let((pixels + (WIDE - FEWEST_WIDE)) >> 3)
+    blocks = kernel.let(wide + ((maximum(pixels - wide * WIDE, 0) + (NARROW - 1)) >> 2))
+    with kernel.loop(blocks) as number:
+        block = kernel.let(number + is_backward * (blocks - 1 - 2 * number))
+        first = kernel.let(block * WIDE - maximum(block - wide, 0) * (WIDE - NARROW))
+        with kernel.when_else(block < wide) as (then, other):
+            with then:
+                _run_block(kernel, spec, layer, WIDE, first, gather)
+            with other:
+                _run_block(kernel, spec, layer, NARROW, first, gather)
+
+
+def fill_table(kernel: KernelBuilder, spec: LayerSpec, layer: Layer) -> None:
+    """Lay out the sequence of `pair_sequence`, of values, where there is a table."""
+    if not spec.has_table:
+        return
+    values = kernel.let(layer.numbers[_VALUES])
+    place = kernel.local("int32", 1)
+    place[0] = constant(0, "int32")
+    with kernel.loop(values) as first:
+        low = kernel.let(cast(layer.codebook[first], "int16"))
+        layer.table[place[0]] = low
+        place[0] = place[0] + 1
+        with kernel.loop(values - 1 - first) as further:
+            layer.table[place[0]] = low
+            layer.table[place[0] + 1] = cast(layer.codebook[first + 1 + further], "int16")
+            place[0] = place[0] + 2
+    layer.table[place[0]] = cast(layer.codebook[0], "int16")
+
+
+def _run_block(kernel: KernelBuilder, spec: LayerSpec, layer: Layer, width: int, first: Expr, gather: Gather) -> None:
+    """Up to `width` pixels from `first` on."""
+    numbers = layer.numbers
+    count = kernel.let(minimum(numbers[PIXELS] - first, width))
+    gather(first, count, constant(width, "int32"))
+    empty_absent_pairs(kernel, layer, width)
+    output = kernel.let(first * numbers[CHANNELS])
+    kernel.run(
+        spec.multiply(width),
+        layer.block.address(),
+        layer.table.address(),
+        layer.places.address(),
+        layer.rescaling.address(),
+        layer.y.address(output),
+        numbers[CHANNELS],
+        (numbers[PAIRS] + numbers[ABSENT_PAIRS]) * (4 * width),
+        count,
+        numbers[ZERO_POINT],
+        numbers.address(LIMITS),
+        layer.residual.address(output),
+    )
+
+
+def empty_absent_pairs(kernel: KernelBuilder, layer: Layer, width: int) -> None:
+    """Activations of 0 for the pairs that fill up the depth of a block of `width` pixels."""
+    start = kernel.let(layer.numbers[PAIRS] * width)
+    with kernel.loop(layer.numbers[ABSENT_PAIRS] * width) as word:
+        layer.block[start + word] = constant(0, "int32")
