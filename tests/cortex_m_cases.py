@@ -103,9 +103,15 @@ class CaseMaker:
         return self.case(node, planner)
 
     def add(self, planner: KernelPlanner, shapes: Sequence[tuple[int, ...]], attributes: dict[str, Attribute]) -> Case:
+        return self.binary("QAdd", planner, shapes, attributes)
+
+    def binary(
+        self, op: str, planner: KernelPlanner, shapes: Sequence[tuple[int, ...]], attributes: dict[str, Attribute]
+    ) -> Case:
+        """A node of two activations."""
         inputs = [self.activation(f"x{i}", shape, 20 * i - 9) for i, shape in enumerate(shapes)]
-        node = Node("QAdd", "node", list(inputs), [inputs[0]], attributes)
-        node.outputs = [self.activation("y", OPERATORS["QAdd"].infer(node)[0].shape, 11)]
+        node = Node(op, "node", list(inputs), [inputs[0]], attributes)
+        node.outputs = [self.activation("y", OPERATORS[op].infer(node)[0].shape, 11)]
         return self.case(node, planner)
 
     def case(self, node: Node, planner: KernelPlanner) -> Case:

@@ -6,11 +6,15 @@ from collections.abc import Callable, Iterator
 from itertools import product
 from pathlib import Path
 
+import numpy as np
 import pytest
 from cortex_m_cases import CaseMaker
 from cortex_m_harness import CLANG, FLAGS, GCC, M55, Case, require_tools, run_cases
 
+from tinyopt.ir import Attribute, Value
 from tinyopt.targets.kernels.mve.depthwise import plan_depthwise
+from tinyopt.targets.kernels.mve.elementwise import plan_add, plan_lookup, plan_multiply
+from tinyopt.targets.kernels.mve.pool import plan_average_pool, plan_max_pool
 
 SAME = (1, 1, 1, 1)
 
@@ -39,7 +43,65 @@ def depthwise_cases(make: CaseMaker) -> Iterator[Case]:
         yield case((6, 6, 20), (3, 3), (stride, stride), *SAME, low=low, high=high, shift=shift)
 
 
-FAMILIES: dict[str, Callable[[CaseMaker], Iterator[Case]]] = {"depthwise": depthwise_cases}
+def add_cases(make: CaseMaker) -> Iterator[Case]:
+    for shift, (low, high), size in product((12, 17, 20, 24), ((-128, 127), (-20, 99)), (1, 5, 16, 19, 70)):
+        attributes: dict[str, Attribute] = {"shift": shift, "low": low, "high": high}
+        attributes |= {
+            "multiplier_a": round(0.7 * 2 ** min(shift, 21)),
+            "multiplier_b": -round(0.9 * 2 ** min(shift, 21)),
+        }
+        yield make.add(plan_add, ((1, 1, size, 3),) * 2, attributes)
+
+
+def multiply_cases(make: CaseMaker) -> Iterator[Case]:
+    for shift, (low, high), size in product((32, 29, 20), ((-128, 127), (-20, 99)), (1, 7, 8, 30)):
+        scale: dict[str, Attribute] = {"multiplier": round(0.01 * 2**shift), "shift": shift, "low": low, "high": high}
+        yield make.binary("QMul", plan_multiply, ((1, 1, size, 3),) * 2, scale)
+
+
+def lookup_cases(make: CaseMaker) -> Iterator[Case]:
+    for size in range(1, 50):
+        table = Value.of("table", make.levels((256,)))
+        yield make.unary("QLookup", plan_lookup, (1, size, 11), {}, table)
+
+
+def pool_cases(make: CaseMaker) -> Iterator[Case]:
+    rounding = {"shift": 32, "low": -128, "high": 120}
+    windows = (
+        ((2, 2), (2, 2), (0, 0, 0, 0)),
+        ((3, 3), (2, 2), (1, 1, 1, 1)),
+        ((3, 2), (1, 1), (0, 1, 2, 0)),
+        ((3, 3), (1, 1), (1, 1, 1, 1)),
+        ((1, 5), (1, 3), (0, 2, 0, 2)),
+        ((9, 8), (1, 1), (0, 0, 0, 0)),
+        ((7, 8), (1, 1), (0, 0, 0, 0)),
+    )
+    for (kernel, strides, pads), channels in product(windows, (1, 4, 8, 13, 16, 17, 40)):
+        window: dict[str, Attribute] = {"kernel": kernel, "strides": strides, "pads": pads, "dilations": (1, 1)}
+        yield make.unary("MaxPool", plan_max_pool, (1, 9, 8, channels), {**window, "layout": "NHWC"})
+        yield make.unary(
+            "QAveragePool", plan_average_pool, (1, 9, 8, channels), {**window, **rounding}, _factors(32, 5)
+        )
+        small = {**rounding, "shift": 24, "low": -50}
+        yield make.unary("QAveragePool", plan_average_pool, (1, 9, 8, channels), {**window, **small}, _factors(24, 3))
+    window = {"kernel": (3, 3), "strides": (1, 1), "pads": SAME, "dilations": (1, 1)}
+    cells = _factors(32, 4, 6, 4, 6, 9, 6, 4, 6, 4)
+    yield make.unary("QAveragePool", plan_average_pool, (1, 3, 3, 8), {**window, **rounding}, cells)
+    window = {"kernel": (20, 21), "strides": (1, 1), "pads": (0, 0, 0, 0), "dilations": (1, 1)}
+    yield make.unary("QAveragePool", plan_average_pool, (1, 20, 21, 9), {**window, **rounding}, _factors(32, 60))
+
+
+def _factors(shift: int, *cells: int) -> Value:
+    return Value.of("multiplier", np.array([round(2.0 ** (shift - 1) / count) for count in cells], np.int32))
+
+
+FAMILIES: dict[str, Callable[[CaseMaker], Iterator[Case]]] = {
+    "depthwise": depthwise_cases,
+    "add": add_cases,
+    "multiply": multiply_cases,
+    "lookup": lookup_cases,
+    "pool": pool_cases,
+}
 
 
 @pytest.mark.qemu

@@ -8,11 +8,18 @@ from tinyopt.targets.kernel import KernelPlanner
 from tinyopt.targets.kernels.mve.convolution import plan_convolution
 from tinyopt.targets.kernels.mve.dense import plan_dense
 from tinyopt.targets.kernels.mve.depthwise import plan_depthwise
+from tinyopt.targets.kernels.mve.elementwise import plan_add, plan_lookup, plan_multiply
 from tinyopt.targets.kernels.mve.pointwise import plan_pointwise
+from tinyopt.targets.kernels.mve.pool import plan_average_pool, plan_max_pool
 
 __all__ = ["MVE"]
 
 MVE: Mapping[str, tuple[KernelPlanner, ...]] = {
     "QConv": (plan_pointwise, plan_depthwise, plan_convolution),
     "QDense": (plan_dense,),
+    "QAdd": (plan_add,),
+    "QMul": (plan_multiply,),
+    "QLookup": (plan_lookup,),
+    "QAveragePool": (plan_average_pool,),
+    "MaxPool": (plan_max_pool,),
 }
