@@ -1,227 +1,260 @@
 """Convolution with any window, stride and padding, as a matrix product over gathered windows.
 
-The window of each pixel is widened into the block, row by row; then every pair of channels takes its tile. A window
-that lies across the image's border has the input's zero point outside: where the channels are a multiple of four, each
-of its taps is a run of its own; elsewhere each of its rows is put together as bytes first.
+The rows of the image that the present windows lie in are kept as a copy in scratch, with the input's zero point around
+the image. So no window needs to know of the border, and the output can take the place of rows that have been copied.
+The windows of four pixels at a time are widened into a block, with which all channels are multiplied.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 from tinyopt.ir import Node
-from tinyopt.targets.kernel import Argument, InputArgument, Kernel, Refusal, ScalarArgument, ScratchArgument
+from tinyopt.targets.kernel import InputArgument, Kernel, Overlap, Refusal, ScratchArgument
 from tinyopt.targets.kernels.dsp.layer import (
+    Layer,
     LayerSpec,
     declare_layer,
     layer_arguments,
     layer_spec,
-    residual_overlap,
-    run_layer,
+    multiply,
+    overlaps,
 )
-from tinyopt.targets.kernels.dsp.packing import depth_pairs, words_in_run
-from tinyopt.targets.kernels.dsp.product import ANY_SIZE, PIXELS
-from tinyopt.targets.kernels.dsp.widening import fill_run, widen_run
+from tinyopt.targets.kernels.dsp.micro_kernels import (
+    CHANNELS,
+    COPY,
+    DISTANCE,
+    FILL,
+    FIRST_FREE,
+    GATHER_FOUR,
+    GATHER_ONE,
+    PIXELS,
+    QUAD_BYTES,
+    ROWS,
+    SKIP,
+    TAIL,
+)
+from tinyopt.targets.kernels.dsp.packing import depth_pairs
+from tinyopt.targets.kernels.dsp.product import ANY_SIZE
 from tinyopt.targets.kernels.requantize import zero_point_of
-from tinyopt.targets.kernels.tir import Buffer, Expr, KernelBuilder, PrimFunc, both, cast
+from tinyopt.targets.kernels.tir import Buffer, Expr, KernelBuilder, PrimFunc, both, minimum
 
-UNROLLED_WORDS = 20  # a window up to this size is widened without loops
+_NUMBERS = (
+    *("height", "row_bytes", "copied_bytes", "output_height", "output_width", "first_row", "rows_left_out"),
+    *("kept_rows", "pitch", "interior", "begin", "filler"),
+)
 
 
 @dataclass(frozen=True)
-class ConvolutionSpec:
-    """rows, columns: of the window. channels: of the input."""
+class Geometry:
+    """The window over the image; rows and columns: of the window."""
 
+    height: int
+    width: int
+    channels: int
     rows: int
     columns: int
-    channels: int
-    layer: LayerSpec
+    row_stride: int
+    column_stride: int
+    top: int
+    left: int
+    output_height: int
+    output_width: int
+    output_channels: int
 
-    @property
-    def taps_are_runs(self) -> bool:
-        return self.channels % 4 == 0
+    @classmethod
+    def of(cls, node: Node) -> Geometry:
+        _, height, width, channels = node.input(0).shape
+        _, rows, columns, _ = node.input(1).shape
+        top, left, _, _ = node.ints("pads")
+        down, right = node.ints("strides")
+        _, output_height, output_width, output_channels = node.output.shape
+        sizes = (height, width, channels, rows, columns, down, right, top, left)
+        return cls(*sizes, output_height, output_width, output_channels)
 
     @property
     def run(self) -> int:
-        return self.channels if self.taps_are_runs else self.columns * self.channels
+        """Bytes of one row of the window."""
+        return self.columns * self.channels
 
     @property
-    def runs(self) -> int:
-        return self.rows * self.columns if self.taps_are_runs else self.rows
+    def begin(self) -> int:
+        """Where a copied row begins, such that the image in it begins at a whole word."""
+        return -self.left * self.channels % 4
+
+    @property
+    def pitch(self) -> int:
+        """Bytes from one copied row to the next."""
+        columns = (self.output_width - 1) * self.column_stride + self.columns
+        return (self.begin + columns * self.channels + 3) // 4 * 4
+
+    @property
+    def copied_bytes(self) -> int:
+        """Of each row of the image, as far as windows reach."""
+        columns = (self.output_width - 1) * self.column_stride + self.columns - self.left
+        return min(max(columns, 0), self.width) * self.channels
+
+    @property
+    def kept_rows(self) -> int:
+        """Rows of the copy that the next windows need as well."""
+        return max(self.rows - self.row_stride, 0)
+
+    @property
+    def lead(self) -> int | None:
+        """By how many bytes writing can come ahead of what is still to be copied; None where it cannot."""
+        row_bytes = self.width * self.channels
+        leads: list[int] = []
+        unread: int | None = None
+        for row in reversed(range(self.output_height)):
+            if unread is not None:
+                pixels = (row + 1) * self.output_width // PIXELS * PIXELS
+                leads.append(pixels * self.output_channels - unread * row_bytes)
+            first = row * self.row_stride - self.top + (0 if row == 0 else self.kept_rows)
+            copied = range(max(first, 0), min(row * self.row_stride - self.top + self.rows, self.height))
+            unread = copied.start if copied else unread
+        return max(leads, default=None)
 
 
 def plan_convolution(node: Node) -> Kernel | Refusal:
     """QConv with one group and no dilation."""
-    x, weight = node.input(0), node.input(1)
     if node.int("group") != 1:
         return Refusal("it has more than one group")
     if node.ints("dilations") != (1, 1):
         return Refusal("it is dilated")
-    if x.shape[0] != 1:
+    if node.input(0).shape[0] != 1:
         return Refusal("its batch is not 1")
-    _, rows, columns, channels = weight.shape
-    run = channels if channels % 4 == 0 else columns * channels
-    pairs = depth_pairs(run, rows * columns * channels // run)
-    spec = ConvolutionSpec(rows, columns, channels, layer_spec(node, len(pairs)))
+    spec = layer_spec(node)
+    if isinstance(spec, Refusal):
+        return spec
+    geometry = Geometry.of(node)
+    pairs = depth_pairs(geometry.run, geometry.rows)
+    lead = geometry.lead
     return Kernel(
         template=convolution,
         spec=spec,
-        name="conv_smlad" if spec.layer.clusters is None else "conv_clustered_smlad",
-        arguments=(InputArgument(0), *_image_arguments(node, spec), *layer_arguments(node, spec.layer, pairs)),
-        intrinsics=spec.layer.intrinsics,
-        overlaps=residual_overlap(node),
+        name="conv_smlad",
+        arguments=(
+            InputArgument(0),
+            ScratchArgument(geometry.rows * geometry.pitch, 4),
+            *layer_arguments(node, spec, pairs, _numbers(node, geometry)),
+        ),
+        intrinsics=(*spec.intrinsics, COPY, FILL),
+        overlaps=overlaps(node, Overlap(0, None, None) if lead is None else Overlap.forward(0, lead)),
     )
 
 
-def _image_arguments(node: Node, spec: ConvolutionSpec) -> list[Argument]:
-    """What `_declare_image` declares, in its order."""
-    _, height, width, _ = node.input(0).shape
-    zero_point = zero_point_of(node, node.input(0))
-    top, left, _, _ = node.ints("pads")
-    numbers = (height, width, node.output.shape[2], *node.ints("strides"), top, left, zero_point)
-    arguments: list[Argument] = [ScalarArgument(number) for number in numbers]
-    return arguments if spec.taps_are_runs else [*arguments, ScratchArgument(spec.run, 4)]
+def _numbers(node: Node, geometry: Geometry) -> dict[int, int]:
+    of_window = (
+        *(geometry.height, geometry.width * geometry.channels, geometry.copied_bytes),
+        *(geometry.output_height, geometry.output_width, -geometry.top),
+        max(geometry.row_stride - geometry.rows, 0),
+        *(geometry.kept_rows, geometry.pitch, geometry.begin + geometry.left * geometry.channels, geometry.begin),
+        zero_point_of(node, node.input(0)),
+    )
+    gathering = {
+        DISTANCE: geometry.column_stride * geometry.channels,
+        QUAD_BYTES: geometry.run - geometry.run % 4,
+        TAIL: geometry.run % 4,
+        SKIP: geometry.pitch - geometry.run,
+        ROWS: geometry.rows,
+    }
+    return {**gathering, **{FIRST_FREE + place: number for place, number in enumerate(of_window)}}
 
 
 @dataclass(frozen=True)
 class _Image:
-    """The input and where the present pixel's window begins in it.
+    """The input, its copied rows, and the numbers. state: row to be copied next, pixels in the block, bytes written."""
 
-    border: bytes for one row of the window, where such a row is one run.
-    """
-
+    spec: LayerSpec
+    layer: Layer
     x: Buffer
-    height: Expr
-    width: Expr
-    output_width: Expr
-    row_stride: Expr
-    column_stride: Expr
-    top: Expr
-    left: Expr
-    zero_point: Expr
-    border: Buffer | None
-    window: Buffer  # first row, first column
+    copy: Buffer
+    rows: Expr
+    step: Expr
+    channels: Expr
+    numbers: dict[str, Expr]
+    state: Buffer
 
 
-def _declare_image(kernel: KernelBuilder, spec: ConvolutionSpec) -> Callable[[], _Image]:
-    """Declare the parameters; calling the result, after all others are declared, makes the locals."""
-    x = kernel.buffer("x", "int8", ANY_SIZE)
-    height, width, output_width = (kernel.scalar(name) for name in ("height", "width", "output_width"))
-    row_stride, column_stride = kernel.scalar("row_stride"), kernel.scalar("column_stride")
-    top, left, zero_point = (kernel.scalar(name) for name in ("top", "left", "zero_point"))
-    border = None if spec.taps_are_runs else kernel.buffer("border", "int8", spec.run)
-
-    def make() -> _Image:
-        window = kernel.local("int32", 2)
-        return _Image(x, height, width, output_width, row_stride, column_stride, top, left, zero_point, border, window)
-
-    return make
+_NEXT_ROW, _FILLED, _WRITTEN = range(3)
 
 
-def convolution(spec: ConvolutionSpec) -> PrimFunc:
-    """Gathers the window of each pixel into a block of int16 pairs, which all output channels are multiplied with."""
+def convolution(spec: LayerSpec) -> PrimFunc:
+    """Row by row: copies what is new to the windows of a row of pixels, then gathers and multiplies them."""
     kernel = KernelBuilder("convolution")
     with kernel.function():
-        make_image = _declare_image(kernel, spec)
-        layer = declare_layer(kernel, spec.layer)
-        image = make_image()
-        filler = kernel.let((image.zero_point & 0xFFFF) | (image.zero_point << 16))
-        gather_row = _gather_taps if spec.taps_are_runs else _gather_run
-
-        def rewind() -> None:
-            image.window[0] = 0 - image.top
-            image.window[1] = 0 - image.left
-
-        def gather(_: Expr, lane: Expr) -> None:
-            with kernel.when_else(_is_inside(kernel, spec, image)) as (then, other):
-                with then:
-                    _gather_inside(kernel, spec, image, layer.tensors.block, lane)
-                with other, kernel.loop(spec.rows) as row:
-                    gather_row(kernel, spec, image, filler, layer.tensors.block, row, lane)
-            _advance(kernel, image)
-
-        run_layer(kernel, spec.layer, layer, rewind, gather)
+        x, copy = kernel.buffer("x", "int8", ANY_SIZE), kernel.buffer("copy", "int8", ANY_SIZE)
+        layer = declare_layer(kernel, spec)
+        numbers = {name: kernel.let(layer.parameters[FIRST_FREE + n]) for n, name in enumerate(_NUMBERS)}
+        rows, step, channels = (kernel.let(layer.parameters[place]) for place in (ROWS, DISTANCE, CHANNELS))
+        image = _Image(spec, layer, x, copy, rows, step, channels, numbers, kernel.local("int32", 3))
+        image.state[_NEXT_ROW] = numbers["first_row"]
+        image.state[_FILLED] = 0
+        image.state[_WRITTEN] = 0
+        kernel.run(FILL, copy.address(), numbers["filler"], rows * numbers["pitch"])
+        with kernel.loop(numbers["kept_rows"]) as row:
+            _copy_row(kernel, image, row)
+        with kernel.loop(numbers["output_height"]) as output_row:
+            with kernel.when(output_row > 0):
+                _keep_rows(kernel, image)
+            with kernel.loop(rows - numbers["kept_rows"]) as row:
+                _copy_row(kernel, image, numbers["kept_rows"] + row)
+            image.state[_NEXT_ROW] = image.state[_NEXT_ROW] + numbers["rows_left_out"]
+            _row_of_pixels(kernel, image)
+        with kernel.when(image.state[_FILLED] > 0):
+            multiply(kernel, spec, layer, image.state[_WRITTEN], image.state[_FILLED])
     return kernel.finish()
 
 
-def _is_inside(kernel: KernelBuilder, spec: ConvolutionSpec, image: _Image) -> Expr:
-    """Whether the present pixel's whole window lies in the image."""
-    y, x = kernel.let(image.window[0]), kernel.let(image.window[1])
-    return both(y >= 0, x >= 0, y + spec.rows <= image.height, x + spec.columns <= image.width)
+def _keep_rows(kernel: KernelBuilder, image: _Image) -> None:
+    """Move the last rows of the copy to its begin."""
+    pitch, kept = image.numbers["pitch"], image.numbers["kept_rows"]
+    with kernel.loop(kept) as row:
+        source = image.copy.address((image.rows - kept + row) * pitch)
+        kernel.run(COPY, image.copy.address(row * pitch), source, pitch)
 
 
-def _advance(kernel: KernelBuilder, image: _Image) -> None:
-    """On to the next pixel's window."""
-    image.window[1] = image.window[1] + image.column_stride
-    with kernel.when(image.window[1] == image.output_width * image.column_stride - image.left):
-        image.window[1] = 0 - image.left
-        image.window[0] = image.window[0] + image.row_stride
-
-
-def _gather_inside(kernel: KernelBuilder, spec: ConvolutionSpec, image: _Image, block: Buffer, lane: Expr) -> None:
-    """A window that lies wholly in the image: each row is one run, which the runs of its taps add up to."""
-    run = spec.columns * spec.channels
-    words = words_in_run(run)
-    start = kernel.let((image.window[0] * image.width + image.window[1]) * spec.channels)
-    row_bytes = kernel.let(image.width * spec.channels)
-    if spec.rows * words <= UNROLLED_WORDS:
-        for row in range(spec.rows):
-            widen_run(kernel, image.x, start + row * row_bytes, run, block, lane + row * words * PIXELS)
-        return
-    with kernel.loop(spec.rows) as row:
-        widen_run(
-            kernel, image.x, kernel.let(start + row * row_bytes), run, block, kernel.let(lane + row * (words * PIXELS))
-        )
-
-
-def _gather_taps(
-    kernel: KernelBuilder, spec: ConvolutionSpec, image: _Image, filler: Expr, block: Buffer, row: Expr, lane: Expr
-) -> None:
-    """One row of a window across the border, each tap a run."""
-    y = kernel.let(image.window[0] + row)
-    words = words_in_run(spec.channels)
-    with kernel.loop(spec.columns) as column:
-        x = kernel.let(image.window[1] + column)
-        first = kernel.let((row * spec.columns + column) * (words * PIXELS) + lane)
-        inside = both(y >= 0, y < image.height, x >= 0, x < image.width)
-        with kernel.when_else(inside) as (then, other):
-            with then:
-                start = kernel.let((y * image.width + x) * spec.channels)
-                widen_run(kernel, image.x, start, spec.channels, block, first)
-            with other:
-                fill_run(kernel, filler, words, block, first)
-
-
-def _gather_run(
-    kernel: KernelBuilder, spec: ConvolutionSpec, image: _Image, filler: Expr, block: Buffer, row: Expr, lane: Expr
-) -> None:
-    """One row of a window across the border as one run."""
-    border = image.border
-    assert border is not None
-    y, x = kernel.let(image.window[0] + row), kernel.let(image.window[1])
-    words = words_in_run(spec.run)
-    first = kernel.let(row * (words * PIXELS) + lane)
-    with kernel.when_else(both(y >= 0, y < image.height)) as (then, other):
+def _copy_row(kernel: KernelBuilder, image: _Image, row: Expr) -> None:
+    """Copy the image's next row, or what is outside of it, to a row of the copy."""
+    numbers, pitch = image.numbers, image.numbers["pitch"]
+    y = kernel.let(image.state[_NEXT_ROW])
+    to = kernel.let(row * pitch)
+    with kernel.when_else(both(y >= 0, y < numbers["height"])) as (then, other):
         with then:
-            _assemble(kernel, spec, image, border, kernel.let((y * image.width + x) * spec.channels), x)
-            widen_run(kernel, border, 0, spec.run, block, first)
+            source = image.x.address(y * numbers["row_bytes"])
+            kernel.run(COPY, image.copy.address(to + numbers["interior"]), source, numbers["copied_bytes"])
         with other:
-            fill_run(kernel, filler, words, block, first)
-            if spec.run % 2:  # a half without a value is 0
-                block[first + (words - 1) * PIXELS] = filler & 0xFFFF
+            kernel.run(FILL, image.copy.address(to), numbers["filler"], pitch)
+    image.state[_NEXT_ROW] = y + 1
 
 
-def _assemble(
-    kernel: KernelBuilder, spec: ConvolutionSpec, image: _Image, border: Buffer, start: Expr, x: Expr
-) -> None:
-    """Copy a row of the window that lies partly outside the image."""
-    with kernel.loop(spec.columns) as column:
-        inside = both(x + column >= 0, x + column < image.width)
-        with kernel.loop(spec.channels) as channel:
-            place = column * spec.channels + channel
-            with kernel.when_else(inside) as (then, other):
-                with then:
-                    border[place] = image.x[start + place]
-                with other:
-                    border[place] = cast(image.zero_point, "int8")
+def _row_of_pixels(kernel: KernelBuilder, image: _Image) -> None:
+    """Single pixels until a block is full, whole blocks, and single pixels again."""
+    width = image.numbers["output_width"]
+    head = kernel.keep(minimum((0 - image.state[_FILLED]) & (PIXELS - 1), width))
+    blocks = kernel.keep((width - head) >> 2)
+    _single_pixels(kernel, image, 0, head)
+    with kernel.loop(blocks) as block:
+        source = image.copy.address(image.numbers["begin"] + (head + block * PIXELS) * image.step)
+        kernel.run(GATHER_FOUR, source, image.layer.block.address(), image.layer.parameters.address())
+        _multiply_full_block(kernel, image)
+    done = kernel.keep(head + blocks * PIXELS)
+    _single_pixels(kernel, image, done, kernel.keep(width - done))
+
+
+def _single_pixels(kernel: KernelBuilder, image: _Image, first: Expr, count: Expr) -> None:
+    with kernel.loop(count) as pixel:
+        lane = kernel.let(image.state[_FILLED])
+        source = image.copy.address(image.numbers["begin"] + (first + pixel) * image.step)
+        kernel.run(GATHER_ONE, source, image.layer.block.address(lane), image.layer.parameters.address())
+        with kernel.when_else(lane == PIXELS - 1) as (then, other):
+            with then:
+                _multiply_full_block(kernel, image)
+                image.state[_FILLED] = 0
+            with other:
+                image.state[_FILLED] = lane + 1
+
+
+def _multiply_full_block(kernel: KernelBuilder, image: _Image) -> None:
+    multiply(kernel, image.spec, image.layer, image.state[_WRITTEN], PIXELS)
+    image.state[_WRITTEN] = image.state[_WRITTEN] + PIXELS * image.channels

@@ -123,21 +123,6 @@ MAX_BYTES = _intrinsic(
 )
 
 
-# The address itself, hidden in the same way: else what is read behind it in a loop is kept on the stack
-OPAQUE_ADDRESS = Intrinsic(
-    name="tinyopt_opaque_address",
-    result="handle",
-    headers=(),
-    c_text="""\
-static inline __attribute__((always_inline)) void *tinyopt_opaque_address(void *address) {
-  __asm volatile("" : "+r"(address));
-  return address;
-}
-""",
-    meaning=lambda address: address,
-)
-
-
 def _with_words(count: int, use: Callable[[str, int], str]) -> list[str]:
     """C that uses word[0], word[1], ..., loaded two at once with LDRD, which gcc does not do, just before their use."""
     lines = ["  int32_t first, second;\n" if count > 1 else "  int32_t first;\n"]
@@ -150,25 +135,6 @@ def _with_words(count: int, use: Callable[[str, int], str]) -> list[str]:
         else:
             lines += [f"  first = word[{n}];\n", use("first", n)]
     return lines
-
-
-def multiply_columns(pixels: int) -> Intrinsic:
-    """acc[lane][pixel] += word at + pixel of x times lane 0, (b0, b2), and lane 1, (b1, b3), of the weights."""
-
-    def use(word: str, n: int) -> str:
-        places = {"even": n, "odd": n + pixels}
-        return "".join(f"  acc[{place}] = __smlad({half}, {word}, acc[{place}]);\n" for half, place in places.items())
-
-    lines = [
-        "  const int32_t *word = (const int32_t *)x + at;\n",
-        "  const int32_t even = __sxtb16(weights);\n",
-        "  int32_t odd;\n",
-        '  __asm("sxtb16 %0, %1, ror #8" : "=r"(odd) : "r"(weights));\n',
-        *_with_words(pixels, use),
-    ]
-    name = f"tinyopt_multiply_{pixels}_columns"
-    text = _procedure(name, "int32_t *acc, const void *x, int32_t at, int32_t weights", lines)
-    return Intrinsic(name, "void", ("stdint.h", "arm_acle.h"), text, _multiply_columns(pixels))
 
 
 def multiply_rows(channels: int) -> Intrinsic:
@@ -203,40 +169,6 @@ def _multiply_rows(channels: int) -> Callable[..., None]:
             acc[n] = _signed(int(acc[n]) + sum(products), 32)
 
     return multiply
-
-
-def _multiply_columns(pixels: int) -> Callable[..., None]:
-    def multiply(acc: NDArray[np.int32], x: Sequence[int], at: int, weights: int) -> None:
-        for lane in range(2):
-            factors = _word(_lanes(weights, 8)[lane::2])
-            for n in range(pixels):
-                place = lane * pixels + n
-                acc[place] = _smlad(factors, int(x[at + n]), int(acc[place]))
-
-    return multiply
-
-
-def store_columns(lanes: int, pixels: int) -> Intrinsic:
-    """Store bytes [pixel][lane], the lanes side by side, the pixels `stride` bytes apart.
-
-    The address is hidden from the optimizer, which would keep one pointer for each pixel in a loop, most on the stack.
-    """
-    names = [f"p{pixel}_{lane}" for pixel in range(pixels) for lane in range(lanes)]
-    lines = ["  int8_t *place = (int8_t *)to;\n", '  __asm volatile("" : "+r"(place));\n']
-    for pixel in range(pixels):
-        lines += [f"  place[{lane}] = (int8_t)p{pixel}_{lane};\n" for lane in range(lanes)]
-        lines.append("  place += stride;\n")
-    parameters = "void *to, int32_t stride, " + ", ".join(f"int32_t {name}" for name in names)
-    name = f"tinyopt_store_{pixels}x{lanes}"
-    return Intrinsic(name, "void", ("stdint.h",), _procedure(name, parameters, lines), _store_columns(lanes))
-
-
-def _store_columns(lanes: int) -> Callable[..., None]:
-    def store(memory: NDArray[np.int8], stride: int, *levels: int) -> None:
-        for place, level in enumerate(levels):
-            memory[place // lanes * stride + place % lanes] = level
-
-    return store
 
 
 def shift_and_saturate(shift: int) -> Intrinsic:
