@@ -1,24 +1,18 @@
-"""Depthwise convolution over planes of int16 pairs.
+"""Depthwise convolution over planes of int16 pairs: which blocks, which strips, and their numbers.
 
-Four channels at a time are widened from NHWC into four planes of rows, two neighbouring pixels in a word, the border
-filled with the input's zero point. A row of the window then takes one SMLAD for each two taps. With weights w0, w1, w2
-and stride 1, output pixels 0 and 1 share the words (p0, p1), (p2, p3):
-
-    y0 = SMLAD((p0, p1), (w0, w1)) + SMLABT((p2, p3), (w1, w2))        p0 w0 + p1 w1 + p2 w2
-    y1 = SMLATB((p0, p1), (w0, w1)) + SMLAD((p2, p3), (w1, w2))        p1 w0 + p2 w1 + p3 w2
-
-A window of `columns` taps has the *even* words (w0, w1), (w2, w3), ... and the *odd* words (w1, w2), (w3, w4), ...
-The planes hold a strip of a few output rows; the rows that two strips share are moved, not read again, so that the
-output can take the input's place. Weights are int8 in flash and widened once for each four channels.
+The planes (see `depthwise_micro_kernels`) hold a strip of a few output rows of four channels; the rows that two strips
+share are moved, not read again, so that the output can take the input's place. A row is computed in blocks of equal
+length; where they do not fit, a last block overlaps the one before, or a shorter one follows.
 """
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Iterator
+from dataclasses import dataclass
 
 import numpy as np
 
-from tinyopt.ir import Array, Node
+from tinyopt.ir import Node
 from tinyopt.targets.kernel import (
     Argument,
     ConstantArgument,
@@ -30,50 +24,46 @@ from tinyopt.targets.kernel import (
     ScalarArgument,
     ScratchArgument,
 )
-from tinyopt.targets.kernels.dsp.intrinsics import SMLABB, SMLABT, SMLAD, SMLATB
-from tinyopt.targets.kernels.dsp.planes import (
-    GROUP,
-    PLANE_INTRINSICS,
-    DepthwiseSpec,
-    Parameters,
-    declare,
-    fill_planes,
-    widen_taps,
-)
-from tinyopt.targets.kernels.dsp.product import RESIDUAL_INTRINSICS, finish
-from tinyopt.targets.kernels.intrinsic import Intrinsic
-from tinyopt.targets.kernels.requantize import SMMLAR_INTRINSICS, Requantization, zero_point_of
-from tinyopt.targets.kernels.tir import Expr, KernelBuilder, PrimFunc, call, cast, minimum
+from tinyopt.targets.kernels.dsp.depthwise_micro_kernels import CELL_BYTES, MOST_PIXELS, Window
+from tinyopt.targets.kernels.dsp.plane_micro_kernels import GROUP
+from tinyopt.targets.kernels.dsp.planes import DepthwiseSpec, PlaneFields, depthwise, parameter_words
+from tinyopt.targets.kernels.requantize import INT8_HIGH, INT8_LOW, Requantization, zero_point_of
 
-PLANE_BYTES = 4096  # what the four planes of a strip may take
-ACCUMULATORS = 8  # pixels computed at a time
-
-DEPTHWISE_INTRINSICS: tuple[Intrinsic, ...] = (*PLANE_INTRINSICS, SMLAD, SMLABB, SMLABT, SMLATB, *SMMLAR_INTRINSICS)
+PLANE_BYTES = 2048  # what the planes of a strip may take, where they need not more for one row of outputs
+LARGEST_WINDOW = 128  # taps, which lie on the stack while they are in use
+CODE_WEIGHT = 1.03  # a second micro-kernel must save this factor
 
 
 def plan_depthwise(node: Node) -> Kernel | Refusal:
     """QConv with one input and one output channel in each group, without dilation."""
     x, weight = node.input(0), node.input(1)
-    channels, rows = weight.shape[:2]
+    channels, rows, columns = weight.shape[:3]
     if node.int("group") != channels or x.shape[3] != channels or channels == 1:
         return Refusal("it is not depthwise with one output channel for each of several input channels")
     if node.ints("dilations") != (1, 1):
         return Refusal("it is dilated")
     if x.shape[0] != 1:
         return Refusal("its batch is not 1")
-    spec = _spec(node)
-    scratch = 4 * GROUP * (spec.plane_words + rows * spec.tap_words)
+    if rows * columns > LARGEST_WINDOW:
+        return Refusal(f"its window has more than {LARGEST_WINDOW} taps")
+    to, has_residual = Requantization.of(node), node.optional_input(4) is not None
+    is_raw = has_residual or (to.shift, to.low, to.high) != (32, INT8_LOW, INT8_HIGH)
+    layout = _layout(node, is_raw)
+    if layout is None:
+        return Refusal("its window is too wide for the registers")
+    fields = _fields(node, layout)
+    spec = DepthwiseSpec(layout.window, layout.tail, channels < GROUP, to if is_raw else None, has_residual)
     arguments: list[Argument] = [
         InputArgument(0),
-        ConstantArgument("weight", _pack(spec, weight.data)),
-        ConstantArgument("bias", node.input(2).data),
-        ConstantArgument("multiplier", node.input(3).data),
-        ScratchArgument(scratch, 4),
+        ConstantArgument("weight", weight.data),
+        ConstantArgument("bias", np.stack([node.input(2).data, node.input(3).data], 1)),  # and multiplier
+        ConstantArgument("parameters", parameter_words(spec, fields)),
+        ScratchArgument(_plane_rows(node, fields["strip"]) * fields["pitch"], 4),
         OutputArgument(0),
-        *(ScalarArgument(n) for n in (x.shape[1], node.output.shape[1], node.ints("pads")[0])),
-        ScalarArgument(zero_point_of(node, x)),
     ]
-    if spec.has_residual:
+    if is_raw:
+        arguments.append(ScratchArgument(4 * node.output.shape[2], 4))
+    if has_residual:
         numbers = zero_point_of(node, node.input(4)), node.int("residual_multiplier")
         arguments += [InputArgument(4), *(ScalarArgument(number) for number in numbers)]
     return Kernel(
@@ -81,37 +71,137 @@ def plan_depthwise(node: Node) -> Kernel | Refusal:
         spec=spec,
         name="depthwise_smlad",
         arguments=tuple(arguments),
-        intrinsics=(*DEPTHWISE_INTRINSICS, *(RESIDUAL_INTRINSICS if spec.has_residual else ())),
+        intrinsics=spec.intrinsics,
         overlaps=(Overlap.in_place(0),) if _can_run_in_place(node) else (),
     )
 
 
-def _spec(node: Node) -> DepthwiseSpec:
-    channels, rows, columns, _ = node.input(1).shape
+@dataclass(frozen=True)
+class _Layout:
+    """How a row of outputs is cut: `blocks` blocks of `window`, and one of `tail` that ends with the row."""
+
+    window: Window
+    blocks: int
+    tail: Window | None
+
+    @property
+    def instructions(self) -> int:
+        tail = 0 if self.tail is None else self.tail.block_instructions
+        return self.blocks * self.window.block_instructions + tail
+
+
+def _layout(node: Node, is_raw: bool) -> _Layout | None:
+    """The cheapest one."""
+    rows, columns = node.input(1).shape[1:3]
+    stride, width = node.ints("strides")[1], node.output.shape[2]
+    sizes = range(1, min(width, MOST_PIXELS) + 1)
+    windows = [Window(rows, columns, stride, pixels, is_raw) for pixels in sizes]
+    layouts = _layouts([window for window in windows if window.is_possible], stride, width)
+    return min(layouts, key=_weighted_cost, default=None)
+
+
+def _layouts(windows: list[Window], stride: int, width: int) -> Iterator[_Layout]:
+    """Every block begins at a whole word of the planes."""
+    for window in windows:
+        blocks, rest = divmod(width, window.pixels)
+        if blocks > 1 and window.pixels * stride % 2:
+            continue
+        if not rest:
+            yield _Layout(window, blocks, None)
+            continue
+        for tail in windows:
+            if tail.pixels >= rest and (width - tail.pixels) * stride % 2 == 0:
+                yield _Layout(window, blocks, tail)
+
+
+def _weighted_cost(layout: _Layout) -> float:
+    return layout.instructions * (CODE_WEIGHT if layout.tail not in (None, layout.window) else 1.0)
+
+
+def _plane_rows(node: Node, strip: int) -> int:
+    """Rows that a strip of so many output rows needs."""
+    return (strip - 1) * node.ints("strides")[0] + node.input(1).shape[1]
+
+
+def _fields(node: Node, layout: _Layout) -> PlaneFields:
+    """The numbers that the kernel reads at run time, by name."""
+    (_, height, width, channels), (_, output_height, output_width, _) = node.input(0).shape, node.output.shape
+    rows, columns = node.input(1).shape[1:3]
     row_stride, column_stride = node.ints("strides")
-    one_row = DepthwiseSpec(
-        channels=channels,
-        rows=rows,
-        columns=columns,
-        row_stride=row_stride,
-        column_stride=column_stride,
-        width=node.input(0).shape[2],
-        output_width=node.output.shape[2],
-        left=node.ints("pads")[1],
-        strip=1,
-        to=Requantization.of(node),
-        has_residual=node.optional_input(4) is not None,
-    )
-    plane_rows = PLANE_BYTES // (4 * GROUP * one_row.row_words)
-    strip = (plane_rows - rows) // row_stride + 1
-    return replace(one_row, strip=max(1, min(strip, node.output.shape[1])))
+    top, left, _, _ = node.ints("pads")
+    row_words = ((output_width - 1) * column_stride + columns + 1) // 2
+    pitch = 4 * GROUP * row_words
+    fitting = (PLANE_BYTES // pitch - rows) // row_stride + 1
+    strips = -(-output_height // max(1, min(fitting, output_height)))
+    strip = -(-output_height // strips)
+    zero_point = zero_point_of(node, node.input(0))
+    common = {"channels": channels, "plane_bytes": 4 * row_words, "pitch": pitch}
+    row = _row_fields(width, channels, left, row_words)
+    fields = {
+        **common,
+        **row,
+        "filler": (zero_point & 0xFF) * 0x01010101,
+        "border": (zero_point & 0xFFFF) * 0x00010001,
+        "row_bytes": width * channels,
+        "height": height,
+        "output_height": output_height,
+        "output_row": output_width * channels,
+        "output_width": output_width,
+        "top": top,
+        "left": left,
+        "row_stride": row_stride,
+        "strip": strip,
+        "strips": strips,
+        "kept_rows": max(rows - row_stride, 0),
+        "groups": -(-channels // GROUP),
+        "blocks": layout.blocks,
+        "rows_are_inner": int(strip >= layout.blocks and not layout.window.is_raw),
+        "zero_point": 0 if layout.window.is_raw else zero_point_of(node, node.output),
+    }
+    fields |= _window_fields(fields, "", layout.window, column_stride)
+    if layout.tail is not None:
+        start = output_width - layout.tail.pixels
+        fields |= {"tail_start": start, "tail_words": start * column_stride // 2}
+        fields |= _window_fields(fields | {"rows_are_inner": 1}, "tail_", layout.tail, column_stride)
+    return fields
 
 
-def _pack(spec: DepthwiseSpec, weights: Array) -> Array:
-    """[channels, rows, columns, 1] -> [groups, rows, columns, 4]."""
-    padded = np.pad(weights, ((0, max(GROUP - spec.channels, 0)), (0, 0), (0, 0), (0, 0)))
-    starts = [min(GROUP * group, spec.last_first_channel) for group in range(spec.groups)]
-    return np.stack([padded[start : start + GROUP, :, :, 0].transpose(1, 2, 0) for start in starts])
+def _window_fields(fields: PlaneFields, prefix: str, window: Window, column_stride: int) -> PlaneFields:
+    """How the blocks' sources and outputs lie to one another; steps from a block to the next, and to the next row."""
+    pitch, channels = fields["pitch"], fields["channels"]
+    sources = window.pixels * column_stride * CELL_BYTES, fields["row_stride"] * pitch
+    outputs = window.pixels * channels, fields["output_row"]
+    inner = fields["rows_are_inner"]
+    outer = 1 - inner
+    moved = (window.rows - 1) * pitch + window.row_writeback
+    return {
+        f"{prefix}back": sources[inner] - moved,
+        f"{prefix}step": outputs[inner] - window.last_stop * channels,
+        f"{prefix}advance": pitch - window.row_writeback,
+        f"{prefix}outer_source": sources[outer],
+        f"{prefix}outer_output": outputs[outer],
+    }
+
+
+def _row_fields(width: int, channels: int, left: int, row_words: int) -> PlaneFields:
+    """How a row of the image lies in the words of its plane, and the bytes from its end to the next row."""
+    first = left // 2
+    has_left_edge = left % 2 == 1 and first < row_words
+    pairs_begin = first + has_left_edge
+    inside = max(min((left + width) // 2, row_words) - pairs_begin, 0)
+    behind = pairs_begin + inside
+    has_right_edge = (left + width) % 2 == 1 and behind < row_words and left + width > 2 * behind
+    words = has_left_edge + inside + has_right_edge
+    columns = has_left_edge + 2 * inside + has_right_edge
+    return {
+        "row_skip": (width - columns) * channels,
+        "plane_skip": 4 * (GROUP * row_words - words),
+        "first_word": first,
+        "left_edge": int(has_left_edge),
+        "quads": inside // 2,
+        "pair": inside % 2,
+        "right_edge": int(has_right_edge),
+    }
 
 
 def _can_run_in_place(node: Node) -> bool:
@@ -121,113 +211,3 @@ def _can_run_in_place(node: Node) -> bool:
     below = node.input(1).shape[1] - node.ints("pads")[0]
     stride = node.ints("strides")[0]
     return all((y + 1) * output_width <= min(max(y * stride + below, 0), height) * width for y in range(output_height))
-
-
-def depthwise(spec: DepthwiseSpec) -> PrimFunc:
-    """In groups of four channels: widen weights and a strip of rows into planes, then each channel on its own."""
-    kernel = KernelBuilder("depthwise")
-    with kernel.function():
-        parameters = declare(kernel, spec)
-        with kernel.loop(GROUP * spec.plane_words) as word:
-            parameters.scratch[word] = parameters.filler
-        with kernel.loop(spec.groups) as group:
-            first_channel = kernel.let(minimum(group * GROUP, spec.last_first_channel))
-            widen_taps(kernel, parameters, group)
-            with kernel.loop((parameters.output_height + (spec.strip - 1)) // spec.strip) as strip:
-                count = kernel.let(minimum(spec.strip, parameters.output_height - strip * spec.strip))
-                fill_planes(kernel, parameters, first_channel, strip, count)
-                done = kernel.let(group * GROUP - first_channel)
-                with kernel.loop(min(GROUP, spec.channels) - done, start=done) as plane:
-                    _channel(kernel, parameters, first_channel, plane, strip * spec.strip, count)
-    return kernel.finish()
-
-
-def _channel(
-    kernel: KernelBuilder, parameters: Parameters, first_channel: Expr, plane: Expr, first_row: Expr, count: Expr
-) -> None:
-    """One channel of a strip: `count` output rows from `first_row` on."""
-    spec = parameters.spec
-    channel = kernel.let(first_channel + plane)
-    bias, multiplier = kernel.let(parameters.bias[channel]), kernel.let(parameters.multiplier[channel])
-    taps = kernel.let(parameters.taps + plane * (spec.rows * spec.tap_words))
-    pixels = _pixels_at_a_time(spec)
-    with kernel.loop(count) as row:
-        source = kernel.let(plane * spec.plane_words + row * (spec.row_stride * spec.row_words))
-        target = kernel.let((first_row + row) * (spec.output_width * spec.channels) + channel)
-        whole = spec.output_width // pixels
-        with kernel.loop(whole) as block:
-            words = block * (pixels * spec.column_stride // 2)
-            _pixels(
-                kernel,
-                parameters,
-                pixels,
-                source + words,
-                taps,
-                bias,
-                multiplier,
-                target + block * (pixels * spec.channels),
-            )
-        if rest := spec.output_width % pixels:
-            words = whole * pixels * spec.column_stride // 2
-            _pixels(
-                kernel,
-                parameters,
-                rest,
-                source + words,
-                taps,
-                bias,
-                multiplier,
-                target + whole * pixels * spec.channels,
-            )
-
-
-def _pixels_at_a_time(spec: DepthwiseSpec) -> int:
-    """Even, so that each block begins with a whole word, unless one block takes the row."""
-    if spec.output_width <= ACCUMULATORS:
-        return spec.output_width
-    return next((pixels for pixels in (8, 6) if spec.output_width % pixels == 0), ACCUMULATORS)
-
-
-def _pixels(
-    kernel: KernelBuilder,
-    parameters: Parameters,
-    pixels: int,
-    source: Expr,
-    taps: Expr,
-    bias: Expr,
-    multiplier: Expr,
-    target: Expr,
-) -> None:
-    """Neighbouring output pixels of one channel. source: word of the planes where the first one's window begins."""
-    spec = parameters.spec
-    acc = kernel.local("int32", pixels)
-    for n in range(pixels):
-        acc[n] = bias
-    words = ((pixels - 1) * spec.column_stride + spec.columns + 1) // 2
-    for row in range(spec.rows):
-        weights = [kernel.let(parameters.scratch[taps + row * spec.tap_words + word]) for word in range(spec.tap_words)]
-        for word in range(words):
-            x = kernel.let(parameters.scratch[source + row * spec.row_words + word])
-            for n in range(pixels):
-                product = _product(spec, weights, x, 2 * word - n * spec.column_stride, acc[n])
-                if product is not None:
-                    acc[n] = product
-    for n in range(pixels):
-        place = target + n * spec.channels
-        level = finish(acc[n], multiplier, spec.to, parameters.residual, place)
-        parameters.y[place] = cast(level, "int8")
-
-
-def _product(spec: DepthwiseSpec, weights: list[Expr], x: Expr, tap: int, acc: Expr) -> Expr | None:
-    """acc + the word x times the taps that it meets: `tap` with its low half, `tap` + 1 with its high half."""
-    last = spec.columns - 1
-    even, odd = weights[: spec.even_words], weights[spec.even_words :]
-    if tap == -1:
-        return call(SMLATB, x, even[0], acc)
-    if 0 <= tap < last:
-        return call(SMLAD, x, odd[tap // 2] if tap % 2 else even[tap // 2], acc)
-    if tap == last:
-        if last == 0:
-            return call(SMLABB, x, even[0], acc)
-        return call(SMLABT, x, odd[-1] if last % 2 == 0 else even[-1], acc)
-    return None

@@ -1,189 +1,253 @@
-"""The planes of a depthwise convolution: rows of the image as pairs of int16, four channels at a time."""
+"""The loops of a depthwise convolution: groups of four channels, strips of rows, and the planes that they fill."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import TypeAlias
 
-from tinyopt.targets.kernels.dsp.intrinsics import LOAD_WORD, OPAQUE, PACK_HIGH, PACK_LOW, SXTB16, SXTB16_ROR8
-from tinyopt.targets.kernels.dsp.product import ANY_SIZE, Residual
-from tinyopt.targets.kernels.intrinsic import Intrinsic
-from tinyopt.targets.kernels.requantize import Requantization
-from tinyopt.targets.kernels.tir import Buffer, Expr, KernelBuilder, both, call, cast, minimum, read
+import numpy as np
+from numpy.typing import NDArray
 
-GROUP = 4  # channels of one word
+from tinyopt.targets.kernels.dsp.depthwise_micro_kernels import WINDOW_FIELDS, Window
+from tinyopt.targets.kernels.dsp.plane_micro_kernels import FILL_FIELDS, FILL_PLANES, FILL_WORDS, GROUP, MOVE_WORDS
+from tinyopt.targets.kernels.dsp.product import ANY_SIZE, RESIDUAL_INTRINSICS, Residual, finish
+from tinyopt.targets.kernels.intrinsic import NAKED, Intrinsic
+from tinyopt.targets.kernels.requantize import SMMLAR_INTRINSICS, Requantization
+from tinyopt.targets.kernels.tir import Buffer, Expr, KernelBuilder, PrimFunc, cast, maximum, minimum, select
 
-PLANE_INTRINSICS: tuple[Intrinsic, ...] = (LOAD_WORD, OPAQUE, SXTB16, SXTB16_ROR8, PACK_LOW, PACK_HIGH)
+PlaneFields: TypeAlias = dict[str, int]
+
+_LOOP_FIELDS = tuple(
+    "pitch row_bytes border first_word height output_height output_row output_width top left row_stride strip strips "
+    "kept_rows groups blocks rows_are_inner".split()
+)
+_TAIL_FIELDS = tuple(
+    "channels plane_bytes zero_point tail_back tail_step tail_advance tail_outer_source tail_outer_output tail_start "
+    "tail_words".split()
+)
 
 
 @dataclass(frozen=True)
 class DepthwiseSpec:
-    """rows, columns: of the window. strip: output rows computed from one filling of the planes."""
+    """tail: of each row's last block, where it is not one of `window`. is_narrow: fewer than four channels.
 
-    channels: int
-    rows: int
-    columns: int
-    row_stride: int
-    column_stride: int
-    width: int
-    output_width: int
-    left: int
-    strip: int
-    to: Requantization
+    to: of the accumulators, where the micro-kernel does not do that itself.
+    """
+
+    window: Window
+    tail: Window | None
+    is_narrow: bool
+    to: Requantization | None
     has_residual: bool
 
     @property
-    def row_words(self) -> int:
-        """Words of one row of a plane: as many as the last output pixel reaches."""
-        return ((self.output_width - 1) * self.column_stride + self.columns + 1) // 2
+    def intrinsics(self) -> tuple[Intrinsic, ...]:
+        windows = [window for window in (self.window, self.tail) if window is not None]
+        rescaling = () if self.to is None else SMMLAR_INTRINSICS
+        residual = RESIDUAL_INTRINSICS if self.has_residual else ()
+        return (
+            NAKED,
+            FILL_PLANES,
+            FILL_WORDS,
+            MOVE_WORDS,
+            *(window.intrinsic for window in windows),
+            *rescaling,
+            *residual,
+        )
 
-    @property
-    def plane_words(self) -> int:
-        return ((self.strip - 1) * self.row_stride + self.rows) * self.row_words
 
-    @property
-    def kept_rows(self) -> int:
-        """Rows that a strip shares with the next one."""
-        return max(self.rows - self.row_stride, 0)
+def _field_names(spec: DepthwiseSpec) -> tuple[str, ...]:
+    """What lies in the array of parameters, in its order; some fields are there for each micro-kernel."""
+    return (*WINDOW_FIELDS, *FILL_FIELDS, *_LOOP_FIELDS, *(() if spec.tail is None else _TAIL_FIELDS))
 
-    @property
-    def even_words(self) -> int:
-        return max(self.columns // 2, 1)
 
-    @property
-    def tap_words(self) -> int:
-        """Even and odd words of one row of the window."""
-        return self.even_words + (self.columns - 1) // 2
+def parameter_words(spec: DepthwiseSpec, fields: Mapping[str, int]) -> NDArray[np.int32]:
+    """The array of parameters."""
+    words = np.array([fields[name] & 0xFFFFFFFF for name in _field_names(spec)], np.uint32)
+    return words.view(np.int32)
 
-    @property
-    def groups(self) -> int:
-        return -(-self.channels // GROUP)
 
-    @property
-    def last_first_channel(self) -> int:
-        """Where the last group begins: it overlaps the one before it where channels are not a multiple of four."""
-        return max(self.channels - GROUP, 0)
+_FILL_AT = len(WINDOW_FIELDS)
+_TAIL_AT = len(WINDOW_FIELDS) + len(FILL_FIELDS) + len(_LOOP_FIELDS)
 
 
 @dataclass(frozen=True)
-class Parameters:
-    """The kernel's parameters, in the order of its arguments."""
-
-    spec: DepthwiseSpec
+class _Parameters:
     x: Buffer
     weights: Buffer
-    bias: Buffer
-    multiplier: Buffer
-    scratch: Buffer  # planes [4][rows][words], then taps [4][rows][words]
+    rescaling: Buffer  # for each channel bias and multiplier
+    words: Buffer
+    planes: Buffer
     y: Buffer
-    height: Expr
-    output_height: Expr
-    top: Expr
-    filler: Expr
+    sums: Buffer | None
     residual: Residual | None
-
-    @property
-    def taps(self) -> int:
-        """Where the widened weights begin in the scratch memory."""
-        return GROUP * self.spec.plane_words
+    fields: Mapping[str, Expr]
 
 
-def declare(kernel: KernelBuilder, spec: DepthwiseSpec) -> Parameters:
-    """Declare them."""
-    x = kernel.buffer("x", "int8", ANY_SIZE)
-    weights = kernel.buffer("weights", "int8", GROUP * spec.groups * spec.rows * spec.columns)
-    bias, multiplier = (kernel.buffer(name, "int32", spec.channels) for name in ("bias", "multiplier"))
-    scratch = kernel.buffer("scratch", "int32", GROUP * (spec.plane_words + spec.rows * spec.tap_words))
+@dataclass(frozen=True)
+class _Strip:
+    """first, done: channels of the group, and how many of them the group before has computed. row: of the outputs."""
+
+    first: Expr
+    done: Expr
+    row: Expr
+    count: Expr
+
+
+def depthwise(spec: DepthwiseSpec) -> PrimFunc:
+    """In groups of four channels: widen a strip of rows into planes, then the window over each of them."""
+    kernel = KernelBuilder("depthwise")
+    with kernel.function():
+        parameters = _declare(kernel, spec)
+        fields = parameters.fields
+        rows = (fields["strip"] - 1) * fields["row_stride"] + spec.window.rows
+        _fill_border(kernel, spec, parameters, 0, rows * (fields["pitch"] >> 2))
+        with kernel.loop(fields["groups"]) as group, kernel.loop(fields["strips"]) as strip:
+            first = kernel.let(maximum(minimum(group * GROUP, fields["channels"] - GROUP), 0))
+            row = kernel.let(strip * fields["strip"])
+            count = kernel.let(minimum(fields["strip"], fields["output_height"] - row))
+            part = _Strip(first, kernel.let(group * GROUP - first), row, count)
+            _fill_planes(kernel, spec, parameters, part, strip)
+            if spec.to is None:
+                _levels(kernel, spec, parameters, part)
+            else:
+                _sums(kernel, spec, spec.to, parameters, part)
+    return kernel.finish()
+
+
+def _declare(kernel: KernelBuilder, spec: DepthwiseSpec) -> _Parameters:
+    x, weights = (kernel.buffer(name, "int8", ANY_SIZE) for name in ("x", "weights"))
+    rescaling, words = (kernel.buffer(name, "int32", ANY_SIZE) for name in ("rescaling", "parameters"))
+    planes = kernel.buffer("planes", "int16" if spec.is_narrow else "int32", ANY_SIZE)
     y = kernel.buffer("y", "int8", ANY_SIZE)
-    height, output_height, top = (kernel.scalar(name) for name in ("height", "output_height", "top"))
-    zero_point = kernel.scalar("zero_point")
+    sums = None if spec.to is None else kernel.buffer("sums", "int32", ANY_SIZE)
     residual = None
     if spec.has_residual:
         values = kernel.buffer("residual", "int8", ANY_SIZE)
         residual = Residual(values, kernel.scalar("residual_zero_point"), kernel.scalar("residual_multiplier"))
-    filler = kernel.let((zero_point & 0xFFFF) | (zero_point << 16))
-    return Parameters(spec, x, weights, bias, multiplier, scratch, y, height, output_height, top, filler, residual)
+    fields = {name: words[place] for place, name in enumerate(_field_names(spec))}
+    return _Parameters(x, weights, rescaling, words, planes, y, sums, residual, fields)
 
 
-def _load(kernel: KernelBuilder, source: Buffer, place: Expr, channels: int) -> tuple[Expr, Expr]:
-    """Four channels of one pixel as int16: (c0, c2) and (c1, c3)."""
-    if channels >= GROUP:
-        word = kernel.let(read(LOAD_WORD, source.address(place)))
+def _elements(spec: DepthwiseSpec, words: Expr) -> Expr:
+    """Words of the planes as elements of their buffer."""
+    return words * 2 if spec.is_narrow else words
+
+
+def _fill_border(kernel: KernelBuilder, spec: DepthwiseSpec, parameters: _Parameters, first: Expr, words: Expr) -> None:
+    """Words of nothing but the input's zero point, from word `first` of the planes on."""
+    place = parameters.planes.address(_elements(spec, first))
+    kernel.run(FILL_WORDS, place, parameters.fields["border"], words)
+
+
+def _fill_planes(
+    kernel: KernelBuilder, spec: DepthwiseSpec, parameters: _Parameters, part: _Strip, strip: Expr
+) -> None:
+    """Bring the rows that a strip needs into the planes; those of the border stay there where one strip is all."""
+    fields, planes = parameters.fields, parameters.planes
+    row_words = fields["pitch"] >> 2
+    top = kernel.keep(part.row * fields["row_stride"] - fields["top"])
+    kept = kernel.keep(select(strip > 0, fields["kept_rows"], 0))
+    rows = kernel.keep((part.count - 1) * fields["row_stride"] + spec.window.rows)
+    inside = kernel.keep(minimum(maximum(0 - top, kept), rows))
+    outside = kernel.keep(minimum(maximum(fields["height"] - top, inside), rows))
+    with kernel.when(fields["strips"] > 1):
+        moved_from = _elements(spec, fields["strip"] * fields["row_stride"] * row_words)
+        kernel.run(MOVE_WORDS, planes.address(), planes.address(moved_from), kept * row_words)
+        _fill_border(kernel, spec, parameters, kept * row_words, (inside - kept) * row_words)
+        _fill_border(kernel, spec, parameters, outside * row_words, (rows - outside) * row_words)
+    start = (top + inside) * fields["row_bytes"] + part.first
+    place = inside * row_words
+    if spec.is_narrow:
+        _widen_narrow(kernel, parameters, start, place * 2 + fields["left"], outside - inside)
     else:
-        word = 0
-        for channel in range(channels):
-            word = word | ((cast(source[place + channel], "int32") & 0xFF) << 8 * channel)
-        word = kernel.let(word)
-    return kernel.let(call(SXTB16, word)), kernel.let(call(SXTB16_ROR8, word))
+        source, target = parameters.x.address(start), planes.address(place + fields["first_word"])
+        kernel.run(FILL_PLANES, source, target, parameters.words.address(_FILL_AT), outside - inside)
 
 
-def _scatter(scratch: Buffer, place: Expr, plane_words: int, left: tuple[Expr, Expr], right: tuple[Expr, Expr]) -> None:
-    """Two pixels' four channels, side by side, to the same place of the four planes."""
-    for odd in range(2):
-        scratch[place + odd * plane_words] = call(PACK_LOW, left[odd], right[odd])
-        scratch[place + (odd + 2) * plane_words] = call(PACK_HIGH, left[odd], right[odd])
+def _widen_narrow(kernel: KernelBuilder, parameters: _Parameters, start: Expr, place: Expr, rows: Expr) -> None:
+    """Rows of an image of two or three channels, cell by cell. place: of the first one in its plane."""
+    fields = parameters.fields
+    plane = kernel.let(fields["plane_bytes"] >> 1)
+    columns = kernel.let(minimum(fields["row_bytes"] // fields["channels"], plane - fields["left"]))
+    with kernel.loop(rows) as row, kernel.loop(fields["channels"]) as channel, kernel.loop(columns) as column:
+        source = start + row * fields["row_bytes"] + column * fields["channels"] + channel
+        target = place + row * (fields["pitch"] >> 1) + channel * plane + column
+        parameters.planes[target] = cast(parameters.x[source], "int16")
 
 
-def widen_taps(kernel: KernelBuilder, parameters: Parameters, group: Expr) -> None:
-    """Bring a group's weights into the scratch as pairs of int16, a plane for each channel."""
-    spec = parameters.spec
-    plane_words = spec.rows * spec.tap_words
-    with kernel.loop(spec.rows) as row:
-        start = kernel.let((group * spec.rows + row) * (spec.columns * GROUP))
-        place = kernel.let(parameters.taps + row * spec.tap_words)
-        taps = [_load(kernel, parameters.weights, start + GROUP * tap, GROUP) for tap in range(spec.columns)]
-        nothing = (0, 0)
-        for word in range(spec.even_words):
-            right = taps[2 * word + 1] if spec.columns > 1 else nothing
-            _scatter(parameters.scratch, place + word, plane_words, taps[2 * word], right)
-        for word in range(spec.tap_words - spec.even_words):
-            odd_place = place + spec.even_words + word
-            _scatter(parameters.scratch, odd_place, plane_words, taps[2 * word + 1], taps[2 * word + 2])
+def _levels(kernel: KernelBuilder, spec: DepthwiseSpec, parameters: _Parameters, part: _Strip) -> None:
+    """The outputs of a strip, of all its channels."""
+    fields = parameters.fields
+    channel = kernel.let(part.first + part.done)
+    place = kernel.let(part.row * fields["output_row"] + channel)
+    source = part.done * (fields["plane_bytes"] >> 2)
+    planes = kernel.let(minimum(fields["channels"], GROUP) - part.done)
+
+    def output(pixel: Expr) -> Expr:
+        return parameters.y.address(place + pixel * fields["channels"])
+
+    _run(kernel, spec, parameters, _Run(channel, source, output, part.count, planes))
 
 
-def fill_planes(kernel: KernelBuilder, parameters: Parameters, first_channel: Expr, strip: Expr, count: Expr) -> None:
-    """Bring the rows that `count` output rows need into the planes."""
-    spec, scratch = parameters.spec, parameters.scratch
-    kept = kernel.let(minimum(strip, 1) * spec.kept_rows)
-    with kernel.loop(kept * spec.row_words) as word:
-        place = kernel.let(read(OPAQUE, word))  # else the compiler calls memmove for each plane
-        for plane in range(GROUP):
-            target = place + plane * spec.plane_words
-            scratch[target] = scratch[target + spec.strip * spec.row_stride * spec.row_words]
-    rows = kernel.let((count - 1) * spec.row_stride + spec.rows)
-    with kernel.loop(rows - kept, start=kept) as row:
-        y = kernel.let(strip * (spec.strip * spec.row_stride) + row - parameters.top)
-        place = kernel.let(row * spec.row_words)
-        with kernel.when_else(both(y >= 0, y < parameters.height)) as (then, other):
-            with then:
-                start = kernel.let(y * (spec.width * spec.channels) + first_channel)
-                _widen_row(kernel, parameters, start, place)
-            with other, kernel.loop(spec.row_words) as word:
-                for plane in range(GROUP):
-                    scratch[place + plane * spec.plane_words + word] = parameters.filler
+def _sums(
+    kernel: KernelBuilder, spec: DepthwiseSpec, to: Requantization, parameters: _Parameters, part: _Strip
+) -> None:
+    """The outputs of a strip, whose accumulators are rescaled here, a row of one channel at a time."""
+    fields, sums = parameters.fields, parameters.sums
+    assert sums is not None
+    planes = kernel.let(minimum(fields["channels"], GROUP) - part.done)
+    with kernel.loop(planes, start=part.done) as plane, kernel.loop(part.count) as row:
+        channel = kernel.let(part.first + plane)
+        row_words = fields["row_stride"] * (fields["pitch"] >> 2)
+        source = plane * (fields["plane_bytes"] >> 2) + row * row_words
+        _run(kernel, spec, parameters, _Run(channel, source, sums.address, 1, 1))
+        place = kernel.let((part.row + row) * fields["output_row"] + channel)
+        multiplier = kernel.let(parameters.rescaling[2 * channel + 1])
+        with kernel.loop(fields["output_width"]) as pixel:
+            at = kernel.let(place + pixel * fields["channels"])
+            parameters.y[at] = cast(finish(sums[pixel], multiplier, to, parameters.residual, at), "int8")
 
 
-def _widen_row(kernel: KernelBuilder, parameters: Parameters, start: Expr, place: Expr) -> None:
-    """One row of the image. Words that lie wholly in the border hold the filler since the beginning."""
-    spec = parameters.spec
+@dataclass(frozen=True)
+class _Run:
+    """source: word of the planes. output: the address of an output of the first row."""
 
-    def pixel(column: Expr) -> tuple[Expr, Expr]:
-        return _load(kernel, parameters.x, start + column * spec.channels, spec.channels)
+    channel: Expr
+    source: Expr
+    output: Callable[[Expr], Expr]
+    rows: Expr
+    planes: Expr
 
-    def is_inside(column: int) -> bool:
-        return 0 <= column < spec.width
 
-    first_whole = -(-spec.left // 2)
-    whole = max(min((spec.left + spec.width) // 2, spec.row_words) - first_whole, 0)
-    unrolled = 2 if whole % 2 == 0 else 1
-    with kernel.loop(whole // unrolled) as outer:
-        for inner in range(unrolled):
-            word = outer * unrolled + inner + first_whole
-            column = word * 2 - spec.left
-            _scatter(parameters.scratch, place + word, spec.plane_words, pixel(column), pixel(column + 1))
-    for word in range(spec.row_words):
-        column = 2 * word - spec.left
-        if is_inside(column) == is_inside(column + 1):
-            continue
-        border = (parameters.filler, parameters.filler)
-        left, right = (pixel(c) if is_inside(c) else border for c in (column, column + 1))
-        _scatter(parameters.scratch, place + word, spec.plane_words, left, right)
+def _run(kernel: KernelBuilder, spec: DepthwiseSpec, parameters: _Parameters, run: _Run) -> None:
+    """All blocks of some rows of some channels."""
+    fields = parameters.fields
+    taps = parameters.weights.address(run.channel * (spec.window.rows * spec.window.columns))
+    rescaling = parameters.rescaling.address(2 * run.channel)
+    inner = kernel.let(select(fields["rows_are_inner"] != 0, run.rows, fields["blocks"]))
+    kernel.run(
+        spec.window.intrinsic,
+        parameters.planes.address(_elements(spec, run.source)),
+        run.output(0),
+        taps,
+        rescaling,
+        parameters.words.address(0),
+        inner,
+        run.rows + fields["blocks"] - inner,
+        run.planes,
+    )
+    if spec.tail is None:
+        return
+    kernel.run(
+        spec.tail.intrinsic,
+        parameters.planes.address(_elements(spec, run.source + fields["tail_words"])),
+        run.output(fields["tail_start"]),
+        taps,
+        rescaling,
+        parameters.words.address(_TAIL_AT),
+        run.rows,
+        1,
+        run.planes,
+    )
