@@ -74,7 +74,6 @@ def plan_vector(node: Node) -> Kernel | Refusal:
         ConstantArgument("weight", stream_of(padded, node.input(2).data, rescaling.multipliers, DENSE_ORDER)),
         ConstantArgument("levels", levels_of(node, rescaling, range(DENSE_CHANNELS))),
         OutputArgument(0),
-        ScalarArgument(channels),
         ScalarArgument(cut.repetitions),
     ]
     if spec.is_padded:
@@ -99,7 +98,7 @@ def dense(spec: DenseSpec) -> PrimFunc:
         stream = kernel.buffer("stream", "int32", ANY_SIZE)
         levels = kernel.buffer("levels", "int32", LEVELS)
         y = kernel.buffer("y", "int8", ANY_SIZE)
-        channels, walk = kernel.scalar("channels"), kernel.scalar("walk")
+        walk = kernel.scalar("walk")
         depth_and_copy = (kernel.scalar("depth"), kernel.buffer("copy", "int8", ANY_SIZE)) if spec.is_padded else None
         residual = kernel.buffer("residual", "int8", ANY_SIZE) if spec.has_residual else y
         source = x
@@ -115,7 +114,7 @@ def dense(spec: DenseSpec) -> PrimFunc:
             start,
             walk,
             y.address(0),
-            channels,
             residual.address(0),
+            1,
         )
     return kernel.finish()

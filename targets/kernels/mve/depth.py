@@ -4,32 +4,83 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from tinyopt.targets.kernels.mve.tile import STEP, Ending, Tile, Walk
+from tinyopt.targets.kernels.mve.geometry import Geometry
+from tinyopt.targets.kernels.mve.tile import PAIR_CHANNELS, STEP, Ending, Tile, Walk
 
-UNROLLED_STEPS = 5  # at most; a step of two pixels is 56 bytes of code
+BLOCK_STEPS = 5  # that are unrolled at most; a step of two pixels is 56 bytes of code
+ROW_STEPS = 6
+WINDOW_STEPS = 9
+GAP_LIMIT = 1 << 15
 
 
 @dataclass(frozen=True)
 class Cut:
-    """repetitions: of the tile's steps. places: those of the depth with what is added to fill the last step."""
+    """repetitions: of the tile's steps. gap: bytes between them where windows are read in the image.
+
+    reads_inside: windows inside the image are read where they are, not copied.
+    """
 
     tile: Tile
     repetitions: int
+    gap: int = 0
+    reads_inside: bool = False
+
+    @property
+    def rows(self) -> int:
+        """The parts of the depth that are filled with zeros to whole steps."""
+        return {"once": 1, "blocks": 1, "rows": self.repetitions, "unrolled": self.tile.rows}[self.tile.walk]
 
     @property
     def places(self) -> int:
-        return STEP * self.tile.steps * self.repetitions
+        """Those of the depth with what is added to fill the steps."""
+        return STEP * self.tile.steps * self.tile.rows * self.repetitions
+
+    @property
+    def instructions(self) -> int:
+        """Of one group of channels and a pair of pixels, without what is the same for all."""
+        per_repetition = {"once": 0, "blocks": 2, "rows": 4, "unrolled": 2 * self.tile.rows - 2}[self.tile.walk]
+        return self.repetitions * (14 * self.tile.steps * self.tile.rows + per_repetition)
+
+    def walk(self, gap: int) -> int:
+        """The tile's argument."""
+        return {
+            "once": 0,
+            "blocks": self.repetitions,
+            "rows": (self.repetitions - 1) << 16 | gap & 0xFFFF,
+            "unrolled": gap,
+        }[self.tile.walk]
 
 
-def contiguous(depth: int, ending: Ending) -> Cut:
+def contiguous(depth: int, ending: Ending, reads_inside: bool = False) -> Cut:
     """All of a contiguous depth."""
     steps = -(-depth // STEP)
-    unrolled = max(count for count in range(1, UNROLLED_STEPS + 1) if steps % count == 0)
+    unrolled = max(count for count in range(1, BLOCK_STEPS + 1) if steps % count == 0)
     walk: Walk = "once" if unrolled == steps else "blocks"
-    return Cut(Tile(unrolled, walk, ending), steps // unrolled)
+    return Cut(Tile(unrolled, walk, ending), steps // unrolled, reads_inside=reads_inside)
 
 
-def row_by_row(run: int, rows: int, ending: Ending) -> Cut | None:
-    """Rows of `run` places each; None where they are too long to be unrolled."""
-    steps = -(-run // STEP)
-    return Cut(Tile(steps, "rows", ending), rows) if steps <= UNROLLED_STEPS else None
+def cut_of_windows(shape: Geometry, ending: Ending) -> Cut:
+    """Windows copied as a whole, or read where they are if that takes fewer instructions."""
+    candidates = [contiguous(shape.rows * shape.run, ending), *_row_by_row(shape, ending)]
+    groups = -(-shape.channels // PAIR_CHANNELS)
+    copying = 2 * (40 + shape.rows * (10 + 3 * -(-shape.run // STEP)))
+    border = 1 - shape.inner_pixels / shape.pixels
+
+    def instructions(cut: Cut) -> float:
+        return groups * cut.instructions + copying * (border if cut.reads_inside else 1)
+
+    return min(candidates, key=instructions)
+
+
+def _row_by_row(shape: Geometry, ending: Ending) -> list[Cut]:
+    steps = -(-shape.run // STEP)
+    if shape.run % STEP and shape.pitch < STEP:
+        return []  # the last step of a row would end more than one row further on
+    if shape.rows == 1:
+        return [contiguous(shape.run, ending, reads_inside=True)]
+    gap = shape.pitch - STEP * steps
+    if steps * shape.rows <= WINDOW_STEPS:
+        return [Cut(Tile(steps, "unrolled", ending, shape.rows), 1, gap, reads_inside=True)]
+    if steps <= ROW_STEPS and abs(gap) < GAP_LIMIT:
+        return [Cut(Tile(steps, "rows", ending), shape.rows, gap, reads_inside=True)]
+    return []

@@ -43,19 +43,25 @@ _PARAMETERS = (
     "const int8_t *x1",
     "int32_t walk",
     "int8_t *y",
-    "int32_t channels",
     "const int8_t *residual",
+    "int32_t count",
 )
 
 
 def pair_tile(tile: Tile) -> Intrinsic:
-    """All output channels of two pixels, four at a time."""
-    text = _text(tile, _PAIR, ("ldm r1, {r0, r2, r4, r6}", "ldm r1!, {r8, r10, r12, lr}"), _pair_steps(tile.steps))
+    """All output channels of two pixels, four at a time, and of the following pairs, `count` in all."""
+    to_next_row = ("add r3, r3, r7", "add r5, r5, r7")
+    row = _pair_steps(tile.steps)
+    rows = [*row, *(line for _ in range(tile.rows - 1) for line in (*to_next_row, *row))]
+    text = _text(tile, _PAIR, ("ldm r1, {r0, r2, r4, r6}", "ldm r1!, {r8, r10, r12, lr}"), rows)
     return micro_kernel(f"tinyopt_pair_{tile.name}", _PARAMETERS, text, pair_meaning(tile))
 
 
 def dense_tile(tile: Tile) -> Intrinsic:
-    """All output channels of one pixel (x0), eight at a time; in a group the even ones stand before the odd ones."""
+    """All output channels of one pixel (x0), eight at a time; in a group the even ones stand before the odd ones.
+
+    `x1` is not used, and `count` is 1.
+    """
     text = _text(tile, _DENSE, ("ldm r1!, {r0, r2, r4, r6, r8, r10, r12, lr}",), _dense_steps(tile.steps))
     return micro_kernel(f"tinyopt_dense_{tile.name}", _PARAMETERS, text, dense_meaning(tile))
 
@@ -63,14 +69,30 @@ def dense_tile(tile: Tile) -> Intrinsic:
 _REPEAT = {
     "once": (),
     "blocks": ("subs r7, r7, #1", "bne 2b"),
+    "unrolled": (),
     "rows": ("sxtah r3, r3, r7", "sxtah r5, r5, r7", "subs r7, r7, #65536", "bhs 2b"),
 }
 
 
 def _text(tile: Tile, lanes: _Lanes, biases: Sequence[str], steps: Sequence[str]) -> str:
-    """From group to group of channels; of the last one only the channels that there are get stored."""
+    """From group to group of channels, then from pair to pair of pixels.
+
+    r1 is in the stream, r9 the channels left, r11 in y; on the stack are x0, x1, walk, levels behind their vectors,
+    residual - y, the stream's begin, and the arguments from the fifth on. Of the last group of channels only those
+    that there are get stored.
+    """
     lines = (
-        *_entry(),
+        "push {r4-r11, lr}",
+        "vpush {d8-d15}",
+        "vldmia r1!, {d8-d15}",
+        "ldrd r4, r11, [sp, #100]",  # walk, y
+        "ldr r6, [sp, #108]",  # residual
+        "sub r6, r6, r11",
+        "mov r5, r1",
+        "mov r7, r0",
+        "push {r2-r7}",
+        "ldr r9, [r5, #16]",  # channels
+        "mov r1, r0",
         "1: ldm sp, {r3, r5, r7}",
         *biases,
         "2:",
@@ -82,34 +104,30 @@ def _text(tile: Tile, lanes: _Lanes, biases: Sequence[str], steps: Sequence[str]
         "vstrb.16 q0, [r11, q7]",
         f"add r11, r11, #{lanes.channels}",
         "bgt 1b",
-        *_exit(),
+        "b 4f",
         f"3: add r9, r9, #{lanes.channels}",
         lanes.predicate,
         "vpst",
         "vstrbt.16 q0, [r11, q7]",
-        *_exit(),
+        "4: ldr r0, [sp, #136]",  # count
+        "subs r0, r0, #1",
+        "beq 5f",
+        "str r0, [sp, #136]",
+        "ldr r7, [sp, #12]",
+        "ldrd r9, r2, [r7, #16]",  # channels, from pair to pair in x
+        "ldr r0, [r7, #24]",  # from here to the next pair in y
+        "ldrd r3, r5, [sp]",
+        "add r3, r3, r2",
+        "add r5, r5, r2",
+        "strd r3, r5, [sp]",
+        "add r11, r11, r0",
+        "ldr r1, [sp, #20]",
+        "b 1b",
+        "5: add sp, sp, #24",
+        "vpop {d8-d15}",
+        "pop {r4-r11, pc}",
     )
     return "\n".join(lines)
-
-
-def _entry() -> tuple[str, ...]:
-    """r1 stream, r9 channels, r11 y; on the stack x0, x1, walk, levels, residual - y; q4 to q7 from `levels`."""
-    return (
-        "push {r4-r11, lr}",
-        "vpush {d8-d15}",
-        "vldmia r1, {d8-d15}",
-        "ldr r4, [sp, #100]",  # walk
-        "ldrd r11, r9, [sp, #104]",
-        "ldr r6, [sp, #112]",  # residual
-        "sub r6, r6, r11",
-        "mov r5, r1",
-        "mov r1, r0",
-        "push {r2-r6}",
-    )
-
-
-def _exit() -> tuple[str, ...]:
-    return ("add sp, sp, #20", "vpop {d8-d15}", "pop {r4-r11, pc}")
 
 
 def _pair_steps(steps: int) -> list[str]:
@@ -172,7 +190,7 @@ def _shifted(lanes: _Lanes) -> list[str]:
             f"vqadd.s32 {vector}, {vector}, q2",
         ]
 
-    load = ["ldr r0, [sp, #12]", "ldrd r0, r2, [r0, #64]", "vldrw.32 q3, [r1], #16"]
+    load = ["ldr r0, [sp, #12]", "ldrd r0, r2, [r0]", "vldrw.32 q3, [r1], #16"]
     moved = [*_moved("q0", _FIRST), *_moved("q1", _SECOND)]
     return [*moved, *load, *rescaled("q0"), *lanes.second, *rescaled("q1"), *_NARROW]
 
@@ -186,9 +204,9 @@ def _with_residual(lanes: _Lanes) -> list[str]:
         lanes.predicate,
         "vpst",
         "vldrbt.s16 q2, [r7, q7]",
-        "ldrd r5, r7, [r3, #64]",
+        "ldrd r5, r7, [r3]",
         "vsub.i16 q2, q2, r7",
-        "ldr r7, [r3, #72]",
+        "ldr r7, [r3, #8]",
         "vshl.s16 q2, r7",
         "vdup.32 q1, r5",
         "vldrw.32 q3, [r1], #16",
@@ -201,6 +219,7 @@ def _with_residual(lanes: _Lanes) -> list[str]:
         "vmovlt.s16 q2, q2",
         *_two_products("q4", "q5", "q2", "q6"),
         "vqmovnt.s32 q0, q4",
+        "sub r3, r3, #64",
         "vldmia r3, {d8-d13}",
     ]
 

@@ -1,6 +1,6 @@
 """Products of a matrix of pixels with all output channels: 1x1 convolutions, and dense layers over many rows.
 
-Two pixels at a time are read where they lie. Where the channels are no multiple of a vector's lanes, what is read
+Pairs of pixels are read where they lie. Where the channels are no multiple of a vector's lanes, what is read
 behind a pixel meets weights of zero; the last pixels, behind which the image ends, are copied first.
 """
 
@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from tinyopt.ir import Array, Node
+from tinyopt.ir import Node
 from tinyopt.targets.kernel import (
     Argument,
     ConstantArgument,
@@ -19,17 +19,27 @@ from tinyopt.targets.kernel import (
     OutputArgument,
     Overlap,
     Refusal,
+    ScalarArgument,
     ScratchArgument,
 )
 from tinyopt.targets.kernels.intrinsic import NAKED, Intrinsic
-from tinyopt.targets.kernels.mve.depth import Cut, contiguous
+from tinyopt.targets.kernels.mve.depth import contiguous
 from tinyopt.targets.kernels.mve.memory import COPY_ROWS
 from tinyopt.targets.kernels.mve.micro_kernels import pair_tile
-from tinyopt.targets.kernels.mve.tile import LEVELS, PAIR_ORDER, Tile, levels_of, pair_offsets, rescaling_of, stream_of
-from tinyopt.targets.kernels.tir import Buffer, Expr, KernelBuilder, PrimFunc, minimum
+from tinyopt.targets.kernels.mve.tile import (
+    LEVELS,
+    PAIR_ORDER,
+    STEP,
+    Tile,
+    levels_of,
+    pair_offsets,
+    rescaling_of,
+    stream_of,
+)
+from tinyopt.targets.kernels.tir import Buffer, Expr, KernelBuilder, PrimFunc
 
 ANY_SIZE = 1 << 16  # of a buffer whose size the compiled function does not know
-PARAMETERS = ("pixels", "depth", "channels", "first", "stride", "walk", "places")
+RUN = ("pixel", "pairs", "is_copied", "is_single")  # of the numbers of one call of the tile
 
 
 @dataclass(frozen=True)
@@ -63,10 +73,12 @@ def plan_pointwise(node: Node) -> Kernel | Refusal:
     weights = node.input(1).data.reshape(channels, -1)
     depth = weights.shape[1]
     cut = contiguous(depth, rescaling.ending)
-    spec = PointwiseSpec(cut.tile, depth % 16 != 0)
+    spec = PointwiseSpec(cut.tile, depth % STEP != 0)
     padded = np.pad(weights, ((0, 0), (0, cut.places - depth)))
+    runs = _runs(pixels, depth, cut.places, is_backward=channels > depth)
+    step = -2 if channels > depth else 2
     levels = [
-        levels_of(node, rescaling, pair_offsets(distance))
+        levels_of(node, rescaling, pair_offsets(distance), step * depth, step * channels)
         for distance in ((channels, 0) if pixels % 2 else (channels,))
     ]
     arguments: list[Argument] = [
@@ -74,10 +86,11 @@ def plan_pointwise(node: Node) -> Kernel | Refusal:
         ConstantArgument("weight", stream_of(padded, node.input(2).data, rescaling.multipliers, PAIR_ORDER)),
         ConstantArgument("levels", np.concatenate(levels)),
         OutputArgument(0),
-        ConstantArgument("parameters", _parameters(pixels, depth, channels, cut)),
+        ConstantArgument("parameters", np.array(runs, np.int32)),
+        *(ScalarArgument(number) for number in (len(runs), depth, channels, cut.repetitions)),
     ]
     if spec.is_padded:
-        arguments.append(ScratchArgument(2 * cut.places, 4))
+        arguments += [ScalarArgument(cut.places), ScratchArgument(2 * cut.places, 4)]
     if spec.has_residual:
         arguments.append(InputArgument(4))
     return Kernel(
@@ -90,11 +103,20 @@ def plan_pointwise(node: Node) -> Kernel | Refusal:
     )
 
 
-def _parameters(pixels: int, depth: int, channels: int, cut: Cut) -> Array:
-    """Pairs of pixels run backward where there are more output channels than input channels."""
-    pairs = (pixels + 1) // 2
-    first, stride = (0, 2) if channels <= depth else (2 * pairs - 2, -2)
-    return np.array([pixels, depth, channels, first, stride, cut.repetitions, cut.places], np.int32)
+def _runs(pixels: int, depth: int, places: int, is_backward: bool) -> list[tuple[int, ...]]:
+    """What the tile is called for, each as `RUN` says: all pairs that are read where they lie, and the last pixels.
+
+    Where there are more output channels than input channels everything runs backward.
+    """
+    readable = max((pixels * depth - places) // depth + 1, 0)  # pixels behind which there is room for the last step
+    pairs = readable // 2
+    runs: list[tuple[int, ...]] = []
+    if pairs:
+        runs.append((2 * pairs - 2 if is_backward else 0, pairs, 0, 0))
+    for pixel in range(2 * pairs, pixels, 2):
+        is_single = pixel + 1 == pixels
+        runs.append((pixel, 1, int(readable <= pixel + 1 - is_single), int(is_single)))
+    return runs[::-1] if is_backward else runs
 
 
 def _overlaps(node: Node, depth: int, channels: int) -> tuple[Overlap, ...]:
@@ -107,45 +129,46 @@ def _overlaps(node: Node, depth: int, channels: int) -> tuple[Overlap, ...]:
 
 
 def pointwise(spec: PointwiseSpec) -> PrimFunc:
-    """Pair after pair of pixels, forward or backward."""
+    """Run after run of pixels."""
     kernel = KernelBuilder("pointwise")
     with kernel.function():
         x = kernel.buffer("x", "int8", ANY_SIZE)
         stream = kernel.buffer("stream", "int32", ANY_SIZE)
         levels = kernel.buffer("levels", "int32", 2 * LEVELS)
         y = kernel.buffer("y", "int8", ANY_SIZE)
-        parameters = kernel.buffer("parameters", "int32", len(PARAMETERS))
-        copies = kernel.buffer("copies", "int8", ANY_SIZE) if spec.is_padded else None
+        numbers = kernel.buffer("numbers", "int32", ANY_SIZE)
+        runs, depth, channels, walk = (kernel.scalar(name) for name in ("runs", "depth", "channels", "walk"))
+        places_and_copies = _declare_copies(kernel) if spec.is_padded else None
         residual = kernel.buffer("residual", "int8", ANY_SIZE) if spec.has_residual else y
-        pixels, depth, channels, first, stride, walk, places = (
-            kernel.let(parameters[n]) for n in range(len(PARAMETERS))
-        )
-        with kernel.loop((pixels + 1) >> 1) as pair:
-            pixel = kernel.let(first + pair * stride)
-            second = kernel.let(minimum(pixel + 1, pixels - 1))
-            ending = kernel.let((1 - second + pixel) * LEVELS)
+        with kernel.loop(runs) as number:
+            pixel, pairs, is_copied, is_single = (kernel.let(numbers[number * len(RUN) + n]) for n in range(len(RUN)))
 
-            def run(source: Buffer, start: Expr, next_start: Expr) -> None:
+            def run(source: Buffer, start: Expr, distance: Expr) -> None:
                 kernel.run(
                     pair_tile(spec.tile),
                     stream.address(0),
-                    levels.address(ending),
+                    levels.address(is_single * LEVELS),
                     source.address(start),
-                    source.address(next_start),
+                    source.address(start + (1 - is_single) * distance),
                     walk,
                     y.address(pixel * channels),
-                    channels,
                     residual.address(pixel * channels),
+                    pairs,
                 )
 
-            if copies is None:
-                run(x, pixel * depth, second * depth)
+            if places_and_copies is None:
+                run(x, pixel * depth, depth)
             else:
-                with kernel.when_else(second * depth + places <= pixels * depth) as (then, other):
+                places, copies = places_and_copies
+                with kernel.when_else(is_copied == 0) as (then, other):
                     with then:
-                        run(x, pixel * depth, second * depth)
+                        run(x, pixel * depth, depth)
                     with other:
                         last = x.address(pixel * depth)
-                        kernel.run(COPY_ROWS, copies.address(0), last, 1 + second - pixel, depth, places, depth)
-                        run(copies, 0, (second - pixel) * places)
+                        kernel.run(COPY_ROWS, copies.address(0), last, 2 - is_single, depth, places, depth)
+                        run(copies, 0, places)
     return kernel.finish()
+
+
+def _declare_copies(kernel: KernelBuilder) -> tuple[Expr, Buffer]:
+    return kernel.scalar("places"), kernel.buffer("copies", "int8", ANY_SIZE)

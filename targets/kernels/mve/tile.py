@@ -16,9 +16,9 @@ from tinyopt.targets.kernels.requantize import zero_point_of
 STEP = 16  # places of the depth in a vector
 PAIR_CHANNELS = 4  # of a tile of two pixels
 DENSE_CHANNELS = 8  # of a tile of one pixel
-LEVELS = 20  # int32 words of what `levels` points to
+LEVELS = 24  # int32 words of what `levels` points to
 
-Walk = Literal["once", "blocks", "rows"]
+Walk = Literal["once", "blocks", "rows", "unrolled"]
 Ending = Literal["high", "shift", "residual"]
 
 
@@ -26,23 +26,26 @@ Ending = Literal["high", "shift", "residual"]
 class Tile:
     """Which micro-kernel.
 
-    steps: unrolled. walk: they are the whole depth ("once"), or they repeat over a contiguous depth ("blocks": the
-    argument `walk` counts), or over rows with gaps in between ("rows": the argument is (count - 1) << 16 | gap, an
-    int16). ending: "high" is for shift 32, "shift" for any from 2 on, "residual" for shift 32 and a residual.
+    walk: "once": `steps` steps are the whole depth. "blocks": they repeat over a contiguous depth, as often as the
+    argument `walk` says. "rows": they are a row, and there are rows with gaps in between; the argument is
+    (rows - 1) << 16 | gap, an int16. "unrolled": there are `rows` of them, and the argument is the gap.
+    ending: "high" is for shift 32, "shift" for any from 2 on, "residual" for shift 32 and a residual.
     """
 
     steps: int
     walk: Walk
     ending: Ending
+    rows: int = 1
 
     @property
     def name(self) -> str:
-        return f"{self.steps}_{self.walk}_{self.ending}"
+        steps = f"{self.rows}x{self.steps}" if self.walk == "unrolled" else f"{self.steps}_{self.walk}"
+        return f"{steps}_{self.ending}"
 
     def places(self, walk: int) -> Iterator[int]:
         """Where each step begins in the pixel's memory."""
-        count = {"once": 1, "blocks": walk, "rows": (walk >> 16) + 1}[self.walk]
-        gap = ((walk & 0xFFFF) ^ 0x8000) - 0x8000 if self.walk == "rows" else 0
+        count = {"once": 1, "blocks": walk, "rows": (walk >> 16) + 1, "unrolled": self.rows}[self.walk]
+        gap = {"once": 0, "blocks": 0, "rows": ((walk & 0xFFFF) ^ 0x8000) - 0x8000, "unrolled": walk}[self.walk]
         for number in range(count):
             first = number * (STEP * self.steps + gap)
             yield from range(first, first + STEP * self.steps, STEP)
@@ -88,11 +91,16 @@ def pair_offsets(distance: int) -> list[int]:
     return [channel + pixel * distance for channel in range(PAIR_CHANNELS) for pixel in range(2)]
 
 
-def levels_of(node: Node, rescaling: Rescaling, offsets: Sequence[int]) -> Array:
-    """int32 [LEVELS]: four vectors of int16, and four numbers for the ending.
+def levels_of(
+    node: Node, rescaling: Rescaling, offsets: Sequence[int], input_step: int = 0, output_step: int = 0
+) -> Array:
+    """int32 [LEVELS]: four vectors of int16, four numbers for the ending, and how to go from pixel to pixel.
 
-    The vectors: zero point, low, high, and where each lane's byte is, counted from the first channel's.
+    The vectors: zero point, low, high, and where each lane's byte is, counted from the first channel's. The last
+    numbers: channels, bytes from pair to pair of pixels in the input, and in the output from the last group to the
+    next pair.
     """
+    channels = node.output.shape[-1]
     zero_point = zero_point_of(node, node.output)
     vectors = np.concatenate([np.repeat([zero_point, node.int("low"), node.int("high")], 8), np.array(offsets)])
     numbers = {
@@ -100,7 +108,8 @@ def levels_of(node: Node, rescaling: Rescaling, offsets: Sequence[int]) -> Array
         "shift": (32 - rescaling.shift, -rescaling.shift, 0, 0),
         "residual": (rescaling.residual_multiplier, _residual_zero_point(node), rescaling.residual_shift, 0),
     }[rescaling.ending]
-    return np.concatenate([vectors.astype(np.uint16).view(np.int32), np.array(numbers, np.int32)])
+    walk = (channels, input_step, output_step - channels // PAIR_CHANNELS * PAIR_CHANNELS, 0)
+    return np.concatenate([vectors.astype(np.uint16).view(np.int32), np.array((*numbers, *walk), np.int32)])
 
 
 def _residual_zero_point(node: Node) -> int:
@@ -131,23 +140,27 @@ def pair_meaning(tile: Tile) -> Meaning:
     """The micro-kernel on numpy arrays that begin where its pointers point."""
 
     def run(
-        stream: Array, levels: Array, x0: Array, x1: Array, walk: int, y: Array, channels: int, residual: Array
+        stream: Array, levels: Array, x0: Array, x1: Array, walk: int, y: Array, residual: Array, count: int
     ) -> None:
         second = int(levels[:16].view(np.uint16)[25])
-        for offset, x in ((0, x0), (second, x1)):
-            results = _levels(tile, stream, levels, x, walk, residual[offset:], channels, PAIR_ORDER)
-            y[offset : offset + channels] = results
+        channels, input_step, rest = (int(number) for number in levels[20:23])
+        output_step = rest + channels // PAIR_CHANNELS * PAIR_CHANNELS
+        for pair in range(count):
+            for offset, x in ((0, x0), (second, x1)):
+                first = pair * output_step + offset
+                found = _levels(tile, stream, levels, x[pair * input_step :], walk, residual[first:], PAIR_ORDER)
+                y[first : first + channels] = found
 
     return run
 
 
 def dense_meaning(tile: Tile) -> Meaning:
-    """The micro-kernel on numpy arrays that begin where its pointers point; `x1` is not used."""
+    """The micro-kernel on numpy arrays that begin where its pointers point."""
 
     def run(
-        stream: Array, levels: Array, x0: Array, x1: Array, walk: int, y: Array, channels: int, residual: Array
+        stream: Array, levels: Array, x0: Array, x1: Array, walk: int, y: Array, residual: Array, count: int
     ) -> None:
-        y[:channels] = _levels(tile, stream, levels, x0, walk, residual, channels, DENSE_ORDER)
+        y[: int(levels[20])] = _levels(tile, stream, levels, x0, walk, residual, DENSE_ORDER)
 
     return run
 
@@ -159,7 +172,6 @@ def _levels(
     x: Array,
     walk: int,
     residual: Array,
-    channels: int,
     order: tuple[int, ...],
 ) -> list[int]:
     zero_point, low, high = (int(levels[:16].view(np.int16)[8 * n]) for n in range(3))
@@ -167,7 +179,7 @@ def _levels(
     places = list(tile.places(walk))
     group_words = len(order) * (2 + len(places) * STEP // 4)
     found: list[int] = []
-    for channel in range(channels):
+    for channel in range(int(levels[20])):
         group = stream.reshape(-1)[channel // len(order) * group_words :][:group_words]
         place = order.index(channel % len(order))
         weights = group[len(order) : -len(order)].view(np.int8).reshape(len(places), len(order), STEP)[:, place]
