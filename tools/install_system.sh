@@ -16,11 +16,19 @@ want chromium chromium
 want chromedriver chromium-driver
 python3 -c 'import ensurepip' 2>/dev/null || packages="$packages python3-venv"
 
-[ -z "$packages" ] && exit 0
+optional=""
+command -v clang-19 >/dev/null 2>&1 || optional=clang-19
+
+[ -z "$packages$optional" ] && exit 0
 if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null 2>&1; then
+  apt-get update -qq
+  # older distributions lack it, and one unknown package would keep apt from installing the others
+  [ -n "$optional" ] && apt-cache show "$optional" >/dev/null 2>&1 && packages="$packages $optional"
+  [ -z "$packages" ] && exit 0
   echo "installing$packages"
-  apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $packages >/dev/null && exit 0
+  DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $packages >/dev/null && exit 0
 fi
+[ -z "$packages" ] && exit 0
 echo "not installed:$packages" >&2
 echo "on Debian or Ubuntu: sudo apt-get install$packages" >&2
 echo "without them, code for Arm is compiled but not run; the demo runs on this machine's CPU" >&2
