@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,10 +11,12 @@ import numpy as np
 
 from tinyopt.api import compile_model
 from tinyopt.disk_cache import default_cache_dir
-from tinyopt.evaluate import evaluate
+from tinyopt.evaluate import evaluate_all
 from tinyopt.execution.built_model import BuiltModel, load_built_model
 from tinyopt.execution.measure import Measurement, measure
 from tinyopt.execution.profile import profile_layers
+from tinyopt.execution.runner import run_built_model
+from tinyopt.ir import Array, Value
 from tinyopt.options import CompileOptions
 from tinyopt.samples import Sample, load_samples
 from tinyopt.targets.cortex_m import CORTEX_M
@@ -56,7 +58,10 @@ MODELS = (
 
 @dataclass(frozen=True)
 class Figures:
-    """One line of the table. Instructions are those of the first test sample, sizes those of the library's objects."""
+    """One line of the table. Instructions are those of the first test sample, sizes those of the library's objects.
+
+    different_bytes: of every layer of the first sample, and of the outputs of all samples, against the numpy reference.
+    """
 
     model: str
     core: str
@@ -104,7 +109,8 @@ def measure_model(
         after = compile_model(folders.model(model), Path(folder) / "out", options).report["after"]
         built = load_built_model(Path(folder) / "out")
         samples = load_samples(f"{data}:x", built.graph.inputs, 0.0, model.scale, SAMPLES)
-        figures = [_figures(model, core, built, samples, choice, after) for choice in builds]
+        reference = [evaluate_all(built.graph, sample) for sample in samples]
+        figures = [_figures(model, core, built, samples, reference, choice, after) for choice in builds]
         layers: list[Layer] = []
         if model.field and core in LAYER_CORES:
             counted = profile_layers(built, samples[0], DEFAULT_COMPILER, default_cache_dir())
@@ -117,10 +123,12 @@ def _figures(
     core: str,
     built: BuiltModel,
     samples: Sequence[Sample],
+    reference: Sequence[Mapping[Value, Array]],
     choice: CompilerChoice,
     after: dict[str, int],
 ) -> Figures:
     found = measure(built, samples, choice, default_cache_dir())
+    traced = run_built_model(built, samples[:1], "trace", choice, default_cache_dir()).traces[0]
     return Figures(
         model=model.name,
         core=core,
@@ -135,15 +143,25 @@ def _figures(
         arena_bytes=after["arena_bytes"],
         arena_lower_bound_bytes=after["arena_lower_bound_bytes"],
         stack_bytes=found.stack_bytes,
-        different_bytes=_different_bytes(built, samples, found),
+        different_bytes=_wrong_outputs(built, found, reference) + _wrong_layers(built, traced, reference[0]),
     )
 
 
-def _different_bytes(built: BuiltModel, samples: Sequence[Sample], found: Measurement) -> int:
-    """Of all outputs, against the numpy reference."""
-    different = 0
-    for sample, outputs in zip(samples, found.outputs, strict=True):
-        for name, expected in evaluate(built.graph, sample).items():
-            ours = np.frombuffer(outputs[name].tobytes(), np.uint8)
-            different += int(np.count_nonzero(ours != np.frombuffer(expected.tobytes(), np.uint8)))
-    return different
+def _wrong_outputs(built: BuiltModel, found: Measurement, reference: Sequence[Mapping[Value, Array]]) -> int:
+    return sum(
+        _different_bytes(outputs[value.name], expected[value])
+        for outputs, expected in zip(found.outputs, reference, strict=True)
+        for value in built.graph.outputs
+    )
+
+
+def _wrong_layers(built: BuiltModel, traced: Sequence[Array], expected: Mapping[Value, Array]) -> int:
+    results = {node.name: node.outputs[0] for node in built.graph.nodes}
+    return sum(
+        _different_bytes(ours, expected[results[layer["name"]]])
+        for layer, ours in zip(built.layers, traced, strict=True)
+    )
+
+
+def _different_bytes(ours: Array, expected: Array) -> int:
+    return int(np.count_nonzero(np.frombuffer(ours.tobytes(), np.uint8) != np.frombuffer(expected.tobytes(), np.uint8)))

@@ -20,7 +20,7 @@ the first test sample. *Code* is `.text` of `<model>.c` as compiled, literals in
 (`.rodata`, and what compilers add for unwinding); *weights* are the constants of `<model>_weights.c`; functions of the
 C library are in none of them. The *arena* holds inputs, outputs, activations and scratch. Beside it the library has no
 RAM but the *stack*: down to the deepest byte written below the caller's stack pointer. For every line of these tables
-the outputs for three samples were compared with the numpy reference.
+every layer of the first sample and the outputs for three were compared with the numpy reference, byte by byte.
 
 **Compilers**: {compilers}.
 
