@@ -17,11 +17,14 @@ from tinyopt.ops import OPERATORS
 from tinyopt.targets.kernel import ConstantArgument, Kernel, Refusal, ScratchArgument
 from tinyopt.targets.kernels.dsp.clustered import plan_clustered, plan_clustered_dense
 from tinyopt.targets.kernels.dsp.clustered.convolution import convolution_kernel
+from tinyopt.targets.kernels.dsp.clustered.decode_steps import decoded
 from tinyopt.targets.kernels.dsp.clustered.dense import dense_kernel
 from tinyopt.targets.kernels.dsp.clustered.layer import block_pixels
-from tinyopt.targets.kernels.dsp.clustered.micro_kernels import WIDEN_RUNS, decoded, multiply_block, multiply_vector
 from tinyopt.targets.kernels.dsp.clustered.pairs import pack_pairs, pair_sequence
 from tinyopt.targets.kernels.dsp.clustered.pointwise import rows_kernel
+from tinyopt.targets.kernels.dsp.clustered.tiles import multiply_block
+from tinyopt.targets.kernels.dsp.clustered.vector import multiply_vector
+from tinyopt.targets.kernels.dsp.clustered.widening import WIDEN_RUNS
 
 KINDS = ((0, -128, 127), (1, -128, 127), (0, -20, 50))  # residual, low, high
 CLUSTERS = (2, 3, 8, 16, 23, 32, 64)  # every width of an index
@@ -46,7 +49,7 @@ def test_packed_pairs_decode_to_the_weights(values: int) -> None:
     pairs = [(0, 2), (1, 3), (4, 6), (5, 7), (8, 9)]
     packed = pack_pairs(clusters, pairs)
     bits = clusters.index_bits
-    assert packed.nbytes == 3 * 8 * 2 * bits // 8  # eight pairs: five and three that fill up
+    assert packed.nbytes == 3 * (8 * 2 * bits // 8 - 3 * 2 * bits // 8)  # eight pairs without the first three
     table = clusters.codebook[pair_sequence(values)] if bits <= 5 else clusters.codebook
     for channel, row in enumerate(packed.reshape(3, -1)):
         weights = clusters.codebook[np.array(indices[channel])[np.array(pairs)]]
@@ -166,14 +169,14 @@ def test_the_meaning_of_the_tiles_is_the_layer(clusters: int, residual: int, low
     wanted = OPERATORS["QConv"].evaluate(case.node, case.arrays)[0]
     places, codebook, rescaling, numbers = (a.array for a in case.kernel.arguments if isinstance(a, ConstantArgument))
     table = codebook[pair_sequence(clusters)] if spec.has_table else codebook
-    block = np.zeros(8 * 8, np.int32)  # eight pairs times eight pixels
+    block = np.zeros(5 * 8, np.int32)  # five pairs times eight pixels
     assert case.arrays[0] is not None
     for pixel in range(6):
         WIDEN_RUNS.meaning(case.arrays[0].reshape(-1)[9 * pixel :], block[pixel:], 9, 1, 0, 0, 32)
     y, added = np.zeros(30, np.int8), case.arrays[4]
     added = np.zeros(0, np.int8) if added is None else added.reshape(-1)
     tile = multiply_block(spec.bits, 8, spec.is_clamped, spec.has_residual)
-    zero_point, limits = int(numbers[5]), numbers[6:]
+    zero_point, limits = int(numbers[4]), numbers[5:]
     tile.meaning(block, table, places, rescaling.reshape(-1), y, 5, block.nbytes, 6, zero_point, limits, added)
     np.testing.assert_array_equal(y, wanted.reshape(-1))
 
@@ -182,10 +185,10 @@ def test_the_meaning_of_the_vector_kernel_is_the_layer() -> None:
     case = CaseMaker(3).dense(dense_kernel, (1, 20), 6, clusters=16)
     wanted = OPERATORS["QDense"].evaluate(case.node, case.arrays)[0]
     places, codebook, rescaling, numbers = (a.array for a in case.kernel.arguments if isinstance(a, ConstantArgument))
-    vector, y = np.zeros(12, np.int32), np.zeros(6, np.int8)
+    vector, y = np.zeros(10, np.int32), np.zeros(6, np.int8)
     assert case.arrays[0] is not None
     WIDEN_RUNS.meaning(case.arrays[0].reshape(-1), vector, 20, 1, 0, 0, 4)
     kernel = multiply_vector(4, is_clamped=False)
     table = codebook[pair_sequence(16)]
-    kernel.meaning(vector, table, places, rescaling.reshape(-1), y, 6, 48, 12, int(numbers[5]), numbers[6:])
+    kernel.meaning(vector, table, places, rescaling.reshape(-1), y, 6, 40, 10, int(numbers[4]), numbers[5:])
     np.testing.assert_array_equal(y, wanted.reshape(-1))

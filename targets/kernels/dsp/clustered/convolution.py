@@ -28,7 +28,7 @@ from tinyopt.targets.kernels.dsp.clustered.layer import (
     refusal,
     run_layer,
 )
-from tinyopt.targets.kernels.dsp.clustered.micro_kernels import WIDEN_RUNS
+from tinyopt.targets.kernels.dsp.clustered.widening import WIDEN_RUNS
 from tinyopt.targets.kernels.dsp.packing import words_in_run
 from tinyopt.targets.kernels.requantize import zero_point_of
 from tinyopt.targets.kernels.tir import Buffer, Expr, KernelBuilder, PrimFunc, both, cast, constant, maximum, minimum

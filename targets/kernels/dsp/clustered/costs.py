@@ -10,9 +10,10 @@ from dataclasses import replace
 
 from tinyopt.ir import Node
 from tinyopt.targets.kernel import ConstantArgument, Decoding, Kernel, Refusal
+from tinyopt.targets.kernels.dsp.clustered.decode_steps import decode_instructions
 from tinyopt.targets.kernels.dsp.clustered.layer import Depth, LayerSpec, block_pixels
-from tinyopt.targets.kernels.dsp.clustered.micro_kernels import NARROW, ROWS, WIDE, decode_instructions
-from tinyopt.targets.kernels.dsp.clustered.pairs import padded_pairs
+from tinyopt.targets.kernels.dsp.clustered.tiles import NARROW, WIDE
+from tinyopt.targets.kernels.dsp.clustered.vector import ROWS
 
 _LOOP_PAIRS = 8  # pairs in the body of a loop over the depth, which ends in three instructions
 _LOOP_END = 3
@@ -69,7 +70,7 @@ def _table(node: Node, spec: LayerSpec) -> float:
 
 
 def _blocks(node: Node, spec: LayerSpec, depth: Depth) -> float:
-    pairs, channels = padded_pairs(len(depth.pairs)), node.output.shape[-1]
+    pairs, channels = len(depth.pairs), node.output.shape[-1]
 
     def block(width: int) -> float:
         step = decode_instructions(spec.bits) + 1.5 * width
@@ -80,7 +81,7 @@ def _blocks(node: Node, spec: LayerSpec, depth: Depth) -> float:
 
 
 def _vector(node: Node, spec: LayerSpec, depth: Depth) -> float:
-    pairs, channels = padded_pairs(len(depth.pairs)), node.output.shape[-1]
+    pairs, channels = len(depth.pairs), node.output.shape[-1]
     step = ROWS * (decode_instructions(spec.bits) + 1) + 1
     return _CALL + -(-channels // ROWS) * (pairs * step + 50 + (ROWS * 6 if spec.is_clamped else 0))
 

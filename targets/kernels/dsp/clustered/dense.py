@@ -6,7 +6,6 @@ from tinyopt.ir import Node
 from tinyopt.targets.kernel import Kernel, Refusal
 from tinyopt.targets.kernels.dsp.clustered.costs import with_costs, worthwhile
 from tinyopt.targets.kernels.dsp.clustered.layer import (
-    ABSENT_PAIRS,
     CHANNELS,
     GATHERING,
     LIMITS,
@@ -15,15 +14,15 @@ from tinyopt.targets.kernels.dsp.clustered.layer import (
     Depth,
     LayerSpec,
     declare_layer,
-    empty_absent_pairs,
     fill_table,
     layer_arguments,
     layer_spec,
     refusal,
 )
-from tinyopt.targets.kernels.dsp.clustered.micro_kernels import ROWS, WIDEN_RUNS, multiply_vector
 from tinyopt.targets.kernels.dsp.clustered.pairs import packed_row_bytes
 from tinyopt.targets.kernels.dsp.clustered.pointwise import rows_kernel
+from tinyopt.targets.kernels.dsp.clustered.vector import ROWS, multiply_vector
+from tinyopt.targets.kernels.dsp.clustered.widening import WIDEN_RUNS
 from tinyopt.targets.kernels.intrinsic import NAKED
 from tinyopt.targets.kernels.tir import KernelBuilder, PrimFunc
 
@@ -63,7 +62,6 @@ def dense(spec: LayerSpec) -> PrimFunc:
         numbers = layer.numbers
         fill_table(kernel, spec, layer)
         kernel.run(WIDEN_RUNS, layer.x.address(), layer.block.address(), numbers[_DEPTH], 1, 0, 0, 4)
-        empty_absent_pairs(kernel, layer, 1)
         kernel.run(
             multiply_vector(spec.bits, spec.is_clamped),
             layer.block.address(),
@@ -72,7 +70,7 @@ def dense(spec: LayerSpec) -> PrimFunc:
             layer.rescaling.address(),
             layer.y.address(),
             numbers[CHANNELS],
-            (numbers[PAIRS] + numbers[ABSENT_PAIRS]) * 4,
+            numbers[PAIRS] * 4,
             numbers[_ROW_BYTES],
             numbers[ZERO_POINT],
             numbers.address(LIMITS),

@@ -13,14 +13,15 @@ import numpy as np
 
 from tinyopt.ir import Array, Node
 from tinyopt.targets.kernel import Argument, ConstantArgument, InputArgument, OutputArgument, ScratchArgument
-from tinyopt.targets.kernels.dsp.clustered.micro_kernels import NARROW, TABLE_BITS, WIDE, WIDEN_RUNS, multiply_block
+from tinyopt.targets.kernels.dsp.clustered.decode_steps import TABLE_BITS
 from tinyopt.targets.kernels.dsp.clustered.pairs import (
     LARGEST_TABLE,
     MOST_BITS,
     pack_pairs,
-    padded_pairs,
     table_bytes,
 )
+from tinyopt.targets.kernels.dsp.clustered.tiles import NARROW, WIDE, multiply_block
+from tinyopt.targets.kernels.dsp.clustered.widening import WIDEN_RUNS
 from tinyopt.targets.kernels.dsp.packing import Pair, depth_pairs
 from tinyopt.targets.kernels.intrinsic import NAKED, Intrinsic
 from tinyopt.targets.kernels.requantize import INT8_HIGH, INT8_LOW, Requantization, zero_point_of
@@ -30,8 +31,8 @@ ANY_SIZE = 1 << 24  # buffers whose extent is not known when the function is com
 FEWEST_WIDE = 6  # pixels that take the wide tile; five are done as four and one
 
 # The int32 numbers of every layer, then those of its gathering
-PIXELS, CHANNELS, PAIRS, ABSENT_PAIRS, _VALUES, ZERO_POINT, LIMITS = range(7)
-GATHERING = 12  # `LIMITS` are low, high, and the residual's multiplier and 64-bit start
+PIXELS, CHANNELS, PAIRS, _VALUES, ZERO_POINT, LIMITS = range(6)
+GATHERING = 10  # `LIMITS` are low, high, and the residual's multiplier and 64-bit start
 
 
 @dataclass(frozen=True)
@@ -116,7 +117,7 @@ def layer_arguments(
         ConstantArgument("bias", np.stack([node.input(2).data, node.input(3).data], axis=1)),
         ConstantArgument("parameters", _numbers(node, pixels, len(pairs), gathering)),
         *table,
-        ScratchArgument(4 * widest * padded_pairs(len(pairs)), 4),
+        ScratchArgument(4 * widest * len(pairs), 4),
         OutputArgument(0),
         *residual,
     )
@@ -130,10 +131,10 @@ def _numbers(node: Node, pixels: int, pairs: int, gathering: list[int]) -> Array
     if residual is not None:
         multiplier = node.int("residual_multiplier")
         start = (to.zero_point << 32) + (1 << 31) - zero_point_of(node, residual) * multiplier
-    numbers = [pixels, node.output.shape[-1], pairs, padded_pairs(pairs) - pairs, len(clusters.codebook)]
+    numbers = [pixels, node.output.shape[-1], pairs, len(clusters.codebook)]
     numbers += [to.zero_point, to.low, to.high, multiplier, _signed(start), start >> 32]
-    assert len(numbers) == GATHERING - 1
-    return np.array([*numbers, 0, *gathering], np.int32)
+    assert len(numbers) == GATHERING
+    return np.array([*numbers, *gathering], np.int32)
 
 
 def _signed(word: int) -> int:
@@ -213,7 +214,6 @@ def _run_block(kernel: KernelBuilder, spec: LayerSpec, layer: Layer, width: int,
     numbers = layer.numbers
     count = kernel.let(minimum(numbers[PIXELS] - first, width))
     gather(first, count, constant(width, "int32"))
-    empty_absent_pairs(kernel, layer, width)
     output = kernel.let(first * numbers[CHANNELS])
     kernel.run(
         spec.multiply(width),
@@ -223,16 +223,9 @@ def _run_block(kernel: KernelBuilder, spec: LayerSpec, layer: Layer, width: int,
         layer.rescaling.address(),
         layer.y.address(output),
         numbers[CHANNELS],
-        (numbers[PAIRS] + numbers[ABSENT_PAIRS]) * (4 * width),
+        numbers[PAIRS] * (4 * width),
         count,
         numbers[ZERO_POINT],
         numbers.address(LIMITS),
         layer.residual.address(output),
     )
-
-
-def empty_absent_pairs(kernel: KernelBuilder, layer: Layer, width: int) -> None:
-    """Activations of 0 for the pairs that fill up the depth of a block of `width` pixels."""
-    start = kernel.let(layer.numbers[PAIRS] * width)
-    with kernel.loop(layer.numbers[ABSENT_PAIRS] * width) as word:
-        layer.block[start + word] = constant(0, "int32")

@@ -6,8 +6,8 @@ order two, here of the Lyndon words in their order). For n = 3:
     0  0 1  0 2  1  1 2  2  (0)            the pair (2, 1) stands at place 4, the pair (2, 0) at the end
 
 Its n * n + 1 values as int16 are a table from which one word, read at any place, is a pair of weights: 514 bytes for
-16 values and 2,050 for 32. A place takes 2 * index_bits bits; four of them take whole bytes, and so does each channel.
-Codebooks of more than `LARGEST_TABLE` values have no table: there a pair is the two indices themselves.
+16 values and 2,050 for 32. A place takes 2 * index_bits bits, so that four of them take whole bytes; each channel ends
+with such a four. Codebooks of more than `LARGEST_TABLE` values have no table: there a pair is two indices.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from tinyopt.targets.kernels.dsp.packing import Pair
 
 LARGEST_TABLE = 32  # values
 MOST_BITS = 6  # of an index that is decoded; more would save too little
-PAIRS_AT_ONCE = 4  # what a channel's pairs are filled up to a multiple of
+PAIRS_AT_ONCE = 4  # whose places fill whole bytes
 
 
 @cache
@@ -57,21 +57,23 @@ def table_bytes(clusters: Clusters) -> int:
     return 2 * (len(clusters.codebook) ** 2 + 1) if has_table(clusters) else 0
 
 
-def padded_pairs(pairs: int) -> int:
-    """The pairs of a channel with those that fill it up."""
-    return -(-pairs // PAIRS_AT_ONCE) * PAIRS_AT_ONCE
+def skipped_pairs(pairs: int) -> int:
+    """Pairs that the first four of a row have no room for; its places begin behind them."""
+    return -pairs % PAIRS_AT_ONCE
 
 
 def packed_row_bytes(pairs: int, bits: int) -> int:
-    """Of one channel with `pairs` pairs before filling up."""
-    return padded_pairs(pairs) * 2 * bits // 8
+    """Of one channel: whole fours, without the bytes that belong to skipped pairs alone."""
+    skipped = skipped_pairs(pairs)
+    return (pairs + skipped) * 2 * bits // 8 - skipped * 2 * bits // 8
 
 
 def pack_pairs(clusters: Clusters, pairs: list[Pair]) -> NDArray[np.uint8]:
     """Each channel's pairs, least significant bits first. Absent places meet activations of 0: any weight will do."""
     indices = clusters.indices.reshape(len(clusters.indices), -1)
-    chosen = np.array(pairs + [(-1, -1)] * (padded_pairs(len(pairs)) - len(pairs)))
-    first, second = (np.where(places < 0, 0, indices[:, places]) for places in chosen.T)
-    places = pair_places(first, second, clusters)  # channel, pair
-    as_bits = (places[:, :, None] >> np.arange(2 * clusters.index_bits, dtype=np.uint16)) & 1
-    return np.packbits(as_bits.astype(np.uint8).reshape(-1), bitorder="little")
+    first, second = (np.where(places < 0, 0, indices[:, places]) for places in np.array(pairs).T)
+    bits = 2 * clusters.index_bits
+    places = np.pad(pair_places(first, second, clusters), ((0, 0), (skipped_pairs(len(pairs)), 0)))  # channel, pair
+    as_bits = (places[:, :, None] >> np.arange(bits, dtype=np.uint16)) & 1
+    rows = np.packbits(as_bits.astype(np.uint8).reshape(len(places), -1), axis=1, bitorder="little")
+    return np.ascontiguousarray(rows[:, rows.shape[1] - packed_row_bytes(len(pairs), clusters.index_bits) :])

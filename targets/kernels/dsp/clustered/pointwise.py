@@ -16,7 +16,7 @@ from tinyopt.targets.kernels.dsp.clustered.layer import (
     refusal,
     run_layer,
 )
-from tinyopt.targets.kernels.dsp.clustered.micro_kernels import WIDEN_RUNS
+from tinyopt.targets.kernels.dsp.clustered.widening import WIDEN_RUNS
 from tinyopt.targets.kernels.tir import Expr, KernelBuilder, PrimFunc
 
 _DEPTH, _IS_BACKWARD = GATHERING, GATHERING + 1
