@@ -47,7 +47,7 @@ def random_graph(seed: int) -> Graph:
     values = [build.input("a", SHAPE), build.input("b", SHAPE)]
     for _ in range(generator.randint(1, 14)):
         x, y = generator.choice(values), generator.choice(values)
-        match generator.randrange(7):
+        match generator.randrange(8):
             case 0 | 1:
                 values.append(build("Relu", x))
             case 2 | 3:
@@ -57,6 +57,9 @@ def random_graph(seed: int) -> Graph:
             case 5:
                 halves = build.many("Split", x, outputs=2, axis=1, sizes=(1, 1))
                 values.append(build("Concat", halves[1], halves[generator.randrange(2)], axis=1))
+            case 6:
+                halves = [build("Relu", half) for half in build.many("Split", x, outputs=2, axis=1, sizes=(1, 1))]
+                values.append(build("Concat", *halves, axis=1))
             case _:
                 values.append(build("Mul", x, build.random(SHAPE)))
     outputs = generator.sample(values, min(len(values), generator.randint(1, 3)))
@@ -142,6 +145,29 @@ def test_the_arena_machine_sees_an_output_that_is_nearer_than_its_kernel_permits
     strict = replace(call, kernel=replace(call.kernel, overlaps=(Overlap.forward(0, 17),)))
     with pytest.raises(AssertionError, match="begins -16 bytes after"):
         assert_memory_keeps_every_value(replace(program, calls=(strict,)))
+
+
+def test_rows_are_sliced_worked_on_and_joined_without_being_moved(lowered: Callable[[Graph], Program]) -> None:
+    def body(build: GraphBuilder) -> Value:
+        x = build.input("x", (1, 8, 2, 4))
+        bands = [build("Slice", x, starts=(0, k, 0, 0), steps=(1,) * 4, sizes=(1, 4, 2, 4)) for k in (0, 3, 4)]
+        return build("Concat", *[build("MaxPool", b, layout="NHWC", strides=(1, 1)) for b in bands], axis=1)
+
+    program = lowered(graph_of(body))
+    assert_memory_keeps_every_value(program)
+    assert [call.node.op for call in program.calls] == ["MaxPool"] * 3
+    # rows of x that no band reads any more are overwritten: 256 bytes of x, 144 of the output, less what both share
+    assert program.arena_bytes < 256 + 144
+
+
+def test_a_slice_whose_first_byte_is_not_aligned_is_copied(lowered: Callable[[Graph], Program]) -> None:
+    def body(build: GraphBuilder) -> Value:
+        x = build.input("x", (1, 8, 1, 3))
+        return build("Relu", build("Slice", x, starts=(0, 1, 0, 0), steps=(1,) * 4, sizes=(1, 4, 1, 3)))
+
+    program = lowered(graph_of(body))
+    assert_memory_keeps_every_value(program)
+    assert [call.node.op for call in program.calls] == ["Slice", "Relu"]
 
 
 def test_a_value_with_a_later_reader_is_not_overwritten_in_place(lowered: Callable[[Graph], Program]) -> None:

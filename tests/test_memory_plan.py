@@ -9,7 +9,7 @@ from itertools import combinations, product
 
 import pytest
 
-from tinyopt.memory_plan import BufferLifetime, Meeting, lower_bound, plan_memory
+from tinyopt.memory_plan import BufferLifetime, Meeting, Part, lower_bound, plan_memory
 
 
 def buffers_of(*lifetimes: tuple[int, int, int]) -> list[BufferLifetime]:
@@ -134,6 +134,34 @@ def test_no_placement_is_smaller_than_the_bound_and_the_best_is_found_where_all_
     best = smallest_arena(buffers, meetings)
     plan = plan_memory(buffers, 16, meetings)
     assert plan.lower_bound_bytes <= best == plan.arena_bytes
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_parts_that_live_together_never_overlap_while_the_others_may(seed: int) -> None:
+    generator = random.Random(seed)
+    buffers: list[BufferLifetime] = []
+    for i in range(generator.randint(2, 8)):
+        parts: list[Part] = []
+        for _ in range(generator.randint(1, 5)):
+            offset = parts[-1].offset + parts[-1].bytes if parts else 0
+            first = generator.randint(0, 9)
+            parts.append(Part(offset, 16 * generator.randint(1, 6), first, first + generator.randint(0, 5)))
+        span = min(p.first for p in parts), max(p.last for p in parts)
+        buffers.append(BufferLifetime(f"b{i}", sum(p.bytes for p in parts), *span, tuple(parts)))
+    plan = plan_memory(buffers, 16)
+    pieces = [(i, p, plan.offsets[i] + p.offset) for i, b in enumerate(buffers) for p in b.pieces]
+    for (i, a, at), (j, b, bt) in combinations(pieces, 2):
+        if i != j and a.first <= b.last and b.first <= a.last:
+            assert at + a.bytes <= bt or bt + b.bytes <= at
+    used = [sum(p.bytes for _, p, _ in pieces if p.first <= step <= p.last) for step in range(20)]
+    assert max(used) == plan.lower_bound_bytes <= plan.arena_bytes
+
+
+def test_an_output_takes_the_rows_of_its_input_that_are_not_read_any_more() -> None:
+    rows = tuple(Part(16 * k, 16, 0, k + 1) for k in range(4))
+    results = tuple(Part(16 * k, 16, k + 2, 9) for k in range(4))
+    buffers = [BufferLifetime("x", 64, 0, 4, rows), BufferLifetime("y", 64, 2, 9, results)]
+    assert plan_memory(buffers, 16).arena_bytes == 64
 
 
 def test_an_output_that_runs_ahead_of_its_input_begins_below_it() -> None:

@@ -11,8 +11,9 @@ import pytest
 from tests.graph_builder import GraphBuilder, graph_of
 from tests.test_lowering import random_graph
 from tinyopt.ir import Graph, Node, Value
-from tinyopt.lowering.lifetimes import VIEWS, Views, value_lifetimes
+from tinyopt.lowering.lifetimes import value_lifetimes
 from tinyopt.lowering.schedule import schedule
+from tinyopt.lowering.views import Views
 from tinyopt.memory_plan import lower_bound
 from tinyopt.targets.kernel import InputArgument, Kernel, OutputArgument, Overlap
 from tinyopt.verify import verify
@@ -23,8 +24,9 @@ def scheduled(graph: Graph) -> Graph:
 
 
 def peak_of(graph: Graph, order: list[Node]) -> int:
-    steps = [node for node in order if node.op not in VIEWS]
-    return lower_bound(list(value_lifetimes(graph, steps, Views.of(graph)).values()), 1)
+    views = Views.of(graph)
+    steps = [node for node in order if node not in views.nodes]
+    return lower_bound(list(value_lifetimes(graph, steps, views).values()), 1)
 
 
 def all_orders(nodes: list[Node], done: frozenset[Node] = frozenset()) -> Iterator[list[Node]]:

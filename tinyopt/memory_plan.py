@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 SHUFFLES = 100  # orders near the largest-first one, before the best order found is improved step by step
@@ -12,29 +12,53 @@ SEARCH_ORDERS = 4_000
 
 
 @dataclass(frozen=True)
+class Part:
+    """So many bytes of a buffer, from `offset` on, that keep their content from step `first` to step `last`."""
+
+    offset: int
+    bytes: int
+    first: int
+    last: int
+
+    def lies_in(self, span: tuple[int, int] | None) -> bool:
+        return span is None or (span[0] <= self.offset and self.offset + self.bytes <= span[1])
+
+
+@dataclass(frozen=True)
 class BufferLifetime:
-    """A buffer that must keep its content from step `first` to step `last`, both included."""
+    """A buffer that must keep its content from step `first` to step `last`, both included.
+
+    parts: where its bytes do not all live that long, how long each does; together they are the whole buffer.
+    """
 
     name: str
     bytes: int
     first: int
     last: int
+    parts: tuple[Part, ...] = ()
 
     def overlaps(self, other: BufferLifetime) -> bool:
         return self.first <= other.last and other.first <= self.last
 
+    @property
+    def pieces(self) -> tuple[Part, ...]:
+        return self.parts or (Part(0, self.bytes, self.first, self.last),)
+
 
 @dataclass(frozen=True)
 class Meeting:
-    """Two buffers that share one step only, in which `later` is written while `earlier` is read for the last time.
+    """Two buffers that share one step, in which `later` is written while `earlier` is read for the last time.
 
-    They may overlap, but not anyhow. later, earlier: their indices. forbidden: open intervals: where `later` begins
-    more than `low` and less than `high` bytes after `earlier` begins, bytes would be overwritten that are still read.
+    They may overlap there, but not anyhow. later, earlier: their indices. forbidden: open intervals: where `later`
+    begins more than `low` and less than `high` bytes after `earlier` begins, bytes would be overwritten that are still
+    read. later_span, earlier_span: the first byte and the end of what is written and read; None for the whole buffer.
     """
 
     later: int
     earlier: int
     forbidden: tuple[tuple[int, int], ...]
+    later_span: tuple[int, int] | None = None
+    earlier_span: tuple[int, int] | None = None
 
 
 @dataclass(frozen=True)
@@ -54,21 +78,36 @@ def lower_bound(buffers: Sequence[BufferLifetime], alignment: int, meetings: Seq
     end = max((buffer.last for buffer in buffers), default=-1) + 1
     growth = [0] * (end + 1)
     for buffer in buffers:
-        growth[buffer.first] += _aligned(buffer.bytes, alignment)
-        growth[buffer.last + 1] -= _aligned(buffer.bytes, alignment)
-    shared: dict[int, int] = {}
+        for part in buffer.pieces:
+            size = part.bytes if buffer.parts else _aligned(part.bytes, alignment)
+            growth[part.first] += size
+            growth[part.last + 1] -= size
+    shared: dict[tuple[int, int], int] = {}
     for meeting in meetings:
-        sizes = buffers[meeting.later].bytes, buffers[meeting.earlier].bytes
-        most = most_shared(*sizes, meeting.forbidden, alignment)
-        shared[meeting.later] = shared.get(meeting.later, 0) + most
+        step, size, most = _shared_at(meeting, buffers, alignment)
+        shared[meeting.later, step] = min(size, shared.get((meeting.later, step), 0) + most)
     savings = [0] * (end + 1)
-    for later, most in shared.items():
-        savings[buffers[later].first] += min(most, _aligned(buffers[later].bytes, alignment))
+    for (_, step), most in shared.items():
+        savings[step] += most
     alive, bound = 0, 0
     for step in range(end):
         alive += growth[step]
         bound = max(bound, alive - savings[step])
-    return bound
+    return _aligned(bound, alignment)
+
+
+def _shared_at(meeting: Meeting, buffers: Sequence[BufferLifetime], alignment: int) -> tuple[int, int, int]:
+    """The step of a meeting, the size of what is written there, and how much of it may lie on what is read."""
+    later, earlier = buffers[meeting.later], buffers[meeting.earlier]
+    ours, theirs = meeting.later_span or (0, later.bytes), meeting.earlier_span or (0, earlier.bytes)
+    shift = ours[0] - theirs[0]
+    forbidden = [(low + shift, high + shift) for low, high in meeting.forbidden]
+    step = min(part.first for part in later.pieces if part.lies_in(meeting.later_span))
+    return (
+        step,
+        _aligned(ours[1] - ours[0], alignment),
+        most_shared(ours[1] - ours[0], theirs[1] - theirs[0], forbidden, alignment),
+    )
 
 
 def plan_memory(buffers: Sequence[BufferLifetime], alignment: int, meetings: Sequence[Meeting] = ()) -> MemoryPlan:
@@ -95,7 +134,7 @@ def fill_regions(
 ) -> list[tuple[int, int]] | None:
     """First fit in the first region with room, buffer by buffer in `order`: (region, offset) of each; None: no room."""
     sizes = [_aligned(buffer.bytes, alignment) for buffer in buffers]
-    conflicts = _conflicts(buffers, sizes, meetings)
+    conflicts = _conflicts(buffers, meetings)
     places: list[tuple[int, int]] = [(-1, 0)] * len(buffers)
     for index in order:
         for region, capacity in enumerate(capacities):
@@ -122,7 +161,7 @@ class _Search:
         self._buffers = buffers
         self._alignment = alignment
         self._sizes = [_aligned(buffer.bytes, alignment) for buffer in buffers]
-        self._conflicts = _conflicts(buffers, self._sizes, meetings)
+        self._conflicts = _conflicts(buffers, meetings)
         self._bound = bound
         self._generator = random.Random(0)
         self._orders_left = max(1, min(SEARCH_ORDERS, SEARCH_VISITS // max(1, sum(map(len, self._conflicts)))))
@@ -205,22 +244,56 @@ def _lowest_permitted(forbidden: Sequence[tuple[int, int]], alignment: int) -> i
     return offset
 
 
-def _conflicts(
-    buffers: Sequence[BufferLifetime], sizes: Sequence[int], meetings: Sequence[Meeting]
-) -> list[list[tuple[int, int, int]]]:
+def _conflicts(buffers: Sequence[BufferLifetime], meetings: Sequence[Meeting]) -> list[list[tuple[int, int, int]]]:
     """For each buffer (other, low, high): it must not begin between low and high bytes after the other, both open."""
-    met = {(meeting.later, meeting.earlier): meeting.forbidden for meeting in meetings}
+    met: dict[tuple[int, int], list[Meeting]] = {}
+    for meeting in meetings:
+        met.setdefault((meeting.later, meeting.earlier), []).append(meeting)
     found: list[list[tuple[int, int, int]]] = [[] for _ in buffers]
     alive: list[int] = []
     for later in sorted(range(len(buffers)), key=lambda i: buffers[i].first):
         alive = [earlier for earlier in alive if buffers[earlier].last >= buffers[later].first]
         for earlier in alive:
-            apart = ((-sizes[later], sizes[earlier]),)
-            for low, high in met.get((later, earlier), apart):
+            pair = buffers[later], buffers[earlier]
+            for low, high in _forbidden(*pair, met.get((later, earlier), ()), met.get((earlier, later), ())):
                 found[later].append((earlier, low, high))
                 found[earlier].append((later, -high, -low))
         alive.append(later)
     return found
+
+
+def _forbidden(
+    ours: BufferLifetime, theirs: BufferLifetime, written: Sequence[Meeting], read: Sequence[Meeting]
+) -> list[tuple[int, int]]:
+    """Distances from the begin of `theirs` to that of `ours` at which bytes that live together would overlap.
+
+    written: the meetings in which `ours` is the later one; read: those in which it is the earlier one.
+    """
+    intervals: set[tuple[int, int]] = set()
+    for a in ours.pieces:
+        for b in theirs.pieces:
+            if a.first > b.last or b.first > a.last:
+                continue
+            writing = [
+                m for m in written if a.first == b.last and a.lies_in(m.later_span) and b.lies_in(m.earlier_span)
+            ]
+            reading = [m for m in read if b.first == a.last and b.lies_in(m.later_span) and a.lies_in(m.earlier_span)]
+            intervals.update(interval for m in writing for interval in m.forbidden)
+            intervals.update((-high, -low) for m in reading for low, high in m.forbidden)
+            if not writing and not reading:
+                intervals.add((b.offset - a.offset - a.bytes, b.offset - a.offset + b.bytes))
+    return _merged(intervals)
+
+
+def _merged(intervals: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
+    """Open intervals that overlap as one; those that only touch leave the point between them."""
+    merged: list[tuple[int, int]] = []
+    for low, high in sorted(intervals):
+        if merged and low < merged[-1][1]:
+            merged[-1] = merged[-1][0], max(merged[-1][1], high)
+        else:
+            merged.append((low, high))
+    return merged
 
 
 def most_shared(later: int, earlier: int, forbidden: Sequence[tuple[int, int]], alignment: int) -> int:

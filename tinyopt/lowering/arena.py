@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 from tinyopt.ir import Graph, Node, Value
-from tinyopt.lowering.lifetimes import Views, value_lifetimes
+from tinyopt.lowering.lifetimes import value_lifetimes
 from tinyopt.lowering.overlaps import forbidden_distances
 from tinyopt.lowering.program import ARENA_ALIGNMENT, ArenaBuffer, ArenaSlot, UsedRegion
 from tinyopt.lowering.regions import place_in_regions
+from tinyopt.lowering.views import Views
 from tinyopt.memory_plan import BufferLifetime, Meeting, lower_bound, plan_memory
 from tinyopt.ops import OPERATORS
 from tinyopt.options import MemoryRegion
@@ -35,25 +36,47 @@ class Arena:
     regions: tuple[UsedRegion, ...]
 
 
-def plan_arena(graph: Graph, steps: Sequence[Step], views: Views, memory: Sequence[MemoryRegion] = ()) -> Arena:
-    """Place all that changes at run time. Call k is step k + 1; scratch lives while its kernel runs.
+@dataclass(frozen=True, eq=False)
+class ArenaProblem:
+    """What has to be placed. keys, buffers: one for each other. steps: the nodes that run, with their kernels."""
 
-    Raises BudgetError where `memory` is given and too small.
-    """
-    lifetimes = _lifetimes(graph, steps, views)
-    indices = {key: index for index, key in enumerate(lifetimes)}
-    meetings = [
-        Meeting(indices[later], indices[earlier], forbidden)
-        for position, step in enumerate(steps, start=1)
-        for later, earlier, forbidden in _meetings(step, position, lifetimes, views)
-    ]
-    buffers = list(lifetimes.values())
-    if not memory:
-        plan = plan_memory(buffers, ARENA_ALIGNMENT, meetings)
-        return _arena(lifetimes, [(0, offset) for offset in plan.offsets], plan.lower_bound_bytes, ())
-    accesses = _accesses(steps, lifetimes, views)
-    places = place_in_regions(buffers, meetings, [accesses[key] for key in lifetimes], memory)
-    return _arena(lifetimes, places, lower_bound(buffers, ARENA_ALIGNMENT, meetings), memory)
+    steps: tuple[Step, ...]
+    views: Views
+    keys: tuple[BufferKey, ...]
+    buffers: tuple[BufferLifetime, ...]
+    meetings: tuple[Meeting, ...]
+
+    @classmethod
+    def of(cls, graph: Graph, kernels: Mapping[Node, Kernel], views: Views) -> ArenaProblem:
+        """All that changes at run time. Call k is step k + 1; scratch lives while its kernel runs."""
+        steps = tuple((node, kernels[node]) for node in graph.nodes if node not in views.nodes)
+        lifetimes = _lifetimes(graph, steps, views)
+        indices = {key: index for index, key in enumerate(lifetimes)}
+        meetings = (
+            meeting
+            for position, (node, kernel) in enumerate(steps, start=1)
+            for meeting in _meetings(node, kernel, position, views, lifetimes, indices)
+        )
+        return cls(steps, views, tuple(lifetimes), tuple(lifetimes.values()), tuple(meetings))
+
+    @property
+    def lower_bound(self) -> int:
+        return lower_bound(self.buffers, ARENA_ALIGNMENT, self.meetings)
+
+
+def plan_arena(problem: ArenaProblem) -> Arena:
+    """Place everything in one arena."""
+    plan = plan_memory(problem.buffers, ARENA_ALIGNMENT, problem.meetings)
+    return _arena(problem, [(0, offset) for offset in plan.offsets], plan.lower_bound_bytes, ())
+
+
+def plan_regions(problem: ArenaProblem, memory: Sequence[MemoryRegion]) -> Arena:
+    """Place everything in the regions of `memory`. Raises BudgetError where they are too small."""
+    accesses = _accesses(problem)
+    heat = [accesses[key] for key in problem.keys]
+    return _arena(
+        problem, place_in_regions(problem.buffers, problem.meetings, heat, memory), problem.lower_bound, memory
+    )
 
 
 def _lifetimes(graph: Graph, steps: Sequence[Step], views: Views) -> dict[BufferKey, BufferLifetime]:
@@ -68,28 +91,24 @@ def _lifetimes(graph: Graph, steps: Sequence[Step], views: Views) -> dict[Buffer
 
 
 def _arena(
-    lifetimes: Mapping[BufferKey, BufferLifetime],
-    places: Sequence[tuple[int, int]],
-    bound: int,
-    memory: Sequence[MemoryRegion],
+    problem: ArenaProblem, places: Sequence[tuple[int, int]], bound: int, memory: Sequence[MemoryRegion]
 ) -> Arena:
     used = [0] * max(len(memory), 1)
     slots: dict[BufferKey, ArenaSlot] = {}
     buffers: list[ArenaBuffer] = []
-    for (key, life), (region, offset) in zip(lifetimes.items(), places, strict=True):
+    for (key, life), (region, offset) in zip(zip(problem.keys, problem.buffers, strict=True), places, strict=True):
         slots[key] = ArenaSlot(offset, life.bytes, region)
-        buffers.append(ArenaBuffer(life.name, offset, life.bytes, life.first, life.last, region))
+        for part in life.pieces:
+            buffers.append(ArenaBuffer(life.name, offset + part.offset, part.bytes, part.first, part.last, region))
         used[region] = max(used[region], -(-(offset + life.bytes) // ARENA_ALIGNMENT) * ARENA_ALIGNMENT)
     regions = (UsedRegion(given.name, need, given.bytes) for given, need in zip(memory, used, strict=False))
     return Arena(slots, tuple(buffers), sum(used), bound, tuple(regions))
 
 
-def _accesses(
-    steps: Sequence[Step], lifetimes: Mapping[BufferKey, BufferLifetime], views: Views
-) -> dict[BufferKey, float]:
+def _accesses(problem: ArenaProblem) -> dict[BufferKey, float]:
     """About how many bytes of each buffer are read or written in one run."""
-    counts: dict[BufferKey, float] = dict.fromkeys(lifetimes, 0.0)
-    for node, kernel in steps:
+    views, counts = problem.views, dict.fromkeys(problem.keys, 0.0)
+    for node, kernel in problem.steps:
         macs, output = OPERATORS[node.op].macs(node), node.outputs[0]
         channels = output.shape[-1] if output.shape else 1
         for value in node.variable_inputs:  # a window's cells are read once for all channels of an output pixel
@@ -104,13 +123,23 @@ def _accesses(
 
 
 def _meetings(
-    step: Step, position: int, lifetimes: Mapping[BufferKey, BufferLifetime], views: Views
-) -> Iterator[tuple[Value, Value, tuple[tuple[int, int], ...]]]:
-    """The output's memory with that of each input which nobody reads any more afterwards."""
-    node, kernel = step
-    later = views.root(node.outputs[0])
-    if not kernel.overlaps or lifetimes[later].first != position:
+    node: Node,
+    kernel: Kernel,
+    position: int,
+    views: Views,
+    lifetimes: Mapping[BufferKey, BufferLifetime],
+    indices: Mapping[BufferKey, int],
+) -> Iterator[Meeting]:
+    """The first output with each input in another memory that is not read any more afterwards."""
+    later, later_span = views.root(node.outputs[0]), views.span(node.outputs[0])
+    is_born = any(part.first == position for part in lifetimes[later].pieces if part.lies_in(later_span))
+    if not (kernel.overlaps and is_born):
         return
-    for earlier in dict.fromkeys(views.root(value) for value in node.variable_inputs):
-        if earlier in lifetimes and lifetimes[earlier].last == position:  # constants are not
-            yield later, earlier, tuple(forbidden_distances(*step, later, earlier, views))
+    for index, value in enumerate(node.inputs):
+        if value is None or views.root(value) is later or views.root(value) not in lifetimes:  # constants are not
+            continue
+        earlier, span = views.root(value), views.span(value)
+        if any(part.last == position for part in lifetimes[earlier].pieces if part.lies_in(span)):
+            shift = span[0] - later_span[0]
+            forbidden = tuple((low + shift, high + shift) for low, high in forbidden_distances(node, kernel, index))
+            yield Meeting(indices[later], indices[earlier], forbidden, later_span, span)

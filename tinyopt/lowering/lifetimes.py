@@ -2,53 +2,58 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from itertools import pairwise
+from typing import TypeAlias
 
 from tinyopt.ir import Graph, Node, Value
 from tinyopt.lowering.program import ARENA_ALIGNMENT
-from tinyopt.memory_plan import BufferLifetime, lower_bound
+from tinyopt.lowering.views import Views
+from tinyopt.memory_plan import BufferLifetime, Part, lower_bound
 
-VIEWS = frozenset({"Reshape", "Identity"})  # the output is the input's memory under another shape: no kernel
-
-
-@dataclass(frozen=True, eq=False)
-class Views:
-    """Which values are other values' memory. shared: for each such value the one that it looks at."""
-
-    shared: Mapping[Value, Value]
-
-    @classmethod
-    def of(cls, graph: Graph) -> Views:
-        """The views among the outputs of the graph's nodes."""
-        return cls({node.output: node.input(0) for node in graph.nodes if node.op in VIEWS})
-
-    def root(self, value: Value) -> Value:
-        """The value whose memory `value` lies in."""
-        while value in self.shared:
-            value = self.shared[value]
-        return value
+Span: TypeAlias = tuple[int, int]  # the first byte and the end
 
 
 def value_lifetimes(graph: Graph, steps: Sequence[Node], views: Views) -> dict[Value, BufferLifetime]:
-    """The life of every value that has memory of its own, in order of birth.
+    """The life of every value that has memory of its own, in order of birth; of its parts, where they differ.
 
     Inputs live from step 0, node k of `steps` is step k + 1, outputs live until after the last node.
     """
-    end = len(steps) + 1
-    birth: dict[Value, int] = dict.fromkeys(graph.inputs, 0)
-    death: dict[Value, int] = dict.fromkeys(graph.inputs, 0)
+    lives: dict[Value, _Life] = {}
+    for value in graph.inputs:
+        lives.setdefault(views.root(value), _Life()).written.append((views.span(value), 0))
     for position, node in enumerate(steps, start=1):
         for output in node.outputs:
-            owner = views.root(output)
-            birth.setdefault(owner, position)
-            death[owner] = max(death.get(owner, 0), position)
+            lives.setdefault(views.root(output), _Life()).written.append((views.span(output), position))
         for value in node.variable_inputs:
-            death[views.root(value)] = position
-    for output in graph.outputs:
-        if not views.root(output).is_constant:
-            death[views.root(output)] = end
-    return {value: BufferLifetime(value.name, value.type.bytes, first, death[value]) for value, first in birth.items()}
+            if views.root(value) in lives:  # else it is a constant
+                lives[views.root(value)].read.append((views.span(value), position))
+    for value in graph.outputs:
+        if views.root(value) in lives:
+            lives[views.root(value)].read.append((views.span(value), len(steps) + 1))
+    return {root: life.of(root) for root, life in lives.items()}
+
+
+@dataclass(frozen=True, eq=False)
+class _Life:
+    """When which bytes of a value's memory are written and read."""
+
+    written: list[tuple[Span, int]] = field(default_factory=list[tuple[Span, int]])
+    read: list[tuple[Span, int]] = field(default_factory=list[tuple[Span, int]])
+
+    def of(self, root: Value) -> BufferLifetime:
+        uses = [*self.written, *self.read]
+        cuts = sorted({place for span, _ in uses for place in span})
+        parts: list[Part] = []
+        for begin, end in pairwise(cuts):
+            steps = [step for (first, last), step in uses if first <= begin and end <= last]
+            if parts and steps and (parts[-1].first, parts[-1].last) == (min(steps), max(steps)):
+                parts[-1] = replace(parts[-1], bytes=end - parts[-1].offset)
+            elif steps:
+                parts.append(Part(begin, end - begin, min(steps), max(steps)))
+        first, last = min(step for _, step in uses), max(step for _, step in uses)
+        return BufferLifetime(root.name, root.type.bytes, first, last, tuple(parts) if len(parts) > 1 else ())
 
 
 def estimate_arena(graph: Graph) -> int:
@@ -58,8 +63,9 @@ def estimate_arena(graph: Graph) -> int:
     input's memory are not known before kernels are chosen; the plan of the lowered program has them.
     """
     fixed = _computed_from_constants(graph)
-    steps = [node for node in graph.nodes if node.op not in VIEWS and node.outputs[0] not in fixed]
-    lives = value_lifetimes(graph, steps, Views.of(graph))
+    views = Views.of(graph)
+    steps = [node for node in graph.nodes if node not in views.nodes and node.outputs[0] not in fixed]
+    lives = value_lifetimes(graph, steps, views)
     return lower_bound([life for value, life in lives.items() if value not in fixed], ARENA_ALIGNMENT)
 
 

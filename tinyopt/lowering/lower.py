@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from tinyopt.errors import UnsupportedOperatorError
 from tinyopt.ir import Array, Graph, Node, Value
-from tinyopt.lowering.arena import Arena, plan_arena
+from tinyopt.lowering.arena import Arena, ArenaProblem, plan_arena, plan_regions
 from tinyopt.lowering.kernel_cache import compile_kernels
-from tinyopt.lowering.lifetimes import VIEWS, Views
 from tinyopt.lowering.program import (
     ArenaSlot,
     CallArgument,
@@ -22,6 +21,7 @@ from tinyopt.lowering.program import (
 )
 from tinyopt.lowering.request import KernelRequest, request_for
 from tinyopt.lowering.schedule import schedule
+from tinyopt.lowering.views import VIEWS, Views
 from tinyopt.options import MemoryRegion
 from tinyopt.targets.kernel import (
     ConstantArgument,
@@ -57,10 +57,10 @@ def lower(
     Raises UnsupportedOperatorError that lists every node without a kernel on `target`, and BudgetError where `memory`
     is given and too small.
     """
-    views = Views.of(graph)
-    steps = _choose_kernels(graph, target)
-    arena = _run_in_best_order(graph, steps, views, memory)
+    choices = _choose_kernels(graph, target)
+    arena, views = _best_arena(graph, {node: kernel for node, (kernel, _) in choices.items()}, memory)
     places = _Places(arena, views)
+    steps = [_Step(node, *choices[node]) for node in graph.nodes if node not in views.nodes]
     requests = [request_for(step.kernel, target.tvm) for step in steps]
     calls = tuple(
         _call(index, step, request, places) for index, (step, request) in enumerate(zip(steps, requests, strict=True))
@@ -81,17 +81,36 @@ def lower(
     )
 
 
-def _run_in_best_order(graph: Graph, steps: list[_Step], views: Views, memory: Sequence[MemoryRegion]) -> Arena:
-    """Put nodes and steps into the running order with the smallest arena; returns that arena, or the regions' plan."""
-    by_node = {step.node: step for step in steps}
-    kernels = {step.node: step.kernel for step in steps}
-    arenas: list[tuple[list[Node], Arena]] = []
-    for order in (graph.nodes, schedule(graph, views, kernels)):
-        if all(order != tried for tried, _ in arenas):
-            arenas.append((order, plan_arena(graph, [(n, kernels[n]) for n in order if n in kernels], views)))
-    graph.nodes, arena = min(arenas, key=lambda tried: tried[1].bytes)  # the present order where both are as good
-    steps[:] = [by_node[node] for node in graph.nodes if node in by_node]
-    return plan_arena(graph, [(step.node, step.kernel) for step in steps], views, memory) if memory else arena
+def _best_arena(graph: Graph, kernels: Mapping[Node, Kernel], memory: Sequence[MemoryRegion]) -> tuple[Arena, Views]:
+    """Put the nodes into the running order with the smallest arena; returns that arena, or the regions' plan."""
+    joined = Views.of(graph)
+    plans = _plans(graph, kernels, joined)
+    if joined.concats and all(arena.bytes > arena.lower_bound_bytes for _, _, arena in plans):
+        # parts that wait in their places for the others may leave gaps that are too small for anything else
+        plans += _plans(graph, kernels, Views.of(graph, kept_apart=joined.concats))
+    # where several are as good the present order, and inputs of a Concat that need not be moved
+    graph.nodes, problem, arena = min(plans, key=lambda plan: plan[2].bytes)
+    return plan_regions(problem, memory) if memory else arena, problem.views
+
+
+def _plans(graph: Graph, kernels: Mapping[Node, Kernel], views: Views) -> list[tuple[list[Node], ArenaProblem, Arena]]:
+    """The arenas of the present order and of the best one that was found."""
+    needed = {node: kernel for node, kernel in kernels.items() if node not in views.nodes}
+    plans: list[tuple[list[Node], ArenaProblem, Arena]] = []
+    for order in (graph.nodes, schedule(graph, views, needed)):
+        if all(order != tried for tried, *_ in plans):
+            problem = ArenaProblem.of(replace(graph, nodes=order), needed, views)
+            plans.append((order, problem, plan_arena(problem)))
+    return plans
+
+
+def planned_arena_bytes(graph: Graph, target: Target) -> int:
+    """The arena of `graph` with its nodes in their present order; nothing is compiled.
+
+    Raises UnsupportedOperatorError as `lower` does.
+    """
+    kernels = {node: kernel for node, (kernel, _) in _choose_kernels(graph, target).items()}
+    return plan_arena(ArenaProblem.of(graph, kernels, Views.of(graph))).bytes
 
 
 def choose_kernel(node: Node, target: Target) -> tuple[Kernel, tuple[str, ...]] | None:
@@ -105,8 +124,8 @@ def choose_kernel(node: Node, target: Target) -> tuple[Kernel, tuple[str, ...]] 
     return None
 
 
-def _choose_kernels(graph: Graph, target: Target) -> list[_Step]:
-    steps: list[_Step] = []
+def _choose_kernels(graph: Graph, target: Target) -> dict[Node, tuple[Kernel, tuple[str, ...]]]:
+    choices: dict[Node, tuple[Kernel, tuple[str, ...]]] = {}
     homeless: list[str] = []
     for node in graph.nodes:
         if node.op in VIEWS:
@@ -115,10 +134,10 @@ def _choose_kernels(graph: Graph, target: Target) -> list[_Step]:
         if choice is None:
             homeless.append(f"{node.op} '{node.name}'{_why_homeless(node, target)}")
         else:
-            steps.append(_Step(node, *choice))
+            choices[node] = choice
     if homeless:
         raise UnsupportedOperatorError(f"no kernel for {target.name}: {'; '.join(homeless)}")
-    return steps
+    return choices
 
 
 def _why_homeless(node: Node, target: Target) -> str:
@@ -150,7 +169,8 @@ class _Places:
         return self.of_constant("constant", root.data) if root.is_constant else self.in_arena(value)
 
     def in_arena(self, value: Value) -> ArenaSlot:
-        return replace(self._arena.slots[self._views.root(value)], bytes=value.type.bytes)
+        slot = self._arena.slots[self._views.root(value)]
+        return ArenaSlot(slot.offset + self._views.offset(value), value.type.bytes, slot.region)
 
 
 def _call(index: int, step: _Step, request: KernelRequest, places: _Places) -> KernelCall:

@@ -26,7 +26,8 @@ class ArenaSlot:
 class ArenaBuffer:
     """A tensor or a kernel's scratch in the arena: `bytes` at `offset`, in use from step `first` to step `last`.
 
-    Step 0 is before the first call, call k runs at step k + 1, and outputs stay until one step after the last call.
+    A tensor whose parts do not live equally long is several buffers of one name. Step 0 is before the first call,
+    call k runs at step k + 1, and outputs stay until one step after the last call.
     """
 
     name: str

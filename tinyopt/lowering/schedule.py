@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
+from typing import TypeAlias
 
 from tinyopt.ir import Graph, Node, Value
-from tinyopt.lowering.lifetimes import Views
+from tinyopt.lowering.lifetimes import Span
 from tinyopt.lowering.overlaps import forbidden_distances
 from tinyopt.lowering.program import ARENA_ALIGNMENT
+from tinyopt.lowering.views import Views
 from tinyopt.memory_plan import most_shared
 from tinyopt.targets.kernel import Kernel, ScratchArgument
 
@@ -32,9 +35,12 @@ def schedule(graph: Graph, views: Views, kernels: Mapping[Node, Kernel]) -> list
     return graph.nodes
 
 
+_Uses: TypeAlias = dict[Value, list[tuple[Span, int]]]
+
+
 @dataclass(frozen=True, eq=False)
 class _Memory:
-    """A value's memory, with the sets of nodes (bit k for node k) that write to it, and that write or read it."""
+    """Bytes of memory, with the sets of nodes (bit k for node k) that write to them, and that write or read them."""
 
     bytes: int
     writers: int
@@ -71,32 +77,20 @@ class _Model:
         for reader, needs in enumerate(self.needs):
             for index in _indices(needs):
                 self._readers[index].append(reader)
-        self._memories = _memories(graph, views)
-        self._reads = [_memories_of(node.variable_inputs, views, self._memories) for node in graph.nodes]
-        self._writes = [_memories_of(node.outputs, views, self._memories) for node in graph.nodes]
+        memories = _Memories(graph, views)
+        self._reads = [memories.under(_runs(node, views), node.variable_inputs) for node in graph.nodes]
+        self._writes = [memories.under(_runs(node, views), node.outputs) for node in graph.nodes]
         self._scratch = [_scratch_bytes(kernels.get(node)) for node in graph.nodes]
-        self._shared = [self._sharing(node, kernels.get(node), views) for node in graph.nodes]
-        live = sum(memory.bytes for memory in self._memories.values() if memory.is_alive(0))
+        self._shared = [_sharing(node, kernels.get(node), memories) for node in graph.nodes]
+        live = sum(memory.bytes for memory in memories.all if memory.is_alive(0))
         self.start = _State(0, _bits(k for k, needs in enumerate(self.needs) if not needs), live, live, -1, None)
-
-    def _sharing(self, node: Node, kernel: Kernel | None, views: Views) -> dict[_Memory, int]:
-        """For each memory that the node reads how many bytes of it the (first) output may overwrite."""
-        if kernel is None or not kernel.overlaps:
-            return {}
-        later = views.root(node.outputs[0])
-        shared: dict[_Memory, int] = {}
-        for earlier in {views.root(value) for value in node.variable_inputs} & set(self._memories):
-            forbidden = list(forbidden_distances(node, kernel, later, earlier, views))
-            sizes = later.type.bytes, earlier.type.bytes
-            shared[self._memories[earlier]] = most_shared(*sizes, forbidden, ARENA_ALIGNMENT)
-        return shared
 
     @property
     def unavoidable(self) -> int:
         """Bytes that some step needs in any order."""
         return max(
             (
-                sum(m.bytes for m in {*reads, *writes}) + scratch - sum(shared.values())
+                sum(m.bytes for m in {*reads, *writes}) + scratch - sum(most for _, most in shared)
                 for reads, writes, scratch, shared in zip(
                     self._reads, self._writes, self._scratch, self._shared, strict=True
                 )
@@ -110,8 +104,8 @@ class _Model:
         born = [m for m in self._writes[index] if not m.is_input and not m.writers & state.done]
         died = [m for m in {*self._reads[index], *self._writes[index]} if not m.is_alive(done)]
         needed = state.live + sum(m.bytes for m in born)
-        shared = sum(self._shared[index].get(m, 0) for m in died) if born else 0
-        peak = needed + self._scratch[index] - min(shared, sum(m.bytes for m in born[:1]))
+        shared = sum(min(most, sum(m.bytes for m in under if m in died)) for under, most in self._shared[index])
+        peak = needed + self._scratch[index] - min(shared, sum(m.bytes for m in born))
         ready = state.ready & ~(1 << index) | _bits(k for k in self._readers[index] if not self.needs[k] & ~done)
         return _State(done, ready, needed - sum(m.bytes for m in died), max(peak, state.peak), index, state)
 
@@ -160,28 +154,80 @@ def _peak(model: _Model, order: Sequence[int]) -> int:
     return state.peak
 
 
-def _memories(graph: Graph, views: Views) -> dict[Value, _Memory]:
-    writers: dict[Value, int] = dict.fromkeys(graph.inputs, 0)
-    users: dict[Value, int] = dict(writers)
-    for index, node in enumerate(graph.nodes):
-        for output in node.outputs:
-            root = views.root(output)
-            writers[root] = writers.get(root, 0) | 1 << index
-            users[root] = users.get(root, 0) | 1 << index
-        for value in node.variable_inputs:
-            users[views.root(value)] = users.get(views.root(value), 0) | 1 << index
-    outputs = {views.root(value) for value in graph.outputs}
-    inputs = set(graph.inputs)
-    return {
-        root: _Memory(root.type.bytes, writers[root], users[root], root in inputs, root in outputs)
-        for root in writers
-        if not root.is_constant
-    }
+class _Memories:
+    """The memory of all values, cut wherever one that lies inside another begins or ends."""
+
+    def __init__(self, graph: Graph, views: Views) -> None:
+        self._views = views
+        self._inside: dict[Value, list[tuple[Span, _Memory]]] = {}
+        writers, users = self._uses(graph, views)
+        inputs, outputs = self._spans(graph.inputs), self._spans(graph.outputs)
+        for root, spans in users.items():
+            for cut in pairwise(sorted({place for span, _ in spans for place in span})):
+                memory = _Memory(
+                    bytes=cut[1] - cut[0],
+                    writers=_bits(node for span, node in writers[root] if _covers(span, cut) and node >= 0),
+                    users=_bits(node for span, node in spans if _covers(span, cut) and node >= 0),
+                    is_input=any(_covers(span, cut) for span in inputs.get(root, ())),
+                    is_output=any(_covers(span, cut) for span in outputs.get(root, ())),
+                )
+                self._inside.setdefault(root, []).append((cut, memory))
+
+    @staticmethod
+    def _uses(graph: Graph, views: Views) -> tuple[_Uses, _Uses]:
+        """For each root the spans that are written, and that are written or read, and by which node; -1 for inputs."""
+        written = [(value, -1) for value in graph.inputs]
+        written += [(value, k) for k, node in enumerate(graph.nodes) if _runs(node, views) for value in node.outputs]
+        read = [(v, k) for k, node in enumerate(graph.nodes) if _runs(node, views) for v in node.variable_inputs]
+        read += [(value, -1) for value in graph.outputs]
+        writers: _Uses = {}
+        for value, node in written:
+            writers.setdefault(views.root(value), []).append((views.span(value), node))
+        users = {root: list(uses) for root, uses in writers.items()}
+        for value, node in read:
+            if views.root(value) in users:
+                users[views.root(value)].append((views.span(value), node))
+        return writers, users
+
+    def _spans(self, values: Sequence[Value]) -> dict[Value, list[Span]]:
+        spans: dict[Value, list[Span]] = {}
+        for value in values:
+            spans.setdefault(self._views.root(value), []).append(self._views.span(value))
+        return spans
+
+    @property
+    def all(self) -> Iterator[_Memory]:
+        return (memory for inside in self._inside.values() for _, memory in inside)
+
+    def under(self, is_run: bool, values: Sequence[Value]) -> list[_Memory]:
+        """The memory in which `values` lie, each piece once; none for a node that is not run."""
+        found: dict[_Memory, None] = {}
+        for value in values if is_run else ():
+            span = self._views.span(value)
+            inside = self._inside.get(self._views.root(value), ())  # constants have none
+            found |= {memory: None for cut, memory in inside if _covers(span, cut)}
+        return list(found)
 
 
-def _memories_of(values: Sequence[Value], views: Views, memories: Mapping[Value, _Memory]) -> list[_Memory]:
-    roots = dict.fromkeys(views.root(value) for value in values)
-    return [memories[root] for root in roots if root in memories]
+def _covers(span: Span, cut: Span) -> bool:
+    return span[0] <= cut[0] and cut[1] <= span[1]
+
+
+def _runs(node: Node, views: Views) -> bool:
+    return node not in views.nodes
+
+
+def _sharing(node: Node, kernel: Kernel | None, memories: _Memories) -> list[tuple[list[_Memory], int]]:
+    """For each input its memory, and how many bytes of it the (first) output may overwrite."""
+    if kernel is None or not kernel.overlaps:
+        return []
+    shared: dict[Value, int] = {}
+    for index, value in enumerate(node.inputs):
+        if value is not None:
+            sizes = node.outputs[0].type.bytes, value.type.bytes
+            most = most_shared(*sizes, forbidden_distances(node, kernel, index), ARENA_ALIGNMENT)
+            shared[value] = min(most, shared.get(value, most))
+    return [(memories.under(True, [value]), most) for value, most in shared.items()]
 
 
 def _scratch_bytes(kernel: Kernel | None) -> int:

@@ -14,8 +14,9 @@ from typing import Any
 
 from tinyopt.errors import UnsupportedOperatorError
 from tinyopt.ir import Graph, Node, TensorType, Value
-from tinyopt.lowering.lifetimes import VIEWS, estimate_arena
+from tinyopt.lowering.lifetimes import estimate_arena
 from tinyopt.lowering.lower import choose_kernel
+from tinyopt.lowering.views import VIEWS
 from tinyopt.onnx_import import import_model
 from tinyopt.onnx_import.outline import read_outline
 from tinyopt.ops import OPERATORS
