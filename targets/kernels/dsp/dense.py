@@ -1,67 +1,84 @@
-"""Dense layer on one vector: several channels at a time over the whole depth.
+"""Dense layer on one vector: widened to int16 once, then four channels at a time over the whole depth.
 
-Four neighbouring weights of a channel lie in one word, the words of the channels computed together side by side:
-[group of channels][quad of the depth][channel][4]. SXTB16 and SXTB16 with ROR #8 widen a word of the input and one of
-each channel alike, into the pairs (0, 2) and (1, 3). Clustered weights are looked up in the same place, for each is
-used but once.
+The words of weights of the channels computed together lie side by side: [group][pair of places][pair of channels].
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 
-from tinyopt.ir import Array, Node, Value
+from tinyopt.ir import Array, Node
 from tinyopt.targets.kernel import (
     Argument,
     ConstantArgument,
     InputArgument,
     Kernel,
     OutputArgument,
+    Overlap,
     Refusal,
     ScalarArgument,
+    ScratchArgument,
 )
-from tinyopt.targets.kernels.dsp.decoding import WORDS_AT_ONCE, cluster_arguments, decode_words, index_bits
-from tinyopt.targets.kernels.dsp.intrinsics import LOAD_WORD, SMLAD, SXTB16, SXTB16_ROR8, multiply_rows
-from tinyopt.targets.kernels.dsp.layer import residual_overlap
-from tinyopt.targets.kernels.dsp.packing import as_words
+from tinyopt.targets.kernels.dsp.dense_micro_kernels import QUAD, WIDEN_ROW, Rows
 from tinyopt.targets.kernels.dsp.pointwise import plan_rows
 from tinyopt.targets.kernels.dsp.product import ANY_SIZE, RESIDUAL_INTRINSICS, Residual, finish
-from tinyopt.targets.kernels.intrinsic import Intrinsic
-from tinyopt.targets.kernels.requantize import SMMLAR_INTRINSICS, Requantization, zero_point_of
-from tinyopt.targets.kernels.tir import Buffer, Expr, KernelBuilder, PrimFunc, call, cast, read
+from tinyopt.targets.kernels.intrinsic import NAKED, Intrinsic
+from tinyopt.targets.kernels.requantize import (
+    INT8_HIGH,
+    INT8_LOW,
+    SMMLAR_INTRINSICS,
+    Requantization,
+    zero_point_of,
+)
+from tinyopt.targets.kernels.tir import Buffer, Expr, KernelBuilder, PrimFunc, cast
 
-CHANNELS = 4  # computed together
-
-DENSE_INTRINSICS: tuple[Intrinsic, ...] = (LOAD_WORD, SXTB16, SXTB16_ROR8, SMLAD, *SMMLAR_INTRINSICS)
+_SUM_LIMIT = 1 << 23  # of the second channel of a joined pair
+_NUMBERS = tuple(
+    "depth channels zero_point long_steps short_steps groups last_long_steps last_short_steps last".split()
+)
 
 
 @dataclass(frozen=True)
 class DenseSpec:
-    """depth: input elements. groups: full ones. rest: channels beyond them. bits: of an index, 0 for plain weights."""
+    """body: the micro-kernel for groups of channels from the first on. last: for those at the end that they leave out.
 
-    depth: int
-    groups: int
-    rest: int
-    to: Requantization
+    to: of the sums, where the micro-kernels do not do that themselves.
+    """
+
+    body: Rows | None
+    last: Rows | None
+    to: Requantization | None
     has_residual: bool
-    bits: int
-
-    @property
-    def quads(self) -> int:
-        return -(-self.depth // 4)
 
     @property
     def intrinsics(self) -> tuple[Intrinsic, ...]:
-        sizes = [channels for channels, groups in ((CHANNELS, self.groups), (self.rest, self.rest)) if groups]
-        rows = [] if self.bits else [multiply_rows(channels) for channels in sizes]
-        return (*DENSE_INTRINSICS, *rows, *(RESIDUAL_INTRINSICS if self.has_residual else ()))
+        rows = [rows.intrinsic for rows in (self.body, self.last) if rows is not None]
+        rescaling = () if self.to is None else SMMLAR_INTRINSICS
+        return (NAKED, WIDEN_ROW, *rows, *rescaling, *(RESIDUAL_INTRINSICS if self.has_residual else ()))
 
-    @property
-    def rest_words(self) -> int:
-        """Words of the last group for each quad; indices are decoded two words at a time."""
-        return self.rest + self.rest % WORDS_AT_ONCE if self.bits else self.rest
+
+@dataclass(frozen=True)
+class _Parts:
+    """How the channels are cut. `last` ones at the end may have been computed in the body too."""
+
+    at_once: int
+    groups: int
+    last: int
+
+    @classmethod
+    def of(cls, channels: int) -> _Parts:
+        if channels < 4:
+            return cls(2, channels // 2, 2 * (channels % 2))
+        return cls(4, channels // 4, {0: 0, 1: 2, 2: 2, 3: 4}[channels % 4])
+
+    def order(self, channels: int) -> list[int]:
+        """The channels in the order in which they are computed; -1 for one that is not there."""
+        if channels == 1:
+            return [0, -1]
+        return [*range(self.at_once * self.groups), *range(channels - self.last, channels)]
 
 
 def plan_dense(node: Node) -> Kernel | Refusal:
@@ -70,146 +87,170 @@ def plan_dense(node: Node) -> Kernel | Refusal:
     channels, depth = weight.shape
     if x.type.elements != depth:
         return plan_rows(node)
-    has_residual = node.optional_input(4) is not None
-    groups, rest = divmod(channels, CHANNELS)
-    spec = DenseSpec(depth, groups, rest, Requantization.of(node), has_residual, index_bits(weight))
+    to, residual = Requantization.of(node), node.optional_input(4)
+    is_raw = residual is not None or channels == 1 or (to.shift, to.low, to.high) != (32, INT8_LOW, INT8_HIGH)
+    parts = _Parts.of(channels)
+    order = parts.order(channels)
+    weights = np.pad(weight.data[order] * (np.array(order) >= 0)[:, None].astype(np.int8), ((0, 0), (0, -depth % QUAD)))
+    is_joined = _can_be_joined(weights)
+    body, last = (Rows(n, is_joined, is_raw) if n else None for n in (parts.at_once * bool(parts.groups), parts.last))
+    spec = DenseSpec(body, last, to if is_raw else None, residual is not None)
     arguments: list[Argument] = [
         InputArgument(0),
-        *_weight_arguments(weight, spec),
-        ConstantArgument("bias", node.input(2).data),
-        ConstantArgument("multiplier", node.input(3).data),
+        ConstantArgument("weight", _by_group(_packed, parts, _joined(weights) if is_joined else weights)),
+        ConstantArgument("bias", _by_group(_rescaling, parts, _biases_and_multipliers(node, order))),
+        ConstantArgument("parameters", _numbers(node, spec, parts)),
+        ScratchArgument(2 * weights.shape[1], 4),
         OutputArgument(0),
     ]
-    if has_residual:
-        numbers = zero_point_of(node, node.input(4)), node.int("residual_multiplier")
+    if is_raw:
+        arguments += [ConstantArgument("multiplier", node.input(3).data), ScratchArgument(4 * max(channels, 2), 4)]
+    if residual is not None:
+        numbers = zero_point_of(node, residual), node.int("residual_multiplier")
         arguments += [InputArgument(4), *(ScalarArgument(number) for number in numbers)]
     return Kernel(
         template=dense,
         spec=spec,
-        name="dense_clustered_smlad" if spec.bits else "dense_smlad",
+        name="dense_smlad",
         arguments=tuple(arguments),
         intrinsics=spec.intrinsics,
-        overlaps=residual_overlap(node),
+        overlaps=_overlaps(node),
     )
 
 
-def _weight_arguments(weight: Value, spec: DenseSpec) -> list[Argument]:
-    if not spec.bits:
-        return [ConstantArgument("weight", as_words(_packed(weight.data, spec)))]
-    assert weight.clusters is not None
-    return cluster_arguments(weight, _packed(weight.clusters.indices, spec), spec.bits)
+def _overlaps(node: Node) -> tuple[Overlap, ...]:
+    """All of the input has been read before the first output is written; a residual is read as they are."""
+    residual = node.optional_input(4)
+    if residual is None:
+        return (Overlap(0, None, None),)
+    return (Overlap.in_place(0),) if residual is node.input(0) else (Overlap(0, None, None), Overlap.in_place(4))
 
 
-def _packed(weights: Array, spec: DenseSpec) -> Array:
-    """[channels, depth] -> the bytes of all groups, one group behind the other."""
-    missing = spec.rest_words - spec.rest
-    padded = np.pad(weights, ((0, missing), (0, 4 * spec.quads - spec.depth)))
-    whole = spec.groups * CHANNELS
-    return np.concatenate([_interleaved(padded[:whole], CHANNELS), _interleaved(padded[whole:], spec.rest_words)])
+def _can_be_joined(weights: Array) -> bool:
+    """Whether words of two channels can be multiplied as they are: see `dense_micro_kernels`."""
+    second = weights[1::2].astype(np.int64)
+    largest = np.abs(second).sum(axis=1).max(initial=0) * -INT8_LOW
+    return bool(weights.min(initial=0) > INT8_LOW and largest < _SUM_LIMIT)
 
 
-def _interleaved(weights: Array, channels: int) -> Array:
-    """[groups * channels, 4 * quads] -> [group, quad, channel, 4], flat."""
-    if not len(weights):
-        return weights.reshape(-1)
-    return weights.reshape(-1, channels, weights.shape[1] // 4, 4).transpose(0, 2, 1, 3).reshape(-1)
+def _joined(weights: Array) -> Array:
+    """The second channel of each pair lowered by one where the first is negative."""
+    joined = weights.copy()
+    joined[1::2] -= weights[0::2] < 0
+    return joined
+
+
+def _by_group(pack: Callable[[Array], Array], parts: _Parts, rows: Array) -> Array:
+    """Each group of channels packed on its own, one behind the other."""
+    whole = parts.at_once * parts.groups
+    groups = [rows[start : start + parts.at_once] for start in range(0, whole, parts.at_once)]
+    return np.concatenate([pack(group).reshape(-1) for group in (*groups, rows[whole:]) if len(group)])
+
+
+def _packed(weights: Array) -> Array:
+    """[channels, depth] -> [quad, word of the quad, pair of channels, place, channel]; a word holds two places."""
+    channels, depth = weights.shape
+    quads = weights.reshape(channels // 2, 2, depth // QUAD, 2, 2)  # pair, channel, quad, place, word
+    return np.ascontiguousarray(quads.transpose(2, 4, 0, 3, 1))
+
+
+def _biases_and_multipliers(node: Node, order: list[int]) -> Array:
+    """[channels, 2] in the order of computation."""
+    return np.stack([node.input(2).data, node.input(3).data], 1)[order]
+
+
+def _rescaling(pairs: Array) -> Array:
+    """[channels, 2] of a group -> biases of even channels, of odd ones, multipliers."""
+    biases, multipliers = pairs[:, 0], pairs[:, 1]
+    return np.concatenate([biases[0::2], biases[1::2], multipliers])
+
+
+def _numbers(node: Node, spec: DenseSpec, parts: _Parts) -> Array:
+    """What `_NUMBERS` names."""
+    channels, depth = node.input(1).shape
+    quads = -(-depth // QUAD)
+    steps = [divmod(quads, rows.steps) if rows is not None else (0, 0) for rows in (spec.body, spec.last)]
+    zero_point = 0 if spec.to is not None else zero_point_of(node, node.output)
+    return np.array(
+        [depth, channels, zero_point, *steps[0], parts.groups, *steps[1], max(channels - parts.last, 0)], np.int32
+    )
 
 
 @dataclass(frozen=True)
 class _Parameters:
     x: Buffer
     weights: Buffer
-    codebook: Buffer | None
-    bias: Buffer
-    multiplier: Buffer
+    rescaling: Buffer
+    numbers: Buffer
+    pairs: Buffer
     y: Buffer
+    multipliers: Buffer | None
+    sums: Buffer | None
     residual: Residual | None
+
+    def number(self, name: str) -> Expr:
+        return self.numbers[_NUMBERS.index(name)]
 
 
 def dense(spec: DenseSpec) -> PrimFunc:
-    """The layer in groups of CHANNELS outputs, and the rest of them."""
+    """The vector is widened; the channels that groups leave out come last."""
     kernel = KernelBuilder("dense")
     with kernel.function():
         parameters = _declare(kernel, spec)
-        if spec.groups:
-            with kernel.loop(spec.groups) as group:
-                _group(kernel, spec, parameters, CHANNELS, CHANNELS, group * CHANNELS)
-        if spec.rest:
-            _group(kernel, spec, parameters, spec.rest, spec.rest_words, spec.groups * CHANNELS)
+        depth = kernel.let(parameters.number("depth"))
+        kernel.run(WIDEN_ROW, parameters.x.address(), parameters.pairs.address(), depth)
+        done: Expr = 0
+        if spec.body is not None:
+            groups = kernel.let(parameters.number("groups"))
+            _run(kernel, spec.body, parameters, 0, 0, groups, "")
+            done = kernel.let(groups * spec.body.channels)
+        if spec.last is not None:
+            _run(kernel, spec.last, parameters, done, parameters.number("last"), 1, "last_")
+        if spec.to is not None:
+            _finish(kernel, spec.to, parameters)
     return kernel.finish()
 
 
 def _declare(kernel: KernelBuilder, spec: DenseSpec) -> _Parameters:
-    channels = spec.groups * CHANNELS + spec.rest
-    x = kernel.buffer("x", "int8", spec.depth)
-    codebook = None
-    if spec.bits:
-        weights = kernel.buffer("packed", "uint8", ANY_SIZE)
-        codebook = kernel.buffer("codebook", "uint8", 256)
-    else:
-        weights = kernel.buffer("weights", "int32", spec.quads * channels)
-    bias, multiplier = (kernel.buffer(name, "int32", channels) for name in ("bias", "multiplier"))
-    y = kernel.buffer("y", "int8", channels)
+    x, weights = (kernel.buffer(name, "int8", ANY_SIZE) for name in ("x", "weights"))
+    rescaling, numbers, pairs = (
+        kernel.buffer(name, "int32", ANY_SIZE) for name in ("rescaling", "parameters", "pairs")
+    )
+    y = kernel.buffer("y", "int8", ANY_SIZE)
+    multipliers = sums = None
+    if spec.to is not None:
+        multipliers, sums = (kernel.buffer(name, "int32", ANY_SIZE) for name in ("multipliers", "sums"))
     residual = None
     if spec.has_residual:
-        values = kernel.buffer("residual", "int8", channels)
+        values = kernel.buffer("residual", "int8", ANY_SIZE)
         residual = Residual(values, kernel.scalar("residual_zero_point"), kernel.scalar("residual_multiplier"))
-    return _Parameters(x, weights, codebook, bias, multiplier, y, residual)
+    return _Parameters(x, weights, rescaling, numbers, pairs, y, multipliers, sums, residual)
 
 
-def _group(
-    kernel: KernelBuilder, spec: DenseSpec, parameters: _Parameters, channels: int, words: int, first: Expr
+def _run(
+    kernel: KernelBuilder, rows: Rows, parameters: _Parameters, done: Expr, channel: Expr, groups: Expr, prefix: str
 ) -> None:
-    """`channels` channels from `first` on, whose weights take `words` words for each quad."""
-    acc = kernel.local("int32", channels)
-    for n in range(channels):
-        acc[n] = parameters.bias[first + n]
-    start = kernel.let(first * spec.quads)
-    whole = spec.depth // 4
-    unrolled = next(steps for steps in (4, 3, 2, 1) if whole % steps == 0)
-    if spec.bits:
-        unrolled = 1
-    with kernel.loop(whole // unrolled) as outer:
-        for inner in range(unrolled):
-            quad = outer * unrolled + inner
-            x = kernel.let(read(LOAD_WORD, parameters.x.address(4 * quad)))
-            _step(kernel, spec, parameters, acc, x, start + quad * words, channels, words)
-    if spec.depth % 4:
-        x = kernel.let(_last_word(parameters.x, 4 * whole, spec.depth % 4))
-        _step(kernel, spec, parameters, acc, x, start + whole * words, channels, words)
-    for n in range(channels):
-        level = finish(acc[n], parameters.multiplier[first + n], spec.to, parameters.residual, first + n)
-        parameters.y[first + n] = cast(level, "int8")
+    """Groups of channels from `channel` on, whose weights lie behind those of `done` channels."""
+    quads = (parameters.number("depth") + (QUAD - 1)) >> 2
+    output = parameters.y if parameters.sums is None else parameters.sums
+    kernel.run(
+        rows.intrinsic,
+        parameters.pairs.address(),
+        parameters.weights.address(done * quads * QUAD),
+        parameters.rescaling.address(2 * done),
+        output.address(channel),
+        parameters.number(f"{prefix}long_steps"),
+        parameters.number(f"{prefix}short_steps"),
+        groups,
+        parameters.number("zero_point"),
+    )
 
 
-def _last_word(x: Buffer, start: int, length: int) -> Expr:
-    """The bytes behind the last quad, with zeros for what is missing."""
-    word = cast(x[start], "int32") & 0xFF
-    for place in range(1, length):
-        word = word | ((cast(x[start + place], "int32") & 0xFF) << 8 * place)
-    return word
-
-
-def _step(
-    kernel: KernelBuilder,
-    spec: DenseSpec,
-    parameters: _Parameters,
-    acc: Buffer,
-    x: Expr,
-    first_word: Expr,
-    channels: int,
-    words: int,
-) -> None:
-    """Four elements of the input times four weights of each channel."""
-    if parameters.codebook is None:
-        kernel.run(multiply_rows(channels), acc.address(), parameters.weights.address(first_word), x)
-        return
-    even, odd = kernel.let(call(SXTB16, x)), kernel.let(call(SXTB16_ROR8, x))
-    pairs = first_word // WORDS_AT_ONCE
-    weights: list[Expr] = []
-    for pair in range(words // WORDS_AT_ONCE):
-        weights += decode_words(kernel, parameters.weights, parameters.codebook, spec.bits, pairs + pair)
-    for n in range(channels):
-        word = kernel.let(weights[n])
-        acc[n] = call(SMLAD, call(SXTB16, word), even, acc[n])
-        acc[n] = call(SMLAD, call(SXTB16_ROR8, word), odd, acc[n])
+def _finish(kernel: KernelBuilder, to: Requantization, parameters: _Parameters) -> None:
+    """The levels of the sums, one by one."""
+    assert parameters.sums is not None
+    assert parameters.multipliers is not None
+    with kernel.loop(parameters.number("channels")) as channel:
+        multiplier = kernel.let(parameters.multipliers[channel])
+        level = finish(parameters.sums[channel], multiplier, to, parameters.residual, channel)
+        parameters.y[channel] = cast(level, "int8")
