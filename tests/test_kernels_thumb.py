@@ -14,6 +14,7 @@ from cortex_m_harness import CLANG, GCC, M0PLUS, M3, Case, require_tools, run_ca
 
 from tinyopt.targets.kernel import Kernel, Overlap, Refusal
 from tinyopt.targets.kernels.thumb.convolution import plan_convolution
+from tinyopt.targets.kernels.thumb.depthwise import plan_depthwise
 
 MACHINES = {"thumb1": M0PLUS, "thumb2": M3}
 
@@ -43,6 +44,22 @@ def convolution_cases(make: CaseMaker, core: str) -> Iterator[Case]:
     yield largest_products(make, plan)
 
 
+def depthwise_cases(make: CaseMaker, core: str) -> Iterator[Case]:
+    plan = partial(plan_depthwise, core)
+    windows = ((3, 3), (1, 1), (2, 3), (3, 2), (5, 5), (1, 4), (4, 1))
+    all_pads = ((1, 1, 1, 1), (0, 0, 0, 0), (0, 2, 1, 0), (2, 0, 0, 3))
+    for window, strides, pads in product(windows, ((1, 1), (2, 2), (1, 3), (3, 1)), all_pads):
+        for height, width in ((4, 3), (5, 7)):
+            channels = 1 + (height * pads[3] + window[1] + strides[0]) % 7
+            yield make.conv(plan, (height, width, channels), channels, window, strides, pads, depthwise=True)
+    for shift, channels in product(range(24, 33), (1, 8)):
+        yield make.conv(
+            plan, (2, 3, channels), channels, (3, 3), (1, 1), (1,) * 4, depthwise=True, shift=shift, high=50
+        )
+    yield make.conv(plan, (5, 9, 8), 8, (5, 9), depthwise=True, low=-5)  # one output pixel
+    yield make.conv(plan, (25, 5, 16), 16, (3, 3), (1, 1), (1, 1, 1, 1), depthwise=True)
+
+
 def largest_products(make: CaseMaker, plan: Callable[..., Kernel | Refusal]) -> Case:
     """Two products that add up to all that half a word holds, with either sign."""
     node = make.conv(plan, (2, 2, 8), 2).node
@@ -56,7 +73,10 @@ def largest_products(make: CaseMaker, plan: Callable[..., Kernel | Refusal]) -> 
     return case
 
 
-FAMILIES: dict[str, Callable[[CaseMaker, str], Iterator[Case]]] = {"convolution": convolution_cases}
+FAMILIES: dict[str, Callable[[CaseMaker, str], Iterator[Case]]] = {
+    "convolution": convolution_cases,
+    "depthwise": depthwise_cases,
+}
 
 
 @pytest.mark.qemu

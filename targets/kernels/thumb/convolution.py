@@ -29,12 +29,11 @@ from tinyopt.targets.kernel import (
 from tinyopt.targets.kernels.intrinsic import NAKED, Intrinsic
 from tinyopt.targets.kernels.requantize import zero_point_of
 from tinyopt.targets.kernels.thumb.core import CORES
+from tinyopt.targets.kernels.thumb.limits import ANY_SIZE, has_too_large_pairs
 from tinyopt.targets.kernels.thumb.rescaling import Rescaling
 from tinyopt.targets.kernels.tir import Buffer, Expr, KernelBuilder, PrimFunc, both, cast, minimum
 
-ANY_SIZE = 1 << 20
 PIXELS = 4  # in a block
-LARGEST_PAIR = 255  # |wa| + |wb|: the sum of two products of int8 stays below 2^15
 
 _NUMBERS = (
     "pixels", "height", "width", "channels", "rows", "columns", "row_step", "column_step", "first_top", "first_left",
@@ -98,7 +97,7 @@ def plan_convolution(core: str, node: Node) -> Kernel | Refusal:
 def plan_window(core: str, node: Node, window: Window) -> Kernel | Refusal:
     """The kernel of a QConv, or of a QDense over rows, that `window` describes."""
     weights = _even_rows(node.input(1).data.reshape(window.output_channels, window.size[0], window.run))
-    if (pairs := np.abs(weights.astype(np.int32)).reshape(-1, 2).sum(axis=1)).size and pairs.max() > LARGEST_PAIR:
+    if has_too_large_pairs(weights):
         return Refusal("two of its weights are too large for one multiplication")
     rescaling = Rescaling.of(node)
     residual = CORES[core].residual_numbers(rescaling)

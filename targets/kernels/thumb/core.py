@@ -10,7 +10,7 @@ import numpy as np
 from tinyopt.ir import Array
 from tinyopt.targets.kernel import Refusal
 from tinyopt.targets.kernels.intrinsic import Intrinsic
-from tinyopt.targets.kernels.thumb import thumb1_columns, thumb2_columns
+from tinyopt.targets.kernels.thumb import thumb1_columns, thumb1_taps, thumb2_columns, thumb2_taps
 from tinyopt.targets.kernels.thumb.rescaling import Rescaling, halves, whole
 
 CHANNELS_SIDE_BY_SIDE = 8
@@ -21,6 +21,7 @@ class Core:
     """An instruction set.
 
     step_bytes, unrolled: of the loop over places in `columns`, which is entered where the rest begins.
+    tap_step_bytes, taps_unrolled: the same of `taps`. rounding: what each pair of taps adds to the lower sum.
     pack_weights: int8 [channels, places] as `columns` reads them.
     residual_numbers: the last three numbers of `columns`, or why the kernels cannot take a rescaling.
     """
@@ -30,12 +31,21 @@ class Core:
     pack_pair: Intrinsic
     step_bytes: int
     unrolled: int
+    interleave_rows: Intrinsic
+    taps: Intrinsic
+    tap_step_bytes: int
+    taps_unrolled: int
+    rounding: int
     pack_weights: Callable[[Array], Array]
     residual_numbers: Callable[[Rescaling], tuple[int, int, int] | Refusal]
 
     def entry(self, places: int) -> int:
         """Bytes of code of `columns` that its first round leaves out."""
         return -(places // 2) % self.unrolled * self.step_bytes
+
+    def tap_entry(self, taps: int) -> int:
+        """Bytes of code of `taps` that its first round leaves out."""
+        return -(taps // 2) % self.taps_unrolled * self.tap_step_bytes
 
 
 def channel_groups(weights: Array) -> Array:
@@ -52,6 +62,11 @@ CORES: Mapping[str, Core] = {
         thumb1_columns.PACK_PAIR,
         thumb1_columns.STEP_BYTES,
         thumb1_columns.UNROLLED,
+        thumb1_taps.INTERLEAVE_ROWS,
+        thumb1_taps.TAPS,
+        thumb1_taps.STEP_BYTES,
+        thumb1_taps.UNROLLED,
+        0,
         channel_groups,
         halves,
     ),
@@ -61,6 +76,11 @@ CORES: Mapping[str, Core] = {
         thumb2_columns.PACK_PAIR,
         thumb2_columns.STEP_BYTES,
         thumb2_columns.UNROLLED,
+        thumb2_taps.INTERLEAVE_ROWS,
+        thumb2_taps.TAPS,
+        thumb2_taps.STEP_BYTES,
+        thumb2_taps.UNROLLED,
+        1 << 15,
         np.ascontiguousarray,
         whole,
     ),

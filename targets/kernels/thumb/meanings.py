@@ -48,3 +48,19 @@ def columns_meaning(
         )
         wanted[pixel, channel] = rescaled(int(sums[pixel, channel]) + bias, multiplier, added, numbers)
     return wanted
+
+
+def interleave_rows(upper: Array, lower: Array, column_words: int) -> Array:
+    """int32 [columns * column_words]: upper[i] + lower[i] * 2^16 in the first word of each column."""
+    words = np.zeros((len(upper), column_words), np.int32)
+    words[:, 0] = (upper.astype(np.int64) + (lower.astype(np.int64) << 16)).astype(np.int32)
+    return words.reshape(-1)
+
+
+def taps_meaning(
+    upper: Array, lower: Array, taps: Array, bias: int, multiplier: int, to: Sequence[int]
+) -> tuple[list[int], list[int]]:
+    """Two rows of outputs; upper and lower: int8 [outputs, taps], the windows of both rows."""
+    sums = ((rows.astype(np.int64) @ taps.astype(np.int64)).tolist() for rows in (upper, lower))
+    first, second = ([rescaled(total + bias, multiplier, 0, to) for total in row] for row in sums)
+    return first, second
