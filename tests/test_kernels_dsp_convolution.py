@@ -63,6 +63,9 @@ def pointwise_cases(make: CaseMaker) -> Iterator[Case]:
     for depth in (32, 33, 64, 66):  # around whole rounds of the loop over the depth
         yield make.conv(plan_pointwise, (3, 3, depth), 8)
     yield make.conv(plan_pointwise, (2, 3, 66), 12, residual=1)
+    yield make.conv(plan_pointwise, (1, 7, 1200), 4)  # sums too wide for joined weights
+    yield make.conv(plan_pointwise, (1, 7, 1200), 3, residual=1)
+    yield make.conv(plan_pointwise, (1, 7, 1200), 5, shift=31, high=20)
     yield make.conv(plan_pointwise, (4, 4, 24), 24, residual=1, low=-5)
     yield make.conv(plan_pointwise, (1, 7, 9), 6, shift=31, high=60)
     yield make.conv(plan_pointwise, (1, 8, 9), 6, shift=31)
@@ -87,6 +90,30 @@ def convolution_cases(make: CaseMaker) -> Iterator[Case]:
     yield make.conv(plan_convolution, (9, 9, 4), 4, (1, 1), (3, 3))  # rows and columns that nothing reads
     yield make.conv(plan_convolution, (9, 9, 4), 40, (2, 1), (4, 4), (1, 0, 0, 0))
     yield make.conv(plan_convolution, (5, 9, 8), 8, (5, 9))  # one pixel
+
+
+def extreme_case(make: CaseMaker, depth: int) -> Case:
+    """Every product has the largest magnitude; weights are odd channels' 127 beside even channels' -127."""
+    case = make.conv(plan_pointwise, (1, 6, depth), 4)
+    weight = case.node.input(1)
+    weight.constant = np.broadcast_to(
+        np.array([-127, 127, -127, 127], np.int8)[:, None, None, None], weight.shape
+    ).copy()
+    case.node.input(2).constant = np.zeros(4, np.int32)
+    kernel = plan_pointwise(case.node)
+    assert isinstance(kernel, Kernel)
+    x = np.full((1, 1, 6, depth), -128, np.int8)
+    x[0, 0, 3:] = 127
+    return Case(case.node, kernel, (x, *(value and value.constant for value in case.node.inputs[1:])))
+
+
+@pytest.mark.qemu
+def test_sums_may_be_as_large_as_the_planner_takes_them(tmp_path: Path) -> None:
+    require_tools()
+    longest = 2**23 // (127 * 128)  # of joined weights
+    cases = [extreme_case(CaseMaker(2), longest + more) for more in (0, 1)]
+    assert [case.kernel.spec.is_joined for case in cases] == [True, False]
+    assert run_cases(cases, tmp_path) == ""
 
 
 FAMILIES = {"pointwise": pointwise_cases, "convolution": convolution_cases}

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from tinyopt.ir import Array, Node
 from tinyopt.targets.kernel import (
@@ -43,18 +44,20 @@ from tinyopt.targets.kernels.requantize import INT8_HIGH, INT8_LOW, Requantizati
 from tinyopt.targets.kernels.tir import Buffer, Expr, KernelBuilder
 
 INT32_MAX = 2**31 - 1
+_IS_FIRST = np.array([True, False, True, False])  # of the bytes of a word
 
 
 @dataclass(frozen=True)
 class LayerSpec:
-    """shift: of the accumulators before they are multiplied, whose high words are then rounded."""
+    """shift: of the accumulators before they are multiplied, to high words. is_joined: see micro_kernels."""
 
     shift: int
     has_residual: bool
+    is_joined: bool
 
     @property
     def product(self) -> Intrinsic:
-        return multiply_block(self.shift, self.has_residual)
+        return multiply_block(self.shift, self.has_residual, self.is_joined)
 
     @property
     def intrinsics(self) -> tuple[Intrinsic, ...]:
@@ -64,11 +67,27 @@ class LayerSpec:
 def layer_spec(node: Node) -> LayerSpec | Refusal:
     """The spec for a QConv (one group) or QDense, as far as its sums leave room for their shift."""
     shift = 32 - node.int("shift")
-    weights, bias = node.input(1).data, node.input(2).data
-    largest = 128 * np.abs(weights.astype(np.int64)).reshape(len(weights), -1).sum(1) + np.abs(bias.astype(np.int64))
-    if int(largest.max()) << shift > INT32_MAX:
-        return Refusal(f"its sums reach {largest.max()}, too much to be shifted left by {shift}")
-    return LayerSpec(shift, node.optional_input(4) is not None)
+    low, high = _sums(node)
+    largest = int(np.maximum(-low, high).max())
+    if largest << shift > INT32_MAX:
+        return Refusal(f"its sums reach {largest}, too much to be shifted left by {shift}")
+    return LayerSpec(shift, node.optional_input(4) is not None, _can_be_joined(node, low, high))
+
+
+def _sums(node: Node) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """The least and the largest value that each channel's accumulator can have, whatever the input."""
+    weights = node.input(1).data.reshape(len(node.input(1).data), -1).astype(np.int64)
+    bias = node.input(2).data.astype(np.int64)
+    positive, negative = np.maximum(weights, 0).sum(1), np.minimum(weights, 0).sum(1)
+    return bias - 128 * positive + 127 * negative, bias + 127 * positive - 128 * negative
+
+
+def _can_be_joined(node: Node, low: NDArray[np.int64], high: NDArray[np.int64]) -> bool:
+    """Whether the sums of each second channel have 24 bits, and its weights of -128 meet no negative first one."""
+    weights = node.input(1).data.reshape(len(low), -1)
+    seconds = weights[1::2]
+    overflows = (seconds == -128) & (weights[::2][: len(seconds)] < 0)
+    return bool((low[1::2] >= -(2**23)).all() and (high[1::2] < 2**23).all() and not overflows.any())
 
 
 def layer_arguments(node: Node, spec: LayerSpec, pairs: list[Pair], numbers: Mapping[int, int]) -> tuple[Argument, ...]:
@@ -83,7 +102,7 @@ def layer_arguments(node: Node, spec: LayerSpec, pairs: list[Pair], numbers: Map
         WEIGHT_BYTES: row_bytes * channel_pairs,
         FAST_BYTES: 0 if is_clamped else row_bytes * (channels // 2),
         IS_ODD: channels % 2,
-        ENTRY: entry(len(pairs)),
+        ENTRY: entry(len(pairs), spec.is_joined),
         ZERO_POINT: to.zero_point,
         CHANNELS: channels,
         LOW: to.low,
@@ -94,7 +113,7 @@ def layer_arguments(node: Node, spec: LayerSpec, pairs: list[Pair], numbers: Map
     array = np.zeros(max(parameters) + 1, np.int32)
     array[list(parameters)] = list(parameters.values())
     arguments: list[Argument] = [
-        ConstantArgument("weight", _weights(node, pairs)),
+        ConstantArgument("weight", _weights(node, pairs, spec.is_joined)),
         ConstantArgument("parameters", array),
         ScratchArgument(4 * PIXELS * len(pairs), 4),
         OutputArgument(0),
@@ -113,12 +132,16 @@ def _residual_numbers(node: Node, spec: LayerSpec, to: Requantization) -> dict[i
     return {RESIDUAL_MULTIPLIER: multiplier, START_LOW: low - (low >> 31 << 32), START_HIGH: start >> 32}
 
 
-def _weights(node: Node, pairs: list[Pair]) -> Array:
+def _weights(node: Node, pairs: list[Pair], is_joined: bool) -> Array:
     """For each pair of channels two biases, the words of the depth, two multipliers."""
     weight = node.input(1).data
-    words = as_words(pack_channel_pairs(weight.reshape(len(weight), -1), pairs)).reshape(-1, len(pairs))
+    packed = pack_channel_pairs(weight.reshape(len(weight), -1), pairs)
     absent = (0, len(weight) % 2)
     bias, multiplier = (np.pad(node.input(index).data, absent).reshape(-1, 2) for index in (2, 3))
+    if is_joined:
+        packed = packed - ((packed < 0) & _IS_FIRST)[..., [3, 0, 1, 2]]  # what a negative first weight borrows
+        bias = np.stack([bias[:, 0], bias[:, 0] + (bias[:, 1] << 8)], axis=1)
+    words = as_words(packed).reshape(-1, len(pairs))
     return np.ascontiguousarray(np.concatenate([bias, words, multiplier], axis=1), np.int32)
 
 

@@ -1,11 +1,16 @@
 """The inner loops of convolution in assembly: gathering of pixels into a block, and its product with all channels.
 
 A *block* is the widened activations of up to four pixels, interleaved: word [pair][pixel], two int16 each. One tile is
-two output channels times the block's pixels over the whole depth. A step of it is LDR, SXTB16, and SXTB16 with ROR for
-the weights of both channels at two places, two LDRD for four pixels' words, and eight SMLAD: 13 instructions for 16
-products, which take all registers there are. The weights of a pair of channels lie in the order in which they are read:
+two output channels times the block's pixels over the whole depth. A step of it is LDR and SXTB16 for the weights of
+both channels at two places, two LDRD for four pixels' words, and eight SMLAD: 12 instructions for 16 products, which
+take all registers there are. What saves a second SXTB16: the weights m0, m1 of two channels are *joined* in a half,
+m0 + 256 m1. Its low byte is m0; multiplied as it is it gives the sum of the first channel plus 256 times the second's,
 
-    bias, bias, a word for each pair of places (see packing), multiplier, multiplier
+    sum of m1 x = (sum of (m0 + 256 m1) x - sum of m0 x) / 256
+
+which is exact modulo 2^32 while the second channel's sum has no more than 24 bits. Where it may have more, m0 and m1
+are bytes beside one another, and a step has an SXTB16 for each. The weights of two channels lie in the order in which
+they are read: bias, bias, a word for each pair of places (see packing), multiplier, multiplier.
 """
 
 from __future__ import annotations
@@ -21,7 +26,7 @@ from tinyopt.targets.kernels.dsp.packing import run_pairs
 from tinyopt.targets.kernels.intrinsic import Intrinsic, micro_kernel
 
 PIXELS = 4  # of a full block
-STEPS = 8  # in the body of the loop over the depth
+STEPS = 16  # in the body of the loop over the depth
 
 # The int32 numbers that the functions read, by their places in the array of parameters.
 BLOCK_BYTES, WEIGHT_BYTES, FAST_BYTES, IS_ODD, ENTRY = range(5)  # fast: the channels that `_store` takes; see `entry`
@@ -35,12 +40,12 @@ _SUMS, _PARAMETERS, _END, _ODD_END, _FACTOR, _START = 36, 68, 72, 76, 80, 84
 _FRAME = 92
 _COUNT, _RESIDUAL = _FRAME + 36, _FRAME + 40
 
-_STEP_BYTES = 52
-_STEP = """
+_SECOND_CHANNEL = "sxtb16 r3, r3, ror #8"  # of weights that are not joined
+_STEP = f"""
 ldr r3, [r1], #4
 ldrd r12, lr, [r0], #8
 sxtb16 r2, r3
-sxtb16 r3, r3, ror #8
+{_SECOND_CHANNEL}
 smlad r4, r2, r12, r4
 smlad r5, r2, lr, r5
 smlad r8, r3, r12, r8
@@ -53,12 +58,12 @@ smlad r11, r3, lr, r11
 """
 
 # The first step adds the biases in r4 and r8 to the products of all pixels.
-_FIRST_STEP = """
+_FIRST_STEP = f"""
 ldrd r4, r8, [r1], #8
 ldr r3, [r1], #4
 ldrd r12, lr, [r0], #8
 sxtb16 r2, r3
-sxtb16 r3, r3, ror #8
+{_SECOND_CHANNEL}
 ldrd r6, r7, [r0], #8
 smlad r5, r2, lr, r4
 smlad r9, r3, lr, r8
@@ -79,24 +84,24 @@ ldr r12, [sp, #{_BLOCK_END}]
 5: ldr r3, [r1], #4
 ldrd r10, r11, [r0], #16
 sxtb16 r2, r3
-sxtb16 r3, r3, ror #8
+{_SECOND_CHANNEL}
 smlad r4, r2, r10, r4
 smlad r5, r2, r11, r5
 smlad r8, r3, r10, r8
 smlad r9, r3, r11, r9
 cmp r0, r12
 bne 5b
-b 7f
 """
 
 
-def entry(pairs: int) -> int:
+def entry(pairs: int, is_joined: bool) -> int:
     """Where the loop over the depth is entered, whose first step stands before it: bytes from its begin."""
-    return _STEP_BYTES * (-(pairs - 1) % STEPS if pairs > 1 else STEPS)
+    step_bytes = 48 if is_joined else 52
+    return step_bytes * (-(pairs - 1) % STEPS if pairs > 1 else STEPS)
 
 
 @cache
-def multiply_block(shift: int, has_residual: bool) -> Intrinsic:
+def multiply_block(shift: int, has_residual: bool, is_joined: bool) -> Intrinsic:
     """A block of `count` pixels times all channels, requantized. The accumulators are shifted left by `shift` first.
 
     Full blocks take a short ending where neither a clamp to less than int8 nor a missing second channel asks for more.
@@ -105,8 +110,9 @@ def multiply_block(shift: int, has_residual: bool) -> Intrinsic:
     parts = [
         _prologue(has_residual),
         f"2: {_FIRST_STEP.strip()}\nldr pc, [sp, #{_ENTRY}]\n3:{_STEP * STEPS}",
-        f"ldr r12, [sp, #{_BLOCK_END}]\ncmp r0, r12\nbne 3b\nldr pc, [sp, #{_ENDING}]\n",
-        _NARROW_TILE,
+        f"ldr r12, [sp, #{_BLOCK_END}]\ncmp r0, r12\nbne 3b\n{_second_sums(PIXELS, is_joined)}",
+        f"ldr pc, [sp, #{_ENDING}]\n",
+        f"{_NARROW_TILE}{_second_sums(2, is_joined)}b 7f\n",
         f"6: {ending.strip()}{_NEXT_TILE}",
         _store_any(shift, has_residual),
         f"1: add sp, sp, #{_FRAME}\npop {{r4-r11, pc}}\n",
@@ -114,7 +120,17 @@ def multiply_block(shift: int, has_residual: bool) -> Intrinsic:
     parameters = ["const void *block", "const void *weights", "int8_t *y", "const int32_t *parameters", "int32_t count"]
     parameters += ["const int8_t *residual"] if has_residual else []
     name = f"tinyopt_multiply_block{'_with_residual' if has_residual else ''}{f'_shift_{shift}' if shift else ''}"
-    return micro_kernel(name, parameters, "\n".join(parts), _multiply_block(shift))
+    assembly = "\n".join(parts)
+    if is_joined:
+        return micro_kernel(name, parameters, assembly.replace(_SECOND_CHANNEL, ""), _multiply_block(shift, is_joined))
+    return micro_kernel(f"{name}_unjoined", parameters, assembly, _multiply_block(shift, is_joined))
+
+
+def _second_sums(pixels: int, is_joined: bool) -> str:
+    """Take the second channel's sums out of those of joined weights."""
+    if not is_joined:
+        return ""
+    return "".join(f"sub r{8 + n}, r{8 + n}, r{4 + n}\nasr r{8 + n}, r{8 + n}, #8\n" for n in range(pixels))
 
 
 def _prologue(has_residual: bool) -> str:
@@ -294,7 +310,7 @@ ldr pc, [sp, #{_TILE}]
 """
 
 
-def _multiply_block(shift: int) -> Any:
+def _multiply_block(shift: int, is_joined: bool) -> Any:
     def multiply(
         block: NDArray[np.int16],
         weights: NDArray[np.int32],
@@ -307,8 +323,14 @@ def _multiply_block(shift: int) -> Any:
         x = block[: 2 * PIXELS * pairs].reshape(pairs, PIXELS, 2)[:, :count].astype(np.int64)
         for channel in range(channels):
             row = weights[channel // 2 * (pairs + 4) :]
-            factors = row[2 : 2 + pairs].astype("<i4").view(np.int8).reshape(pairs, 2, 2)[:, :, channel % 2]  # half
-            sums = (x * factors[:, None].astype(np.int64)).sum((0, 2)) + int(row[channel % 2])
+            first = row[2 : 2 + pairs].astype("<i4").view(np.int8)[::2].astype(np.int64)
+            second = row[2 : 2 + pairs].astype("<i4").view(np.int8)[1::2].astype(np.int64)
+            factors = (first, second + (first < 0) if is_joined else second)[channel % 2].reshape(pairs, 1, 2)
+            bias = int(row[channel % 2])
+            if is_joined and channel % 2:
+                bias = (bias - int(row[0])) % 2**32 // 2**8
+                bias -= bias >> 23 << 24
+            sums = (x * factors).sum((0, 2)) + bias
             products = (sums << shift) * int(row[2 + pairs + channel % 2])
             places = np.arange(count) * channels + channel
             if residual is None:
