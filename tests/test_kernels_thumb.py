@@ -49,12 +49,12 @@ def depthwise_cases(make: CaseMaker, core: str) -> Iterator[Case]:
     windows = ((3, 3), (1, 1), (2, 3), (3, 2), (5, 5), (1, 4), (4, 1))
     all_pads = ((1, 1, 1, 1), (0, 0, 0, 0), (0, 2, 1, 0), (2, 0, 0, 3))
     for window, strides, pads in product(windows, ((1, 1), (2, 2), (1, 3), (3, 1)), all_pads):
-        for height, width in ((4, 3), (5, 7)):
+        for height, width in ((5, 5), (6, 8)):
             channels = 1 + (height * pads[3] + window[1] + strides[0]) % 7
             yield make.conv(plan, (height, width, channels), channels, window, strides, pads, depthwise=True)
     for shift, channels in product(range(24, 33), (1, 8)):
         yield make.conv(
-            plan, (2, 3, channels), channels, (3, 3), (1, 1), (1,) * 4, depthwise=True, shift=shift, high=50
+            plan, (2, 3, channels), channels, (3, 3), (1, 1), all_pads[0], depthwise=True, shift=shift, high=50
         )
     yield make.conv(plan, (5, 9, 8), 8, (5, 9), depthwise=True, low=-5)  # one output pixel
     yield make.conv(plan, (25, 5, 16), 16, (3, 3), (1, 1), (1, 1, 1, 1), depthwise=True)

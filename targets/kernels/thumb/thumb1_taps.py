@@ -1,4 +1,4 @@
-"""ARMv6-M: the taps of a depthwise window times pairs of rows, two products by one multiplication as in thumb1_columns."""
+"""ARMv6-M: the taps of a depthwise window times pairs of rows, multiplied as in thumb1_columns."""
 
 from __future__ import annotations
 

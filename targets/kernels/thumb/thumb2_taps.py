@@ -1,4 +1,4 @@
-"""ARMv7-M: the taps of a depthwise window times pairs of rows, two products by one multiplication as in thumb2_columns."""
+"""ARMv7-M: the taps of a depthwise window times pairs of rows, multiplied as in thumb2_columns."""
 
 from __future__ import annotations
 
