@@ -126,12 +126,12 @@ def test_the_meaning_of_a_tile_is_a_product_of_matrices() -> None:
     bias, multipliers = np.arange(6), np.full(6, 2**24)
     wanted = np.clip(((x.astype(int) @ weights.T + bias) * 2**24 + 2**31 >> 32) + 1, -128, 127)
     for order, tile in (
-        (PAIR_ORDER, pair_tile(Tile(1, "blocks", "high"))),
-        (DENSE_ORDER, dense_tile(Tile(3, "once", "high"))),
+        (PAIR_ORDER, pair_tile(Tile(1, "blocks", "high", False))),
+        (DENSE_ORDER, dense_tile(Tile(3, "once", "high", False))),
     ):
         stream = stream_of(weights, bias, multipliers, order)
         offsets = [0, 6, 1, 7, 2, 8, 3, 9] if order is PAIR_ORDER else list(range(8))
-        levels = np.array([1] * 8 + [-128] * 8 + [127] * 8 + offsets, np.int16).view(np.int32)
+        levels = np.array(offsets + [1] * 8 + [-128] * 8 + [127] * 8, np.int16).view(np.int32)
         levels = np.concatenate([levels, np.array([0, 0, 0, 0, 6, 0, 0, 0], np.int32)])
         y = np.zeros(12, np.int8)
         tile.meaning(stream, levels, x[0], x[1], 3, y, y, 1)
@@ -140,9 +140,9 @@ def test_the_meaning_of_a_tile_is_a_product_of_matrices() -> None:
 
 
 def test_rows_of_a_tile_lie_a_gap_apart() -> None:
-    assert list(Tile(2, "rows", "high").places(1 << 16 | 5)) == [0, 16, 37, 53]
-    assert list(Tile(1, "rows", "high").places(1 << 16 | -3 & 0xFFFF)) == [0, 13]
-    assert list(Tile(1, "unrolled", "high", 3).places(-3)) == [0, 13, 26]
+    assert list(Tile(2, "rows", "high", False).places(1 << 16 | 5)) == [0, 16, 37, 53]
+    assert list(Tile(1, "rows", "high", False).places(1 << 16 | -3 & 0xFFFF)) == [0, 13]
+    assert list(Tile(1, "unrolled", "high", False, 3).places(-3)) == [0, 13, 26]
 
 
 def test_the_meaning_of_copying_rows() -> None:

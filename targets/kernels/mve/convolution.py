@@ -103,7 +103,7 @@ def plan_convolution(node: Node) -> Kernel | Refusal:
     rescaling = rescaling_of(node)
     if isinstance(rescaling, Refusal):
         return rescaling
-    cut = cut_of_windows(shape, rescaling.ending)
+    cut = cut_of_windows(shape, rescaling)
     spec = ConvolutionSpec(cut.tile, cut.reads_inside)
     steps = 2 * shape.column_stride * shape.input_channels, 2 * shape.channels
     distances = (shape.channels, 0) if shape.pixels % 2 else (shape.channels,)

@@ -66,7 +66,7 @@ def plan_vector(node: Node) -> Kernel | Refusal:
     channels = node.output.type.elements
     weights = node.input(1).data.reshape(channels, -1)
     depth = weights.shape[1]
-    cut = contiguous(depth, rescaling.ending)
+    cut = contiguous(depth, rescaling)
     spec = DenseSpec(cut.tile, depth % STEP != 0)
     padded = np.pad(weights, ((0, 0), (0, cut.places - depth)))
     arguments: list[Argument] = [

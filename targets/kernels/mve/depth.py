@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from tinyopt.targets.kernels.mve.geometry import Geometry
-from tinyopt.targets.kernels.mve.tile import PAIR_CHANNELS, STEP, Ending, Tile, Walk
+from tinyopt.targets.kernels.mve.tile import PAIR_CHANNELS, STEP, Rescaling, Tile
 
-BLOCK_STEPS = 5  # that are unrolled at most; a step of two pixels is 56 bytes of code
+ONCE_STEPS = 8  # that are unrolled at most, if they are all; a step of two pixels is 56 bytes of code
+BLOCK_STEPS = 5
 ROW_STEPS = 6
 WINDOW_STEPS = 9
 GAP_LIMIT = 1 << 15
@@ -51,17 +52,20 @@ class Cut:
         }[self.tile.walk]
 
 
-def contiguous(depth: int, ending: Ending, reads_inside: bool = False) -> Cut:
+def contiguous(depth: int, rescaling: Rescaling, reads_inside: bool = False) -> Cut:
     """All of a contiguous depth."""
     steps = -(-depth // STEP)
+    if steps <= ONCE_STEPS:
+        return Cut(Tile(steps, "once", rescaling.ending, rescaling.is_clamped), 1, reads_inside=reads_inside)
     unrolled = max(count for count in range(1, BLOCK_STEPS + 1) if steps % count == 0)
-    walk: Walk = "once" if unrolled == steps else "blocks"
-    return Cut(Tile(unrolled, walk, ending), steps // unrolled, reads_inside=reads_inside)
+    return Cut(
+        Tile(unrolled, "blocks", rescaling.ending, rescaling.is_clamped), steps // unrolled, reads_inside=reads_inside
+    )
 
 
-def cut_of_windows(shape: Geometry, ending: Ending) -> Cut:
+def cut_of_windows(shape: Geometry, rescaling: Rescaling) -> Cut:
     """Windows copied as a whole, or read where they are if that takes fewer instructions."""
-    candidates = [contiguous(shape.rows * shape.run, ending), *_row_by_row(shape, ending)]
+    candidates = [contiguous(shape.rows * shape.run, rescaling), *_row_by_row(shape, rescaling)]
     groups = -(-shape.channels // PAIR_CHANNELS)
     copying = 2 * (40 + shape.rows * (10 + 3 * -(-shape.run // STEP)))
     border = 1 - shape.inner_pixels / shape.pixels
@@ -72,15 +76,16 @@ def cut_of_windows(shape: Geometry, ending: Ending) -> Cut:
     return min(candidates, key=instructions)
 
 
-def _row_by_row(shape: Geometry, ending: Ending) -> list[Cut]:
+def _row_by_row(shape: Geometry, rescaling: Rescaling) -> list[Cut]:
     steps = -(-shape.run // STEP)
     if shape.run % STEP and shape.pitch < STEP:
         return []  # the last step of a row would end more than one row further on
     if shape.rows == 1:
-        return [contiguous(shape.run, ending, reads_inside=True)]
+        return [contiguous(shape.run, rescaling, reads_inside=True)]
+    finish = rescaling.ending, rescaling.is_clamped
     gap = shape.pitch - STEP * steps
     if steps * shape.rows <= WINDOW_STEPS:
-        return [Cut(Tile(steps, "unrolled", ending, shape.rows), 1, gap, reads_inside=True)]
+        return [Cut(Tile(steps, "unrolled", *finish, shape.rows), 1, gap, reads_inside=True)]
     if steps <= ROW_STEPS and abs(gap) < GAP_LIMIT:
-        return [Cut(Tile(steps, "rows", ending), shape.rows, gap, reads_inside=True)]
+        return [Cut(Tile(steps, "rows", *finish), shape.rows, gap, reads_inside=True)]
     return []

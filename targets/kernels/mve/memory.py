@@ -28,19 +28,30 @@ COPY_ROWS = micro_kernel(
     """
         push {r4-r7, lr}
         cmp r2, #0
-        ble 4f
+        ble 5f
         ldrd r4, r5, [sp, #20]
-    1:  mov r6, r0
+        cmp r3, #16
+        bgt 2f
+        vctp.8 r3              @ rows of one vector
+        dls lr, r2
+    1:  vpstt
+        vldrbt.8 q0, [r1]
+        vstrbt.8 q0, [r0]
+        add r0, r0, r4
+        add r1, r1, r5
+        le lr, 1b
+        pop {r4-r7, pc}
+    2:  mov r6, r0
         mov r7, r1
-        wlstp.8 lr, r3, 3f
-    2:  vldrb.8 q0, [r7], #16
+        dlstp.8 lr, r3
+    3:  vldrb.8 q0, [r7], #16
         vstrb.8 q0, [r6], #16
-        letp lr, 2b
-    3:  add r0, r0, r4
+        letp lr, 3b
+        add r0, r0, r4
         add r1, r1, r5
         subs r2, r2, #1
-        bne 1b
-    4:  pop {r4-r7, pc}
+        bne 2b
+    5:  pop {r4-r7, pc}
     """,
     _copy_rows,
 )

@@ -72,7 +72,7 @@ def plan_pointwise(node: Node) -> Kernel | Refusal:
     pixels = node.output.type.elements // channels
     weights = node.input(1).data.reshape(channels, -1)
     depth = weights.shape[1]
-    cut = contiguous(depth, rescaling.ending)
+    cut = contiguous(depth, rescaling)
     spec = PointwiseSpec(cut.tile, depth % STEP != 0)
     padded = np.pad(weights, ((0, 0), (0, cut.places - depth)))
     runs = _runs(pixels, depth, cut.places, is_backward=channels > depth)

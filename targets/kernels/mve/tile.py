@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from tinyopt.ir import Array, Node
 from tinyopt.targets.kernel import Refusal
-from tinyopt.targets.kernels.requantize import zero_point_of
+from tinyopt.targets.kernels.requantize import INT8_HIGH, INT8_LOW, zero_point_of
 
 STEP = 16  # places of the depth in a vector
 PAIR_CHANNELS = 4  # of a tile of two pixels
@@ -30,17 +30,19 @@ class Tile:
     argument `walk` says. "rows": they are a row, and there are rows with gaps in between; the argument is
     (rows - 1) << 16 | gap, an int16. "unrolled": there are `rows` of them, and the argument is the gap.
     ending: "high" is for shift 32, "shift" for any from 2 on, "residual" for shift 32 and a residual.
+    is_clamped: to other limits than those of int8.
     """
 
     steps: int
     walk: Walk
     ending: Ending
+    is_clamped: bool
     rows: int = 1
 
     @property
     def name(self) -> str:
         steps = f"{self.rows}x{self.steps}" if self.walk == "unrolled" else f"{self.steps}_{self.walk}"
-        return f"{steps}_{self.ending}"
+        return f"{steps}_{self.ending}{'_clamped' if self.is_clamped else ''}"
 
     def places(self, walk: int) -> Iterator[int]:
         """Where each step begins in the pixel's memory."""
@@ -60,6 +62,7 @@ class Rescaling:
     """
 
     ending: Ending
+    is_clamped: bool
     shift: int
     multipliers: NDArray[np.int32]
     residual_multiplier: int = 0
@@ -72,15 +75,17 @@ def rescaling_of(node: Node) -> Rescaling | Refusal:
     room = 31 - int(multipliers.max()).bit_length()
     doubled = min(max(room, 0), 32 - shift)
     scaled, shift = (multipliers << doubled).astype(np.int32), shift + doubled
+    is_clamped = (node.int("low"), node.int("high")) != (INT8_LOW, INT8_HIGH)
     if node.optional_input(4) is None:
-        return Refusal("its shift is 1") if shift < 2 else Rescaling("high" if shift == 32 else "shift", shift, scaled)
+        ending: Ending = "high" if shift == 32 else "shift"
+        return Rescaling(ending, is_clamped, shift, scaled) if shift > 1 else Refusal("its shift is 1")
     if shift < 32:
         return Refusal("it has a residual, and its scale is 1/2 or more")
     residual_multiplier = node.int("residual_multiplier") << doubled
     residual_shift = max(residual_multiplier.bit_length() - 31, 0)
     if residual_shift > MAXIMUM_RESIDUAL_SHIFT:
         return Refusal("its residual is scaled by more than 64")
-    return Rescaling("residual", 32, scaled, residual_multiplier >> residual_shift, residual_shift)
+    return Rescaling("residual", is_clamped, 32, scaled, residual_multiplier >> residual_shift, residual_shift)
 
 
 MAXIMUM_RESIDUAL_SHIFT = 7  # a residual less its zero point has 9 bits and is shifted in 16
@@ -96,13 +101,14 @@ def levels_of(
 ) -> Array:
     """int32 [LEVELS]: four vectors of int16, four numbers for the ending, and how to go from pixel to pixel.
 
-    The vectors: zero point, low, high, and where each lane's byte is, counted from the first channel's. The last
+    The vectors: where each lane's byte is, counted from the first channel's, zero point, low, and high. The last
     numbers: channels, bytes from pair to pair of pixels in the input, and in the output from the last group to the
     next pair.
     """
     channels = node.output.shape[-1]
     zero_point = zero_point_of(node, node.output)
-    vectors = np.concatenate([np.repeat([zero_point, node.int("low"), node.int("high")], 8), np.array(offsets)])
+    constants = np.repeat([zero_point, node.int("low"), node.int("high")], 8)
+    vectors = np.concatenate([np.array(offsets), constants])
     numbers = {
         "high": (0, 0, 0, 0),
         "shift": (32 - rescaling.shift, -rescaling.shift, 0, 0),
@@ -142,7 +148,7 @@ def pair_meaning(tile: Tile) -> Meaning:
     def run(
         stream: Array, levels: Array, x0: Array, x1: Array, walk: int, y: Array, residual: Array, count: int
     ) -> None:
-        second = int(levels[:16].view(np.uint16)[25])
+        second = int(levels[:16].view(np.uint16)[1])
         channels, input_step, rest = (int(number) for number in levels[20:23])
         output_step = rest + channels // PAIR_CHANNELS * PAIR_CHANNELS
         for pair in range(count):
@@ -174,7 +180,7 @@ def _levels(
     residual: Array,
     order: tuple[int, ...],
 ) -> list[int]:
-    zero_point, low, high = (int(levels[:16].view(np.int16)[8 * n]) for n in range(3))
+    zero_point, low, high = (int(levels[:16].view(np.int16)[8 * n]) for n in range(1, 4))
     numbers = [int(number) for number in levels[16:20]]
     places = list(tile.places(walk))
     group_words = len(order) * (2 + len(places) * STEP // 4)
