@@ -139,6 +139,14 @@ def test_search_finds_a_node_and_enter_opens_it(browser: WebDriver, output: Path
     assert text(browser, "#card .name") == name
 
 
+def test_the_header_shows_what_the_profile_measured(browser: WebDriver, output: Path) -> None:
+    open_page(browser, output / "report.html")
+    measured = json.loads((output / "profile.json").read_text())
+    header = text(browser, "#figures")
+    for label, value in (("code", "code_bytes"), ("stack", "stack_bytes"), ("instructions", "instructions")):
+        assert f"{label}{measured[value]:,}" in header
+
+
 def test_an_overlay_changes_the_colours_and_back(browser: WebDriver, output: Path) -> None:
     open_page(browser, output / "report.html", "pass=compiled")
     colours = "return [...document.querySelectorAll('.node')].map((box) => getComputedStyle(box).fill)"
