@@ -9,7 +9,7 @@ from tinyopt.targets.kernels.dsp.clustered import plan_clustered, plan_clustered
 from tinyopt.targets.kernels.dsp.convolution import plan_convolution
 from tinyopt.targets.kernels.dsp.dense import plan_dense
 from tinyopt.targets.kernels.dsp.depthwise import plan_depthwise
-from tinyopt.targets.kernels.dsp.elementwise import plan_add
+from tinyopt.targets.kernels.dsp.elementwise import plan_add, plan_lookup
 from tinyopt.targets.kernels.dsp.pointwise import plan_pointwise
 from tinyopt.targets.kernels.dsp.pool import plan_average_pool, plan_max_pool
 
@@ -22,6 +22,7 @@ DSP: Mapping[str, tuple[KernelPlanner, ...]] = {
         plan_dense,
     ),
     "QAdd": (plan_add,),
+    "QLookup": (plan_lookup,),
     "QAveragePool": (plan_average_pool,),
     "MaxPool": (plan_max_pool,),
 }

@@ -1,36 +1,45 @@
-"""QAdd of two tensors of one shape: two MLA and one SSAT with its shift for each element.
+"""QAdd of two tensors of one shape, and QLookup: loops over elements, from the first to the last.
 
-    y = clamp(((a * Ma + b * Mb + c) >> shift)),  c = 2^(shift - 1) - za * Ma - zb * Mb + (zy << shift)
+    y = clamp((a * Ma + b * Mb + c) >> shift),  c = 2^(shift - 1) - za * Ma - zb * Mb + (zy << shift)
 
 The output's zero point goes into c where the sum still fits 32 bits with it, which is checked here; else it is added
-after the shift.
+after the shift. The loop over whole blocks is in assembly (see `elementwise_micro_kernels`).
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from tinyopt.ir import Node
 from tinyopt.targets.kernel import InputArgument, Kernel, OutputArgument, Overlap, Refusal, ScalarArgument
+from tinyopt.targets.kernels.dsp.elementwise_micro_kernels import BLOCK, LOOKUP, add_block
 from tinyopt.targets.kernels.dsp.intrinsics import shift_and_saturate
 from tinyopt.targets.kernels.dsp.product import ANY_SIZE, clamp_saturated, saturate
-from tinyopt.targets.kernels.intrinsic import Intrinsic
-from tinyopt.targets.kernels.requantize import INT8_LOW, SSAT8, Requantization, zero_point_of
-from tinyopt.targets.kernels.tir import Expr, KernelBuilder, PrimFunc, call, cast
+from tinyopt.targets.kernels.intrinsic import NAKED, Intrinsic
+from tinyopt.targets.kernels.requantize import INT8_HIGH, INT8_LOW, SSAT8, Requantization, zero_point_of
+from tinyopt.targets.kernels.tir import Expr, KernelBuilder, PrimFunc, call, cast, constant
 
-UNROLLED = 4
+LARGEST_SHIFT = 22  # multipliers below 2^21 have this one or less
+_MULTIPLIER_LIMIT = 1 << 23  # of the micro-kernel
 
 
 @dataclass(frozen=True)
 class AddSpec:
-    """zero_point_is_folded: the output's is part of the offset."""
+    """zero_point_is_folded: the output's is part of the offset; then that of `to` is 0, so that more nodes are alike."""
 
     to: Requantization
     zero_point_is_folded: bool
 
     @property
+    def is_clamped(self) -> bool:
+        """Whether the saturation to int8 is not enough."""
+        return (self.to.low, self.to.high) != (INT8_LOW, INT8_HIGH)
+
+    @property
     def intrinsics(self) -> tuple[Intrinsic, ...]:
-        return (shift_and_saturate(self.to.shift),) if self.zero_point_is_folded else (SSAT8,)
+        if not self.zero_point_is_folded:
+            return (SSAT8,)
+        return (NAKED, add_block(self.to.shift, self.is_clamped), shift_and_saturate(self.to.shift))
 
 
 def plan_add(node: Node) -> Kernel | Refusal:
@@ -47,8 +56,12 @@ def plan_add(node: Node) -> Kernel | Refusal:
     folded = _fits(multipliers, offset + (to.zero_point << to.shift))
     if folded:
         offset += to.zero_point << to.shift
+        to = replace(to, zero_point=0)
     elif not _fits(multipliers, offset):
         return Refusal("its sum does not fit 32 bits")
+    while folded and to.shift < LARGEST_SHIFT and _fits((2 * multipliers[0], 2 * multipliers[1]), 2 * offset):
+        multipliers, offset = (2 * multipliers[0], 2 * multipliers[1]), 2 * offset  # so that more nodes share a shift
+        to = replace(to, shift=to.shift + 1)
     spec = AddSpec(to, folded)
     numbers = (a.type.elements, *multipliers, offset)
     return Kernel(
@@ -62,38 +75,76 @@ def plan_add(node: Node) -> Kernel | Refusal:
             *(ScalarArgument(number) for number in numbers),
         ),
         intrinsics=spec.intrinsics,
-        overlaps=(Overlap.in_place(0),),
+        overlaps=(Overlap.forward(0), Overlap.forward(1)),
     )
 
 
 def _fits(multipliers: tuple[int, int], offset: int) -> bool:
-    """Whether every partial sum of the offset and the products of int8 fits an int32."""
+    """Whether the multipliers are small enough, and every partial sum of offset and products of int8 fits an int32."""
+    if max(abs(multiplier) for multiplier in multipliers) >= _MULTIPLIER_LIMIT:
+        return False
     room = sum(abs(multiplier) * -INT8_LOW for multiplier in multipliers)
     return offset - room >= -(1 << 31) and offset + room < 1 << 31
 
 
 def add(spec: AddSpec) -> PrimFunc:
-    """y = clamp((a * multiplier_a + b * multiplier_b + offset) >> shift), unrolled; parameters as in `plan_add`."""
+    """y = clamp((a * multiplier_a + b * multiplier_b + offset) >> shift); parameters as in `plan_add`."""
     kernel = KernelBuilder("add")
     with kernel.function():
         a, b, y = (kernel.buffer(name, "int8", ANY_SIZE) for name in ("a", "b", "y"))
         names = ("elements", "multiplier_a", "multiplier_b", "offset")
         elements, multiplier_a, multiplier_b, offset = (kernel.scalar(name) for name in names)
-
-        def store(place: Expr) -> None:
+        done: Expr = 0
+        if spec.zero_point_is_folded:
+            blocks = kernel.let(elements >> 3)
+            numbers = (blocks, multiplier_a, multiplier_b, offset)
+            limits = [constant(_repeated(limit), "int32") for limit in (spec.to.low, spec.to.high)]
+            block = add_block(spec.to.shift, spec.is_clamped)
+            kernel.run(block, a.address(), b.address(), y.address(), *numbers, *(limits if spec.is_clamped else ()))
+            done = kernel.let(blocks * BLOCK)
+        with kernel.loop(elements - done, start=done) as place:
             total = offset + cast(a[place], "int32") * multiplier_a + cast(b[place], "int32") * multiplier_b
             y[place] = cast(_level(spec, total), "int8")
-
-        quads = kernel.let(elements >> 2)
-        with kernel.loop(quads) as quad:
-            for place in range(UNROLLED):
-                store(quad * UNROLLED + place)
-        with kernel.loop(elements & (UNROLLED - 1)) as rest:
-            store(quads * UNROLLED + rest)
     return kernel.finish()
+
+
+def _repeated(level: int) -> int:
+    """An int8 in each byte of an int32."""
+    return int.from_bytes(bytes([level & 0xFF] * 4), "little", signed=True)
 
 
 def _level(spec: AddSpec, total: Expr) -> Expr:
     if not spec.zero_point_is_folded:
         return saturate((total >> spec.to.shift) + spec.to.zero_point, spec.to)
     return clamp_saturated(call(shift_and_saturate(spec.to.shift), total), spec.to)
+
+
+@dataclass(frozen=True)
+class LookupSpec:
+    """Nothing of it need be known when it is compiled."""
+
+
+def plan_lookup(node: Node) -> Kernel | Refusal:
+    """QLookup."""
+    return Kernel(
+        template=lookup,
+        spec=LookupSpec(),
+        name="lookup_words",
+        arguments=(InputArgument(0), InputArgument(1), OutputArgument(0), ScalarArgument(node.output.type.elements)),
+        intrinsics=(NAKED, LOOKUP),
+        overlaps=(Overlap.forward(0),),
+    )
+
+
+def lookup(_spec: LookupSpec) -> PrimFunc:
+    """y = table[x + 128]."""
+    kernel = KernelBuilder("lookup")
+    with kernel.function():
+        x, table, y = (kernel.buffer(name, "int8", ANY_SIZE) for name in ("x", "table", "y"))
+        elements = kernel.scalar("elements")
+        blocks = kernel.let(elements >> 3)
+        kernel.run(LOOKUP, x.address(), table.address(128), y.address(), blocks)
+        done = kernel.let(blocks * BLOCK)
+        with kernel.loop(elements - done, start=done) as place:
+            y[place] = table[cast(x[place], "int32") + 128]
+    return kernel.finish()

@@ -1,0 +1,94 @@
+"""Inner loops over elements, in assembly: sums of two tensors, and functions given by a table."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tinyopt.targets.kernels.intrinsic import Intrinsic, micro_kernel
+
+BLOCK = 8  # elements of a turn
+
+
+def add_block(shift: int, is_clamped: bool) -> Intrinsic:
+    """y = saturate((a * multiplier_a + b * multiplier_b + offset) >> shift) for `blocks` blocks.
+
+    A byte in the upper half of an int16 times the multiplier in the upper three bytes of a word: the upper 32 of 48
+    bits, which SMLAW adds, are their exact product. Multipliers have less than 24 bits. is_clamped: between lows and
+    highs too, which have the limit in each byte.
+    """
+    assert 1 <= shift <= 31, shift
+    lines = [
+        "push {r4-r11, lr}",
+        *("ldrd r4, r5, [sp, #36]", "ldr r6, [sp, #44]"),
+        *("lsl r4, r4, #8", "lsl r5, r5, #8", "mov r7, #0xFF00FF00"),
+        "cmp r3, #0",
+        "beq 2f",
+        "1:",
+        *_four_sums(shift, is_clamped),
+        *_four_sums(shift, is_clamped),
+        "subs r3, r3, #1",
+        "bne 1b",
+        "2:",
+        "pop {r4-r11, pc}",
+    ]
+    limits = ("int32_t lows", "int32_t highs") if is_clamped else ()
+    return micro_kernel(
+        f"tinyopt_add_asr{shift}{'_clamped' if is_clamped else ''}",
+        (
+            *("const int8_t *a", "const int8_t *b", "int8_t *y", "int32_t blocks"),
+            *("int32_t multiplier_a", "int32_t multiplier_b", "int32_t offset"),
+            *limits,
+        ),
+        "\n".join(lines),
+        _sums(shift),
+    )
+
+
+# The products of four elements: the halves of the words of a and b, and where the sum goes.
+_PLACES = (("b", "r10", "r11", "r12"), ("b", "r8", "r9", "lr"), ("t", "r10", "r11", "r10"), ("t", "r8", "r9", "r8"))
+
+
+def _four_sums(shift: int, is_clamped: bool) -> list[str]:
+    lines = ["ldr r8, [r0], #4", "ldr r9, [r1], #4"]
+    lines += ["and r10, r7, r8, lsl #8", "and r11, r7, r9, lsl #8", "and r8, r8, r7", "and r9, r9, r7"]
+    for half, a, b, total in _PLACES:
+        lines += [f"smlaw{half} {total}, r4, {a}, r6", f"smlaw{half} {total}, r5, {b}, {total}"]
+        lines.append(f"ssat {total}, #8, {total}, asr #{shift}")
+    lines += ["bfi r12, lr, #8, #8", "bfi r12, r10, #16, #8", "bfi r12, r8, #24, #8"]
+    if is_clamped:
+        lines += ["ldrd r10, r11, [sp, #48]", "ssub8 r8, r12, r10", "sel r12, r12, r10"]
+        lines += ["ssub8 r8, r11, r12", "sel r12, r12, r11"]
+    return [*lines, "str r12, [r2], #4"]
+
+
+def _sums(shift: int) -> Any:
+    def sums(a: NDArray[np.int8], b: NDArray[np.int8], multipliers: tuple[int, int], offset: int) -> NDArray[np.int8]:
+        total = a.astype(np.int64) * multipliers[0] + b.astype(np.int64) * multipliers[1] + offset
+        return np.asarray(np.clip(total >> shift, -128, 127), np.int8)
+
+    return sums
+
+
+LOOKUP = micro_kernel(
+    "tinyopt_look_up",
+    ("const int8_t *x", "const int8_t *middle", "int8_t *y", "int32_t blocks"),
+    "\n".join(
+        [
+            *("cbz r3, 2f", "push {r4, lr}"),
+            "1:",
+            *(
+                line
+                for _ in range(BLOCK)
+                for line in ("ldrsb r4, [r0], #1", "ldrb r12, [r1, r4]", "strb r12, [r2], #1")
+            ),
+            *("subs r3, r3, #1", "bne 1b"),
+            "pop {r4, lr}",
+            "2:",
+            "bx lr",
+        ]
+    ),
+    lambda x, table: table[x.astype(np.int32) + 128],
+)
