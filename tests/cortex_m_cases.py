@@ -33,12 +33,14 @@ class CaseMaker:
         strides: tuple[int, int] = (1, 1),
         pads: tuple[int, int, int, int] = (0, 0, 0, 0),
         depthwise: bool = False,
+        dilations: tuple[int, int] = (1, 1),
         **options: int,
     ) -> Case:
         """QConv on an image (height, width, channels)."""
         group = image[2] if depthwise else 1
         weights = self._random.integers(-127, 128, (channels, *window, image[2] // group)).astype(np.int8)
-        attributes: dict[str, Attribute] = {"strides": strides, "pads": pads, "dilations": (1, 1), "group": group}
+        attributes: dict[str, Attribute] = {"strides": strides, "pads": pads, "dilations": dilations}
+        attributes["group"] = group
         return self._weighted("QConv", planner, (1, *image), weights, attributes, **options)
 
     def dense(self, planner: KernelPlanner, shape: tuple[int, ...], channels: int, **options: int) -> Case:

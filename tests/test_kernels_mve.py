@@ -21,10 +21,15 @@ SAME = (1, 1, 1, 1)
 
 def depthwise_cases(make: CaseMaker) -> Iterator[Case]:
     def case(
-        image: tuple[int, int, int], window: tuple[int, int], strides: tuple[int, int], *pads: int, **options: int
+        image: tuple[int, int, int],
+        window: tuple[int, int],
+        strides: tuple[int, int],
+        *pads: int,
+        dilations: tuple[int, int] = (1, 1),
+        **options: int,
     ) -> Case:
         around = (pads[0], pads[1], pads[2], pads[3])
-        return make.conv(plan_depthwise, image, image[2], window, strides, around, depthwise=True, **options)
+        return make.conv(plan_depthwise, image, image[2], window, strides, around, True, dilations, **options)
 
     for height, width, channels in product((1, 2, 5, 8), (1, 2, 3, 7), (2, 8, 11, 16, 19)):
         yield case((height, width, channels), (3, 3), (1, 1), *SAME)
@@ -36,6 +41,12 @@ def depthwise_cases(make: CaseMaker) -> Iterator[Case]:
         yield case((6, 7, 9), window, (1, 1), *pads)
     for window, pads in product(((4, 4), (1, 4), (4, 1), (2, 2)), ((0, 0, 0, 0), (1, 0, 0, 1), (3, 2, 1, 3))):
         yield case((9, 12, 9), window, (2, 2), *pads)
+    for window, strides in product(((5, 5), (1, 9), (7, 2), (4, 4)), ((1, 1), (2, 2), (1, 3), (3, 1))):
+        yield case((11, 12, 18), window, strides, *SAME)
+        yield case((1, 30, 4), window, strides, 4, 2, 4, 3)
+    yield case((9, 9, 5), (3, 3), (1, 1), *SAME, dilations=(2, 3))
+    yield case((9, 9, 5), (3, 3), (2, 2), *SAME, dilations=(3, 1))
+    yield case((9, 12, 17), (5, 4), (1, 1), *SAME, shift=30, low=-60, high=50)
     yield case((25, 5, 64), (3, 3), (1, 1), *SAME)
     yield case((20, 48, 8), (3, 3), (1, 1), *SAME)
     yield case((12, 48, 16), (3, 3), (2, 2), 0, 0, 1, 1)

@@ -3,8 +3,10 @@
 A gather reads 16 cells of one channel, and VMLADAV multiplies them with 16 weights, zero where a cell lies outside the
 window, and adds up: one instruction for all taps of a window of up to 16 cells.
 
-- `square_tiles`: stride 1. 4 x 4 cells hold the windows of 2 x 2 output pixels, which take four vectors of weights.
-- `row_tiles`: any other stride. Each of four neighbouring output pixels has cells of its own; the weights are the same.
+- `square_tiles`: one gather holds the windows of all four outputs (3 x 3 with stride 1: 4 x 4 cells for 2 x 2 outputs),
+  which take four vectors of weights.
+- `row_tiles`: each of four neighbouring outputs has cells of its own (3 x 3 with stride 2); the weights are the same.
+- `chunk_tiles`: larger windows. The cells of all four outputs are taken by sixteens, and the sums wait in memory.
 
 The cells lie as `PAIR_ROWS` makes them: halfwords of two rows, so that a gather takes eight offsets. Weights are packed
 without gaps behind a zero; *patterns* say for each lane which of these bytes it wants.
@@ -12,7 +14,9 @@ without gaps behind a zero; *patterns* say for each lane which of these bytes it
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -71,21 +75,25 @@ _BEGIN_CHANNEL = """
 _SUMS = """
     vmov q3[2], q3[0], r4, r8
     vmov q3[3], q3[1], r6, r10
-    vadd.i32 q3, q3, r7
 """
 
-_SATURATED = """
+_NARROW = """
+    vadd.i32 q3, q3, r9
+    vqmovnb.s16 q3, q3
+"""
+
+_WIDE = """
     vadd.i32 q3, q3, r9
     vqmovnb.s32 q3, q3
     vqmovnb.s16 q3, q3
 """
 
-# the multiplier's register is needed, and filled again from the stack
+# the multiplier's register is needed, and filled again
 _CLAMPED = """
     vadd.i32 q3, q3, r9
-    vldrw.s32 q1, [r1, #96]
+    vldrw.u32 q1, [r1, #{low}]
     vmax.s32 q3, q3, q1
-    vldrw.s32 q1, [r1, #112]
+    vldrw.u32 q1, [r1, #{high}]
     vmin.s32 q3, q3, q1
     ldr r4, [r3, #-4]
     vdup.32 q1, r4
@@ -109,47 +117,73 @@ _MULTIPLY_SHIFTED = """
 
 @dataclass(frozen=True)
 class Ending:
-    """What follows a sum. is_shifted: the shift is below 32. is_clamped: to less than the int8 range."""
+    """What follows a sum.
+
+    is_shifted: the shift is below 32. is_clamped: to less than the int8 range. is_wide: levels may exceed int16.
+    """
 
     is_shifted: bool
     is_clamped: bool
+    is_wide: bool
 
     @property
     def name(self) -> str:
-        return f"{'_shifted' if self.is_shifted else ''}{'_clamped' if self.is_clamped else ''}"
+        return "".join(f"_{name}" for name in ("shifted", "clamped", "wide") if getattr(self, f"is_{name}"))
 
-    @property
-    def assembly(self) -> str:
+    def assembly(self, clamp: int) -> str:
+        """clamp: where the vectors of low and high lie in the setting."""
         multiply = _MULTIPLY_SHIFTED if self.is_shifted else "vrmulh.s32 q3, q3, q1\n"
-        return multiply + (_CLAMPED if self.is_clamped else _SATURATED)
+        if self.is_clamped:
+            return multiply + _CLAMPED.format(low=clamp, high=clamp + 16)
+        return multiply + (_WIDE if self.is_wide else _NARROW)
 
 
-def _gathered(cells: Array, offsets: Array) -> Array:
-    """Two bytes from each of eight offsets."""
-    return np.stack([cells[offsets], cells[offsets + 1]], axis=-1).reshape(-1).astype(np.int64)
-
-
-def _requantized(ending: Ending, acc: int, factor: int, zero_point: int, shift: int, setting: Array) -> int:
+def _requantized(ending: Ending, acc: int, factor: int, zero_point: int, shift: int, limits: Array) -> int:
     level = (((acc << (shift if ending.is_shifted else 0)) * factor + (1 << 31)) >> 32) + zero_point
-    low, high = (int(setting[at : at + 4].view(np.int32)[0]) for at in (96, 112)) if ending.is_clamped else (-128, 127)
+    low, high = (int(limits[0]), int(limits[4])) if ending.is_clamped else (-128, 127)
     return min(max(level, low), high)
 
 
-def _compute_tiles(ending: Ending, is_square: bool, *arguments: Any) -> None:
+@dataclass(frozen=True)
+class _Setting:
+    """What the bytes of a setting say. gathers, patterns: for each chunk and output; fewer where they are the same."""
+
+    gathers: Array
+    patterns: Array
+    scatter: Array
+    limits: Array
+
+    @classmethod
+    def of(cls, kind: str, data: Array, chunks: int) -> _Setting:
+        if kind == "square":
+            gathers, scatter, patterns, limits = data[:16], data[16:32], data[32:96], data[96:]
+        elif kind == "row":
+            gathers, scatter, patterns, limits = data[:64], data[64:80], data[80:96], data[96:]
+        else:
+            parts = data[48 : 48 + 80 * chunks].reshape(chunks, 80)
+            limits, scatter, gathers, patterns = data[:32], data[32:48], parts[:, :16], parts[:, 16:]
+        offsets = np.ascontiguousarray(gathers).view(np.uint16).reshape(chunks, -1, 8)
+        return cls(offsets, patterns.reshape(chunks, -1, 16), scatter.view(np.int32), limits.view(np.int32))
+
+    def sum(self, output: int, cells: Array, taps: Array) -> int:
+        total = 0
+        for gathers, patterns in zip(self.gathers, self.patterns, strict=True):
+            offsets = gathers[output % len(gathers)].astype(np.int64)
+            x = np.stack([cells[offsets], cells[offsets + 1]], axis=-1).reshape(-1)
+            total += int(x.astype(np.int64) @ taps[patterns[output % len(patterns)].astype(np.int64)].astype(np.int64))
+        return total
+
+
+def _compute_tiles(ending: Ending, kind: str, *arguments: Any) -> None:
     """places: for each tile the cells as an array, and where its output begins."""
-    places, setting, taps, factors, target, tiles, channels, zero_point, tap_bytes, left_shift = arguments
-    gathers = [setting[16 * n : 16 * n + 16].view(np.uint16).astype(np.int64) for n in range(1 if is_square else 4)]
-    scatter = setting[16 * len(gathers) :][:16].view(np.int32)
-    patterns = setting[16 * len(gathers) + 16 : 96].reshape(-1, 16)
+    places, data, taps, factors, target, tiles, channels, zero_point, tap_bytes, left_shift, *more = arguments
+    setting = _Setting.of(kind, data, more[1] if more else 1)
     for channel in range(channels):
-        weights = taps[channel * tap_bytes + patterns.astype(np.int64)].astype(np.int64)
         bias, factor = (int(value) for value in factors[2 * channel : 2 * channel + 2])
-        for cells, output in places[:tiles]:
-            for n in range(4):
-                x = _gathered(cells, gathers[n % len(gathers)] + 2 * channel)
-                acc = int(x @ weights[n % len(weights)]) + bias
-                level = _requantized(ending, acc, factor, zero_point, left_shift, setting)
-                target[output + int(scatter[n]) + channel] = level
+        for (cells, output), n in product(places[:tiles], range(4)):
+            acc = setting.sum(n, cells[2 * channel :], taps[channel * tap_bytes :]) + bias
+            level = _requantized(ending, acc, factor, zero_point, left_shift, setting.limits)
+            target[output + int(setting.scatter[n]) + channel] = level
 
 
 def square_tiles(ending: Ending) -> Intrinsic:
@@ -173,7 +207,8 @@ def square_tiles(ending: Ending) -> Intrinsic:
         vmladav.s8 r8, q3, q6
         vmladav.s8 r10, q3, q7
         {_SUMS}
-        {ending.assembly}
+        vadd.i32 q3, q3, r7
+        {ending.assembly(96)}
         vstrb.32 q3, [r5, q2]
         le lr, 2b
         mov r4, #2
@@ -181,7 +216,7 @@ def square_tiles(ending: Ending) -> Intrinsic:
         {_END_CHANNEL}
         {_END}
         """,
-        lambda *arguments: _compute_tiles(ending, True, *arguments),
+        lambda *arguments: _compute_tiles(ending, "square", *arguments),
     )
 
 
@@ -212,7 +247,8 @@ def row_tiles(ending: Ending) -> Intrinsic:
         vldrh.u16 q3, [r10, q7]
         vmladav.s8 r10, q3, q4
         {_SUMS}
-        {ending.assembly}
+        vadd.i32 q3, q3, r7
+        {ending.assembly(96)}
         vstrb.32 q3, [r5, q2]
         le lr, 2b
         mov r4, #2
@@ -220,5 +256,73 @@ def row_tiles(ending: Ending) -> Intrinsic:
         {_END_CHANNEL}
         {_END}
         """,
-        lambda *arguments: _compute_tiles(ending, False, *arguments),
+        lambda *arguments: _compute_tiles(ending, "row", *arguments),
     )
+
+
+def chunk_tiles(ending: Ending) -> Intrinsic:
+    """setting: low, high (4 int32), scatter offsets (4 int32), then for each chunk gather offsets and four patterns."""
+    patterns = "".join(f"vldrb.u8 q3, [r5, #{16 + 16 * n}]\nvldrb.u8 q{4 + n}, [r2, q3]\n" for n in range(4))
+    for_each_tile = """
+        ldr r7, [sp, #124]  @ sums
+        ldr lr, [sp, #104]
+        mov r12, r0
+        dls lr, lr
+    """
+    return micro_kernel(
+        f"tinyopt_mve_chunk_tiles{ending.name}",
+        (*_PARAMETERS, "void *sums", "int32_t chunks"),
+        f"""{_BEGIN}
+        vldrw.u32 q2, [r1, #32]
+        vadd.i32 q2, q2, r4
+        1:
+        ldr r4, [r3]  @ bias
+        vdup.32 q3, r4
+        {for_each_tile}
+        2:
+        vstrw.32 q3, [r7], #16
+        le lr, 2b
+        add r5, r1, #48
+        ldr r9, [sp, #128]  @ chunks
+        3:
+        vldrh.u16 q0, [r5]
+        ldr r4, [sp, #108]
+        sub r4, r4, r11
+        lsl r4, r4, #1  @ offset of the channel's halfwords
+        vadd.i16 q0, q0, r4
+        {patterns}
+        {for_each_tile}
+        4:
+        ldr r4, [r12], #8
+        vldrh.u16 q3, [r4, q0]
+        vmladav.s8 r4, q3, q4
+        vmladav.s8 r6, q3, q5
+        vmladav.s8 r8, q3, q6
+        vmladav.s8 r10, q3, q7
+        {_SUMS}
+        vldrw.u32 q1, [r7]
+        vadd.i32 q3, q3, q1
+        vstrw.32 q3, [r7], #16
+        le lr, 4b
+        add r5, r5, #80
+        subs r9, #1
+        bne 3b
+        ldr r4, [r3, #4]
+        vdup.32 q1, r4
+        add r3, r3, #8
+        ldr r9, [sp, #112]  @ zero point
+        {for_each_tile}
+        5:
+        ldrd r4, r5, [r12], #8
+        vldrw.u32 q3, [r7], #16
+        {ending.assembly(0)}
+        vstrb.32 q3, [r5, q2]
+        le lr, 5b
+        {_END_CHANNEL}
+        {_END}
+        """,
+        lambda *arguments: _compute_tiles(ending, "chunks", *arguments),
+    )
+
+
+TILES: Mapping[str, Callable[[Ending], Intrinsic]] = {"square": square_tiles, "row": row_tiles, "chunks": chunk_tiles}
