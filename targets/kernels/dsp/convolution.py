@@ -15,6 +15,7 @@ from tinyopt.targets.kernels.dsp.layer import (
     Layer,
     LayerSpec,
     declare_layer,
+    gather_and_multiply,
     layer_arguments,
     layer_spec,
     multiply,
@@ -26,12 +27,12 @@ from tinyopt.targets.kernels.dsp.micro_kernels import (
     DISTANCE,
     FILL,
     FIRST_FREE,
-    GATHER_FOUR,
     GATHER_ONE,
     PIXELS,
     QUAD_BYTES,
     ROWS,
     SKIP,
+    SOURCE_STEP,
     TAIL,
 )
 from tinyopt.targets.kernels.dsp.packing import depth_pairs
@@ -153,6 +154,7 @@ def _numbers(node: Node, geometry: Geometry) -> dict[int, int]:
     )
     gathering = {
         DISTANCE: geometry.column_stride * geometry.channels,
+        SOURCE_STEP: PIXELS * geometry.column_stride * geometry.channels,
         QUAD_BYTES: geometry.run - geometry.run % 4,
         TAIL: geometry.run % 4,
         SKIP: geometry.pitch - geometry.run,
@@ -234,10 +236,10 @@ def _row_of_pixels(kernel: KernelBuilder, image: _Image) -> None:
     head = kernel.keep(minimum((0 - image.state[_FILLED]) & (PIXELS - 1), width))
     blocks = kernel.keep((width - head) >> 2)
     _single_pixels(kernel, image, 0, head)
-    with kernel.loop(blocks) as block:
-        source = image.copy.address(image.numbers["begin"] + (head + block * PIXELS) * image.step)
-        kernel.run(GATHER_FOUR, source, image.layer.block.address(), image.layer.parameters.address())
-        _multiply_full_block(kernel, image)
+    with kernel.when(blocks > 0):
+        source = image.copy.address(image.numbers["begin"] + head * image.step)
+        gather_and_multiply(kernel, image.spec, image.layer, image.state[_WRITTEN], blocks, source)
+        image.state[_WRITTEN] = image.state[_WRITTEN] + blocks * PIXELS * image.channels
     done = kernel.keep(head + blocks * PIXELS)
     _single_pixels(kernel, image, done, kernel.keep(width - done))
 
@@ -249,12 +251,8 @@ def _single_pixels(kernel: KernelBuilder, image: _Image, first: Expr, count: Exp
         kernel.run(GATHER_ONE, source, image.layer.block.address(lane), image.layer.parameters.address())
         with kernel.when_else(lane == PIXELS - 1) as (then, other):
             with then:
-                _multiply_full_block(kernel, image)
+                multiply(kernel, image.spec, image.layer, image.state[_WRITTEN], PIXELS)
+                image.state[_WRITTEN] = image.state[_WRITTEN] + PIXELS * image.channels
                 image.state[_FILLED] = 0
             with other:
                 image.state[_FILLED] = lane + 1
-
-
-def _multiply_full_block(kernel: KernelBuilder, image: _Image) -> None:
-    multiply(kernel, image.spec, image.layer, image.state[_WRITTEN], PIXELS)
-    image.state[_WRITTEN] = image.state[_WRITTEN] + PIXELS * image.channels

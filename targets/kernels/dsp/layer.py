@@ -18,24 +18,24 @@ from tinyopt.targets.kernel import (
     Refusal,
     ScratchArgument,
 )
+from tinyopt.targets.kernels.dsp.block_product import entry, multiply_blocks
+from tinyopt.targets.kernels.dsp.endings import LARGEST_JOINED_SHIFT
 from tinyopt.targets.kernels.dsp.micro_kernels import (
     BLOCK_BYTES,
     CHANNELS,
     ENTRY,
     FAST_BYTES,
-    GATHER_FOUR,
     GATHER_ONE,
     HIGH,
     IS_ODD,
     LOW,
+    OUTPUT_STEP,
     PIXELS,
     RESIDUAL_MULTIPLIER,
     START_HIGH,
     START_LOW,
     WEIGHT_BYTES,
     ZERO_POINT,
-    entry,
-    multiply_block,
 )
 from tinyopt.targets.kernels.dsp.packing import Pair, as_words, pack_channel_pairs
 from tinyopt.targets.kernels.dsp.product import ANY_SIZE
@@ -49,7 +49,7 @@ _IS_FIRST = np.array([True, False, True, False])  # of the bytes of a word
 
 @dataclass(frozen=True)
 class LayerSpec:
-    """shift: of the accumulators before they are multiplied, to high words. is_joined: see micro_kernels."""
+    """shift: of the accumulators before they are multiplied, to high words. is_joined: see block_product."""
 
     shift: int
     has_residual: bool
@@ -57,11 +57,11 @@ class LayerSpec:
 
     @property
     def product(self) -> Intrinsic:
-        return multiply_block(self.shift, self.has_residual, self.is_joined)
+        return multiply_blocks(self.shift, self.has_residual, self.is_joined)
 
     @property
     def intrinsics(self) -> tuple[Intrinsic, ...]:
-        return (NAKED, self.product, GATHER_ONE, GATHER_FOUR)
+        return (NAKED, self.product, GATHER_ONE)
 
 
 def layer_spec(node: Node) -> LayerSpec | Refusal:
@@ -71,7 +71,8 @@ def layer_spec(node: Node) -> LayerSpec | Refusal:
     largest = int(np.maximum(-low, high).max())
     if largest << shift > INT32_MAX:
         return Refusal(f"its sums reach {largest}, too much to be shifted left by {shift}")
-    return LayerSpec(shift, node.optional_input(4) is not None, _can_be_joined(node, low, high))
+    is_joined = shift <= LARGEST_JOINED_SHIFT and _can_be_joined(node, low, high)
+    return LayerSpec(shift, node.optional_input(4) is not None, is_joined)
 
 
 def _sums(node: Node) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
@@ -107,6 +108,7 @@ def layer_arguments(node: Node, spec: LayerSpec, pairs: list[Pair], numbers: Map
         CHANNELS: channels,
         LOW: to.low,
         HIGH: to.high,
+        OUTPUT_STEP: PIXELS * channels,
         **_residual_numbers(node, spec, to),
         **numbers,
     }
@@ -168,9 +170,22 @@ def declare_layer(kernel: KernelBuilder, spec: LayerSpec) -> Layer:
 
 def multiply(kernel: KernelBuilder, spec: LayerSpec, layer: Layer, place: Expr, count: Expr) -> None:
     """The block's `count` pixels times all channels, written from byte `place` of the output on."""
+    _run(kernel, spec, layer, place, count, 0, layer.output.address())
+
+
+def gather_and_multiply(
+    kernel: KernelBuilder, spec: LayerSpec, layer: Layer, place: Expr, blocks: Expr, source: Expr
+) -> None:
+    """`blocks` full blocks from the address `source` on times all channels; there is at least one."""
+    _run(kernel, spec, layer, place, PIXELS, blocks, source)
+
+
+def _run(
+    kernel: KernelBuilder, spec: LayerSpec, layer: Layer, place: Expr, count: Expr, blocks: Expr, source: Expr
+) -> None:
     residual = () if layer.residual is None else (layer.residual.address(place),)
-    pointers = (layer.block.address(), layer.weights.address(), layer.output.address(place))
-    kernel.run(spec.product, *pointers, layer.parameters.address(), count, *residual)
+    pointers = (layer.block.address(), layer.weights.address(), layer.output.address(place), layer.parameters.address())
+    kernel.run(spec.product, *pointers, count, blocks, source, *residual)
 
 
 def overlaps(node: Node, of_input: Overlap) -> tuple[Overlap, ...]:

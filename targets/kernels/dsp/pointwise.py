@@ -11,6 +11,7 @@ from tinyopt.targets.kernel import InputArgument, Kernel, Overlap, Refusal
 from tinyopt.targets.kernels.dsp.layer import (
     LayerSpec,
     declare_layer,
+    gather_and_multiply,
     layer_arguments,
     layer_spec,
     multiply,
@@ -20,18 +21,20 @@ from tinyopt.targets.kernels.dsp.micro_kernels import (
     CHANNELS,
     DISTANCE,
     FIRST_FREE,
-    GATHER_FOUR,
     GATHER_ONE,
+    OUTPUT_STEP,
     PIXELS,
     QUAD_BYTES,
     ROWS,
+    SOURCE_STEP,
     TAIL,
 )
 from tinyopt.targets.kernels.dsp.packing import depth_pairs
 from tinyopt.targets.kernels.dsp.product import ANY_SIZE
-from tinyopt.targets.kernels.tir import KernelBuilder, PrimFunc, minimum
+from tinyopt.targets.kernels.tir import KernelBuilder, PrimFunc, both
 
-_ALL_PIXELS, _FIRST, _STEP = range(FIRST_FREE, FIRST_FREE + 3)  # the pixel at which the first block begins, the next
+# The pixel at which the first block begins, how many blocks are full, pixels beside them, and whether these come first.
+_FIRST_BLOCK, _BLOCKS, _REST, _REST_COMES_FIRST = range(FIRST_FREE, FIRST_FREE + 4)
 
 
 def plan_pointwise(node: Node) -> Kernel | Refusal:
@@ -50,10 +53,21 @@ def plan_rows(node: Node) -> Kernel | Refusal:
         return spec
     depth, channels = node.input(0).shape[-1], node.output.shape[-1]
     pixels = node.output.type.elements // channels
+    blocks, rest = divmod(pixels, PIXELS)
     is_backward = channels > depth
-    first, step = (_last_block(pixels), -PIXELS) if is_backward else (0, PIXELS)
-    gathering = {DISTANCE: depth, QUAD_BYTES: depth - depth % 4, TAIL: depth % 4, ROWS: 1}
-    numbers = {**gathering, _ALL_PIXELS: pixels, _FIRST: first, _STEP: step}
+    step = -PIXELS if is_backward else PIXELS
+    numbers = {
+        DISTANCE: depth,
+        QUAD_BYTES: depth - depth % 4,
+        TAIL: depth % 4,
+        ROWS: 1,
+        SOURCE_STEP: step * depth,
+        OUTPUT_STEP: step * channels,
+        _FIRST_BLOCK: PIXELS * (blocks - 1) if is_backward else 0,
+        _BLOCKS: blocks,
+        _REST: rest,
+        _REST_COMES_FIRST: int(is_backward),
+    }
     return Kernel(
         template=pointwise,
         spec=spec,
@@ -62,10 +76,6 @@ def plan_rows(node: Node) -> Kernel | Refusal:
         intrinsics=spec.intrinsics,
         overlaps=overlaps(node, _input_overlap(pixels, depth, channels)),
     )
-
-
-def _last_block(pixels: int) -> int:
-    return (pixels - 1) // PIXELS * PIXELS
 
 
 def _input_overlap(pixels: int, depth: int, channels: int) -> Overlap:
@@ -78,23 +88,22 @@ def _input_overlap(pixels: int, depth: int, channels: int) -> Overlap:
 
 
 def pointwise(spec: LayerSpec) -> PrimFunc:
-    """Widens each block's pixels into int16 pairs, which all output channels are multiplied with."""
+    """Full blocks, and before or after them the pixels that are left over."""
     kernel = KernelBuilder("pointwise")
     with kernel.function():
         x = kernel.buffer("x", "int8", ANY_SIZE)
         layer = declare_layer(kernel, spec)
-        pixels, first, step, depth, channels = (
-            kernel.let(layer.parameters[place]) for place in (_ALL_PIXELS, _FIRST, _STEP, DISTANCE, CHANNELS)
+        depth, channels, first, blocks, rest, rest_comes_first = (
+            kernel.let(layer.parameters[place])
+            for place in (DISTANCE, CHANNELS, _FIRST_BLOCK, _BLOCKS, _REST, _REST_COMES_FIRST)
         )
-        with kernel.loop((pixels + (PIXELS - 1)) >> 2) as block:
-            pixel = kernel.let(first + block * step)
-            count = kernel.let(minimum(pixels - pixel, PIXELS))
-            source = kernel.let(pixel * depth)
-            with kernel.when_else(count == PIXELS) as (then, other):
-                with then:
-                    kernel.run(GATHER_FOUR, x.address(source), layer.block.address(), layer.parameters.address())
-                with other, kernel.loop(count) as lane:
-                    at = x.address(source + lane * depth)
-                    kernel.run(GATHER_ONE, at, layer.block.address(lane), layer.parameters.address())
-            multiply(kernel, spec, layer, pixel * channels, count)
+        with kernel.loop(2) as part:
+            with kernel.when(both(part == rest_comes_first, blocks > 0)):
+                gather_and_multiply(kernel, spec, layer, first * channels, blocks, x.address(first * depth))
+            with kernel.when(both(part != rest_comes_first, rest > 0)):
+                pixel = kernel.let(blocks * PIXELS)
+                with kernel.loop(rest) as lane:
+                    source = x.address((pixel + lane) * depth)
+                    kernel.run(GATHER_ONE, source, layer.block.address(lane), layer.parameters.address())
+                multiply(kernel, spec, layer, pixel * channels, rest)
     return kernel.finish()
