@@ -14,6 +14,7 @@ from cortex_m_harness import CLANG, GCC, M0PLUS, M3, Case, require_tools, run_ca
 
 from tinyopt.targets.kernel import Kernel, Overlap, Refusal
 from tinyopt.targets.kernels.thumb.convolution import plan_convolution
+from tinyopt.targets.kernels.thumb.dense import plan_dense
 from tinyopt.targets.kernels.thumb.depthwise import plan_depthwise
 
 MACHINES = {"thumb1": M0PLUS, "thumb2": M3}
@@ -60,6 +61,24 @@ def depthwise_cases(make: CaseMaker, core: str) -> Iterator[Case]:
     yield make.conv(plan, (25, 5, 16), 16, (3, 3), (1, 1), (1, 1, 1, 1), depthwise=True)
 
 
+def dense_cases(make: CaseMaker, core: str) -> Iterator[Case]:
+    plan = partial(plan_dense, core)
+    for depth, channels in product((1, 2, 3, 4, 5, 7, 8, 12, 13, 16, 19, 24, 33, 64), (*range(1, 10), 59, 60, 61, 121)):
+        yield make.dense(plan, (1, depth), channels)
+    yield make.dense(plan, (1, 640), 70, low=-5)
+    yield make.dense(plan, (1, 1023), 5, high=90)
+    yield make.dense(plan, (4, 5, 6), 9, residual=1)
+    for shift in range(24, 33):
+        yield make.dense(plan, (20,), 6, shift=shift)
+    loud = make.dense(plan, (1, 11), 5).node
+    loud.input(1).data[:] = np.array([127, -127, 127, -127, 127], np.int8).reshape(5, 1)
+    for level in (-128, 127):
+        case = make.case(loud, plan)
+        assert case.arrays[0] is not None
+        case.arrays[0][:] = level
+        yield case
+
+
 def largest_products(make: CaseMaker, plan: Callable[..., Kernel | Refusal]) -> Case:
     """Two products that add up to all that half a word holds, with either sign."""
     node = make.conv(plan, (2, 2, 8), 2).node
@@ -76,6 +95,7 @@ def largest_products(make: CaseMaker, plan: Callable[..., Kernel | Refusal]) -> 
 FAMILIES: dict[str, Callable[[CaseMaker, str], Iterator[Case]]] = {
     "convolution": convolution_cases,
     "depthwise": depthwise_cases,
+    "dense": dense_cases,
 }
 
 

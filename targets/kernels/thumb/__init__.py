@@ -11,6 +11,7 @@ from functools import partial
 
 from tinyopt.targets.kernel import KernelPlanner
 from tinyopt.targets.kernels.thumb.convolution import plan_convolution
+from tinyopt.targets.kernels.thumb.dense import plan_dense
 from tinyopt.targets.kernels.thumb.depthwise import plan_depthwise
 
 __all__ = ["THUMB1", "THUMB2"]
@@ -19,6 +20,7 @@ __all__ = ["THUMB1", "THUMB2"]
 def _kernels(core: str) -> Mapping[str, tuple[KernelPlanner, ...]]:
     return {
         "QConv": (partial(plan_convolution, core), partial(plan_depthwise, core)),
+        "QDense": (partial(plan_dense, core),),
     }
 
 

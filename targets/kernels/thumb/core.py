@@ -10,7 +10,7 @@ import numpy as np
 from tinyopt.ir import Array
 from tinyopt.targets.kernel import Refusal
 from tinyopt.targets.kernels.intrinsic import Intrinsic
-from tinyopt.targets.kernels.thumb import thumb1_columns, thumb1_taps, thumb2_columns, thumb2_taps
+from tinyopt.targets.kernels.thumb import dense_micro_kernels, thumb1_columns, thumb1_taps, thumb2_columns, thumb2_taps
 from tinyopt.targets.kernels.thumb.rescaling import Rescaling, halves, whole
 
 CHANNELS_SIDE_BY_SIDE = 8
@@ -21,7 +21,8 @@ class Core:
     """An instruction set.
 
     step_bytes, unrolled: of the loop over places in `columns`, which is entered where the rest begins.
-    tap_step_bytes, taps_unrolled: the same of `taps`. rounding: what each pair of taps adds to the lower sum.
+    tap_step_bytes, taps_unrolled, dot_step_bytes, dot_unrolled: the same of `taps` and `dot`.
+    rounding: what each pair of taps adds to the lower sum.
     pack_weights: int8 [channels, places] as `columns` reads them.
     residual_numbers: the last three numbers of `columns`, or why the kernels cannot take a rescaling.
     """
@@ -36,6 +37,10 @@ class Core:
     tap_step_bytes: int
     taps_unrolled: int
     rounding: int
+    dot: Intrinsic
+    dot_step_bytes: int
+    dot_unrolled: int
+    finish: Intrinsic
     pack_weights: Callable[[Array], Array]
     residual_numbers: Callable[[Rescaling], tuple[int, int, int] | Refusal]
 
@@ -67,6 +72,10 @@ CORES: Mapping[str, Core] = {
         thumb1_taps.STEP_BYTES,
         thumb1_taps.UNROLLED,
         0,
+        dense_micro_kernels.THUMB1_DOT,
+        dense_micro_kernels.THUMB1_STEP_BYTES,
+        dense_micro_kernels.UNROLLED,
+        dense_micro_kernels.THUMB1_FINISH,
         channel_groups,
         halves,
     ),
@@ -81,6 +90,10 @@ CORES: Mapping[str, Core] = {
         thumb2_taps.STEP_BYTES,
         thumb2_taps.UNROLLED,
         1 << 15,
+        dense_micro_kernels.THUMB2_DOT,
+        dense_micro_kernels.THUMB2_STEP_BYTES,
+        dense_micro_kernels.UNROLLED,
+        dense_micro_kernels.THUMB2_FINISH,
         np.ascontiguousarray,
         whole,
     ),
