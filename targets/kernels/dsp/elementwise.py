@@ -25,7 +25,7 @@ _MULTIPLIER_LIMIT = 1 << 23  # of the micro-kernel
 
 @dataclass(frozen=True)
 class AddSpec:
-    """zero_point_is_folded: the output's is part of the offset; then that of `to` is 0, so that more nodes are alike."""
+    """zero_point_is_folded: the output's is part of the offset; then `to` has none, so that more nodes are alike."""
 
     to: Requantization
     zero_point_is_folded: bool

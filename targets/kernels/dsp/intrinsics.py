@@ -67,6 +67,18 @@ LOAD_WORD = _intrinsic(
     "string.h",
 )
 
+STORE_WORD = Intrinsic(
+    name="tinyopt_store_word",
+    result="void",
+    headers=("stdint.h", "string.h"),
+    c_text="""\
+static inline __attribute__((always_inline)) void tinyopt_store_word(void *to, int32_t word) {
+  memcpy(to, &word, sizeof word);
+}
+""",
+    meaning=lambda memory, word: memory.__setitem__(slice(0, 4), _lanes(word, 8)),
+)
+
 SMLAD = _acle("smlad", ("a", "b", "sum"), _smlad)  # a.h0 * b.h0 + a.h1 * b.h1 + sum
 SMLABB = _acle("smlabb", ("a", "b", "sum"), _multiply_halves(0, 0))  # a.h0 * b.h0 + sum
 SMLABT = _acle("smlabt", ("a", "b", "sum"), _multiply_halves(0, 1))  # a.h0 * b.h1 + sum

@@ -6,6 +6,8 @@ from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+import numpy as np
+
 from tinyopt.ir import Node
 from tinyopt.targets.kernel import (
     Argument,
@@ -13,10 +15,11 @@ from tinyopt.targets.kernel import (
     InputArgument,
     Kernel,
     OutputArgument,
+    Overlap,
     Refusal,
     ScalarArgument,
 )
-from tinyopt.targets.kernels.dsp.intrinsics import LOAD_WORD, MAX_BYTES, SXTAB16, SXTAB16_ROR8
+from tinyopt.targets.kernels.dsp.intrinsics import LOAD_WORD, MAX_BYTES, STORE_WORD, SXTAB16, SXTAB16_ROR8
 from tinyopt.targets.kernels.dsp.product import ANY_SIZE, finish
 from tinyopt.targets.kernels.requantize import SMMLAR_INTRINSICS, Requantization, zero_point_of
 from tinyopt.targets.kernels.tir import (
@@ -68,6 +71,7 @@ def plan_average_pool(node: Node) -> Kernel | Refusal:
             ScalarArgument(zero_point_of(node, node.input(0))),
         ),
         intrinsics=(LOAD_WORD, SXTAB16, SXTAB16_ROR8, *SMMLAR_INTRINSICS),
+        overlaps=_overlaps(node),
     )
 
 
@@ -82,7 +86,8 @@ def plan_max_pool(node: Node) -> Kernel | Refusal:
         spec=_spec(node, None),
         name="max_pool_sel",
         arguments=(InputArgument(0), OutputArgument(0), *_image_arguments(node)),
-        intrinsics=(LOAD_WORD, MAX_BYTES),
+        intrinsics=(LOAD_WORD, MAX_BYTES, STORE_WORD),
+        overlaps=_overlaps(node),
     )
 
 
@@ -107,6 +112,25 @@ def _spec(node: Node, to: Requantization | None) -> PoolSpec:
     can_overhang = bool(top or left) or reach[0] > height or reach[1] > width
     one = len(node.inputs) < 2 or node.input(1).type.elements == 1
     return PoolSpec(node.input(0).shape[3], rows, columns, to, one, can_overhang)
+
+
+def _overlaps(node: Node) -> tuple[Overlap, ...]:
+    """How far behind the input's begin the output may begin, so that nothing is overwritten before it is read.
+
+    A position's channels are written four at a time behind their own windows; the last four may be read again.
+    """
+    _, _, width, channels = node.input(0).shape
+    _, output_height, output_width, _ = node.output.shape
+    (row_stride, column_stride), (top, left, _, _) = node.ints("strides"), node.ints("pads")
+    rows = np.maximum(np.arange(output_height) * row_stride - top, 0) * width
+    columns = np.maximum(np.arange(output_width) * column_stride - left, 0)
+    starts = (rows[:, None] + columns).reshape(-1)  # of each position's window, in cells
+    positions = np.arange(len(starts))
+    later = np.minimum.accumulate(starts[::-1])[::-1]
+    again = GROUP - channels % GROUP if channels % GROUP else 0
+    within = int((starts - positions).min()) * channels - again
+    between = int((later[1:] - positions[1:]).min(initial=within)) * channels
+    return (Overlap(0, None, min(within, between)),)
 
 
 _SCALARS = ("height", "width", "output_height", "output_width", "row_stride", "column_stride", "top", "left")
@@ -203,8 +227,7 @@ def max_pool(spec: PoolSpec) -> PrimFunc:
 
             with _for_rows(kernel, window) as row:
                 _for_cells(kernel, spec, x, window, row, add_cell)
-            for channel in range(GROUP):
-                y[window.output + window.channel + channel] = cast(largest[0] >> 8 * channel, "int8")
+            kernel.run(STORE_WORD, y.address(window.output + window.channel), largest[0])
 
         _for_windows(kernel, spec, scalars, pool)
     return kernel.finish()
