@@ -23,7 +23,7 @@ from tinyopt.execution.built_model import load_built_model
 from tinyopt.execution.runner import run_built_model
 from tinyopt.graph_file import save_graph
 from tinyopt.ir import Array, Graph, Value
-from tinyopt.lowering.lower import lower
+from tinyopt.lowering.lower import lower, planned_arena_bytes
 from tinyopt.lowering.program import Program
 from tinyopt.onnx_export import save_model
 from tinyopt.onnx_import import import_model
@@ -137,7 +137,13 @@ def optimize(
 ) -> list[PipelineStep]:
     """Run the pipeline on `graph` in place; its drift is measured on calibration samples, or on noise without any."""
     pipeline = build_pipeline(options, options.boundary or target.boundary)
-    context = PassContext(target.facts, calibration, options.seed, on_progress=on_progress)
+    context = PassContext(
+        target.facts,
+        calibration,
+        options.seed,
+        on_progress=on_progress,
+        arena_bytes=lambda candidate: planned_arena_bytes(candidate, target),
+    )
     drift_samples = calibration[:DRIFT_SAMPLES] or random_samples(graph.inputs, DRIFT_SAMPLES, options.seed)
     return run_pipeline(graph, pipeline, context, drift_samples, on_step)
 

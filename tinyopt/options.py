@@ -24,6 +24,7 @@ class CompileOptions:
     calibration_mean, calibration_scale: real = (raw - mean) * scale, for both.
     prune: the share of multiply-accumulates to remove, 0 to 1. cluster: values per layer's weights, 0 for none.
     boundary: element type at inputs and outputs; None leaves it to the target. name: prefix of C names and files.
+    patches: whether the first layers run in bands of rows: "off", "auto" where it saves a quarter, or how many bands.
     memory: the regions of memory to use, the fastest first; none: one arena, as large as it must be.
     settings: options of passes as text, {"pass": {"option": "value"}}. cache_dir: None for no cache.
     """
@@ -40,6 +41,7 @@ class CompileOptions:
     prune: float = 0.0
     cluster: int = 0
     boundary: Literal["int8", "float"] | None = None
+    patches: str = "off"
     memory: tuple[MemoryRegion, ...] = ()
     disabled_passes: tuple[str, ...] = ()
     settings: Mapping[str, Mapping[str, str]] = field(default_factory=dict[str, Mapping[str, str]])

@@ -49,6 +49,7 @@ class PassContext:
     seed: int = 0
     remarks: list[Remark] = field(default_factory=list[Remark])
     on_progress: Callable[[str, int, int], None] = lambda _what, _done, _total: None
+    arena_bytes: Callable[[Graph], int] | None = None  # what a graph's activations would take on the target, planned
 
     def did(self, message: str, before: Iterable[Node] = (), after: Iterable[Node] = ()) -> None:
         """Say what was changed, and which nodes took the place of which."""

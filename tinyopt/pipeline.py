@@ -24,6 +24,7 @@ from tinyopt.passes.nhwc_layout import NhwcLayout
 from tinyopt.passes.prune_channels import PruneChannels
 from tinyopt.passes.quantize import Quantize
 from tinyopt.passes.simplify import Simplify
+from tinyopt.passes.split_rows import SplitRows
 from tinyopt.samples import Sample, to_input
 
 DRIFT_SAMPLES = 4  # enough to see a pass go wrong; accuracy is measured apart, on all samples
@@ -40,6 +41,7 @@ DEFAULT_PASSES: tuple[type[Pass], ...] = (
     ClusterWeights,
     Quantize,
     LowerInteger,
+    SplitRows,
 )
 
 
@@ -99,6 +101,8 @@ def _with_main_options(step: Pass, options: CompileOptions, boundary: str) -> Pa
             return replace(step, clusters=options.cluster)
         case LowerInteger():
             return replace(step, boundary=boundary)
+        case SplitRows():
+            return replace(step, bands=options.patches)
         case _:
             return step
 

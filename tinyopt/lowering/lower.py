@@ -11,6 +11,7 @@ from tinyopt.ir import Array, Graph, Node, Value
 from tinyopt.lowering.arena import Arena, ArenaProblem, plan_arena, plan_regions
 from tinyopt.lowering.kernel_cache import compile_kernels
 from tinyopt.lowering.program import (
+    ARENA_ALIGNMENT,
     ArenaSlot,
     CallArgument,
     FlashConstant,
@@ -22,6 +23,7 @@ from tinyopt.lowering.program import (
 from tinyopt.lowering.request import KernelRequest, request_for
 from tinyopt.lowering.schedule import schedule
 from tinyopt.lowering.views import VIEWS, Views
+from tinyopt.memory_plan import plan_memory
 from tinyopt.options import MemoryRegion
 from tinyopt.targets.kernel import (
     ConstantArgument,
@@ -33,6 +35,8 @@ from tinyopt.targets.kernel import (
     ScratchArgument,
 )
 from tinyopt.targets.target import Target
+
+QUICK_ORDERS = 100  # of first fit, for a plan among many that are compared
 
 
 @dataclass(frozen=True, eq=False)
@@ -105,12 +109,13 @@ def _plans(graph: Graph, kernels: Mapping[Node, Kernel], views: Views) -> list[t
 
 
 def planned_arena_bytes(graph: Graph, target: Target) -> int:
-    """The arena of `graph` with its nodes in their present order; nothing is compiled.
+    """About the arena of `graph` with its nodes in their present order: planned, but not searched for long.
 
     Raises UnsupportedOperatorError as `lower` does.
     """
     kernels = {node: kernel for node, (kernel, _) in _choose_kernels(graph, target).items()}
-    return plan_arena(ArenaProblem.of(graph, kernels, Views.of(graph))).bytes
+    problem = ArenaProblem.of(graph, kernels, Views.of(graph))
+    return plan_memory(problem.buffers, ARENA_ALIGNMENT, problem.meetings, QUICK_ORDERS).arena_bytes
 
 
 def choose_kernel(node: Node, target: Target) -> tuple[Kernel, tuple[str, ...]] | None:

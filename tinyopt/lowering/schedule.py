@@ -15,7 +15,7 @@ from tinyopt.lowering.views import Views
 from tinyopt.memory_plan import most_shared
 from tinyopt.targets.kernel import Kernel, ScratchArgument
 
-SEARCH_STATES = 40_000  # sets of finished nodes that the search looks at, at most: about a second
+SEARCH_STATES = 12_000  # sets of finished nodes that the search looks at, at most: about a second
 STATES_PER_LEVEL = 2_000
 
 
