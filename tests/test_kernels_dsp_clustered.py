@@ -56,19 +56,19 @@ def test_packed_pairs_decode_to_the_weights(values: int) -> None:
         assert decoded(bits, table, row, 5).tolist() == weights.tolist()
 
 
-def test_five_pixels_are_done_as_four_and_one() -> None:
-    assert [block_pixels(pixels) for pixels in (1, 5, 6, 13, 125)] == [[1], [4, 1], [6], [8, 4, 1], [8] * 15 + [4, 1]]
+def test_four_pixels_take_the_wide_tile() -> None:
+    assert [block_pixels(pixels) for pixels in (1, 3, 4, 9, 125)] == [[1], [3], [4], [6, 3], [6] * 20 + [5]]
 
 
 def test_clustered_weights_are_smaller_in_flash_and_have_no_copy_in_ram() -> None:
     kernel = plan_clustered(CaseMaker(1).conv(_pointwise, (25, 5, 64), 64, clusters=16).node)
     assert isinstance(kernel, Kernel)
     constants = [a for a in kernel.arguments if isinstance(a, ConstantArgument) and a.role in ("weight", "codebook")]
-    assert sum(constant.array.nbytes for constant in constants) == 64 * 64 // 2 + 16
+    assert sum(constant.array.nbytes for constant in constants) == 64 * 64 // 2 + 16 + 64 * 8  # biases, multipliers
     assert kernel.decoding is not None
     assert (kernel.decoding.bytes, kernel.decoding.int8_bytes) == (2064, 4096)
     scratch = [argument.bytes for argument in kernel.arguments if isinstance(argument, ScratchArgument)]
-    assert scratch == [2 * 257, 8 * 64 * 2]  # table, eight pixels
+    assert scratch == [2 * 257, 6 * 64 * 2]  # table, six pixels
 
 
 def test_a_layer_keeps_int8_weights_where_decoding_costs_more_than_is_permitted() -> None:
@@ -167,28 +167,28 @@ def test_the_meaning_of_the_tiles_is_the_layer(clusters: int, residual: int, low
     case = CaseMaker(3).conv(_pointwise, (1, 6, 9), 5, clusters=clusters, residual=residual, low=low, high=high)
     spec = case.kernel.spec
     wanted = OPERATORS["QConv"].evaluate(case.node, case.arrays)[0]
-    places, codebook, rescaling, numbers = (a.array for a in case.kernel.arguments if isinstance(a, ConstantArgument))
+    weights, codebook, numbers = (a.array for a in case.kernel.arguments if isinstance(a, ConstantArgument))
     table = codebook[pair_sequence(clusters)] if spec.has_table else codebook
-    block = np.zeros(5 * 8, np.int32)  # five pairs times eight pixels
+    block = np.zeros(5 * 6, np.int32)  # five pairs times six pixels
     assert case.arrays[0] is not None
     for pixel in range(6):
-        WIDEN_RUNS.meaning(case.arrays[0].reshape(-1)[9 * pixel :], block[pixel:], 9, 1, 0, 0, 32)
+        WIDEN_RUNS.meaning(case.arrays[0].reshape(-1)[9 * pixel :], block[pixel:], 9, 1, 0, 0, 24)
     y, added = np.zeros(30, np.int8), case.arrays[4]
     added = np.zeros(0, np.int8) if added is None else added.reshape(-1)
-    tile = multiply_block(spec.bits, 8, spec.is_clamped, spec.has_residual)
-    zero_point, limits = int(numbers[4]), numbers[5:]
-    tile.meaning(block, table, places, rescaling.reshape(-1), y, 5, block.nbytes, 6, zero_point, limits, added)
+    tile = multiply_block(spec.bits, 6, spec.is_clamped, spec.has_residual)
+    zero_point, limits = int(numbers[6]), numbers[7:]
+    tile.meaning(block, table, weights, y, 5, 5, 6, zero_point, limits, added)
     np.testing.assert_array_equal(y, wanted.reshape(-1))
 
 
 def test_the_meaning_of_the_vector_kernel_is_the_layer() -> None:
     case = CaseMaker(3).dense(dense_kernel, (1, 20), 6, clusters=16)
     wanted = OPERATORS["QDense"].evaluate(case.node, case.arrays)[0]
-    places, codebook, rescaling, numbers = (a.array for a in case.kernel.arguments if isinstance(a, ConstantArgument))
+    weights, codebook, numbers = (a.array for a in case.kernel.arguments if isinstance(a, ConstantArgument))
     vector, y = np.zeros(10, np.int32), np.zeros(6, np.int8)
     assert case.arrays[0] is not None
     WIDEN_RUNS.meaning(case.arrays[0].reshape(-1), vector, 20, 1, 0, 0, 4)
     kernel = multiply_vector(4, is_clamped=False)
     table = codebook[pair_sequence(16)]
-    kernel.meaning(vector, table, places, rescaling.reshape(-1), y, 6, 40, 10, int(numbers[4]), numbers[5:])
+    kernel.meaning(vector, table, weights, y, 6, 10, 18, int(numbers[6]), numbers[7:])
     np.testing.assert_array_equal(y, wanted.reshape(-1))

@@ -10,14 +10,15 @@ from dataclasses import replace
 
 from tinyopt.ir import Node
 from tinyopt.targets.kernel import ConstantArgument, Decoding, Kernel, Refusal
-from tinyopt.targets.kernels.dsp.clustered.decode_steps import decode_instructions
-from tinyopt.targets.kernels.dsp.clustered.layer import Depth, LayerSpec, block_pixels
+from tinyopt.targets.kernels.dsp.clustered.decode_steps import decode_instructions, decode_one_instructions
+from tinyopt.targets.kernels.dsp.clustered.layer import RESCALING_BYTES, Depth, LayerSpec, block_pixels
 from tinyopt.targets.kernels.dsp.clustered.tiles import NARROW, WIDE
 from tinyopt.targets.kernels.dsp.clustered.vector import ROWS
 
-_LOOP_PAIRS = 8  # pairs in the body of a loop over the depth, which ends in three instructions
+_LOOP_PAIRS = 16  # pairs in the body of a loop over the depth, which ends in three instructions
 _LOOP_END = 3
 _CALL = 60  # of a micro-kernel, for a block
+_PLAIN_GATHERING = 0.6  # of what it is with clustered weights
 _TABLE_ENTRY = 3
 
 
@@ -27,10 +28,11 @@ def with_costs(node: Node, kernel: Kernel, spec: LayerSpec, depth: Depth) -> Ker
     gathering = _gathering(node, depth)
     model = _vector(node, spec, depth) if kernel.name == "dense_clustered" else _blocks(node, spec, depth)
     decoding = Decoding(
-        bytes=sum(constant.array.nbytes for constant in constants if constant.role in ("weight", "codebook")),
+        bytes=sum(c.array.nbytes for c in constants if c.role in ("weight", "codebook"))
+        - RESCALING_BYTES * node.output.shape[-1],
         int8_bytes=node.input(1).type.elements,
         instructions=round(model + gathering + _table(node, spec)),
-        int8_instructions=round(_plain(node, depth) + gathering),
+        int8_instructions=round(_plain(node, depth) + _PLAIN_GATHERING * gathering),
     )
     return replace(kernel, decoding=decoding)
 
@@ -57,10 +59,14 @@ def _pixels(node: Node) -> int:
     return node.output.type.elements // node.output.shape[-1]
 
 
+def _pairs(depth: Depth) -> int:
+    return len(depth.pairs)
+
+
 def _gathering(node: Node, depth: Depth) -> float:
-    """Reading the activations; about the same for both."""
-    per_run = 10 + 2 * depth.run
-    return _pixels(node) * ((40 if depth.runs > 1 else 0) + depth.runs * per_run)
+    """Reading the activations."""
+    per_run = 8 + 2 * depth.run
+    return _pixels(node) * ((45 if depth.runs > 1 else 12) + depth.runs * per_run)
 
 
 def _table(node: Node, spec: LayerSpec) -> float:
@@ -70,28 +76,32 @@ def _table(node: Node, spec: LayerSpec) -> float:
 
 
 def _blocks(node: Node, spec: LayerSpec, depth: Depth) -> float:
-    pairs, channels = len(depth.pairs), node.output.shape[-1]
-
     def block(width: int) -> float:
-        step = decode_instructions(spec.bits) + 1.5 * width
-        finish = (7 if spec.is_clamped else 1) + (13 if spec.has_residual else 5)
-        return _CALL + channels * (pairs * (step + _LOOP_END / _LOOP_PAIRS) + 15 + finish * width)
+        step = decode_instructions(spec.bits) + width * 4 / 3
+        finish = (6 if spec.is_clamped else 0) + (13 if spec.has_residual else 4)
+        return _CALL + node.output.shape[-1] * (_pairs(depth) * step + _loop(depth) + 12 + finish * width)
 
     return sum(block(NARROW if size <= NARROW else WIDE) for size in block_pixels(_pixels(node)))
 
 
+def _loop(depth: Depth) -> int:
+    return _LOOP_END * -(-_pairs(depth) // _LOOP_PAIRS)
+
+
 def _vector(node: Node, spec: LayerSpec, depth: Depth) -> float:
-    pairs, channels = len(depth.pairs), node.output.shape[-1]
-    step = ROWS * (decode_instructions(spec.bits) + 1) + 1
-    return _CALL + -(-channels // ROWS) * (pairs * step + 50 + (ROWS * 6 if spec.is_clamped else 0))
+    step = ROWS * (decode_one_instructions(spec.bits) + 1) + (0.5 if spec.has_table else 1)
+    return _CALL + -(-node.output.shape[-1] // ROWS) * (
+        _pairs(depth) * step + 46 + (ROWS * 6 if spec.is_clamped else 0)
+    )
 
 
 def _plain(node: Node, depth: Depth) -> float:
-    """The tiles of int8 weights: two channels times four pixels, or a vector times four channels."""
-    pixels, pairs, channels = _pixels(node), len(depth.pairs), node.output.shape[-1]
-    if pixels == 1:
-        return _CALL + -(-channels // ROWS) * (10.2 * pairs + 40)
-    rest = pixels % 4
-    per_pair = [pixels // 4 * 13, 3 + rest * 2.5 if rest else 0]
-    tiles = -(-pixels // 4)
-    return -(-channels // 2) * (sum(per_pair) * pairs + tiles * (_LOOP_END / _LOOP_PAIRS * pairs + 45)) + _CALL * tiles
+    """The tiles of int8 weights: two channels times four pixels; a vector, which has a kernel of its own."""
+    pixels, pairs, channels = _pixels(node), _pairs(depth), node.output.shape[-1]
+    if node.op == "QDense" and pixels == 1:
+        return _CALL + channels * (1.8 * pairs + 11)
+    full, rest = divmod(pixels, 4)
+    tiles = full * (12 * pairs + _loop(depth) + 32)
+    if rest:
+        tiles += (8 if rest <= 2 else 12) * pairs + 90
+    return -(-channels // 2) * tiles + _CALL * (full + 1)

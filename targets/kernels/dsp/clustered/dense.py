@@ -6,10 +6,12 @@ from tinyopt.ir import Node
 from tinyopt.targets.kernel import Kernel, Refusal
 from tinyopt.targets.kernels.dsp.clustered.costs import with_costs, worthwhile
 from tinyopt.targets.kernels.dsp.clustered.layer import (
+    ANY_SIZE,
     CHANNELS,
     GATHERING,
     LIMITS,
     PAIRS,
+    RESCALING_BYTES,
     ZERO_POINT,
     Depth,
     LayerSpec,
@@ -43,7 +45,7 @@ def dense_kernel(node: Node) -> Kernel | Refusal:
     if node.input(0).type.elements != depth or spec.has_residual or channels < ROWS:
         return rows_kernel(node)
     run = Depth(depth, 1)
-    gathering = [depth, packed_row_bytes(len(run.pairs), spec.bits)]
+    gathering = [depth, packed_row_bytes(len(run.pairs), spec.bits) + RESCALING_BYTES]
     kernel = Kernel(
         template=dense,
         spec=spec,
@@ -58,7 +60,7 @@ def dense(spec: LayerSpec) -> PrimFunc:
     """Widens the vector once, and multiplies it with all channels."""
     kernel = KernelBuilder("dense_clustered")
     with kernel.function():
-        layer = declare_layer(kernel, spec)
+        layer = declare_layer(kernel, spec, kernel.buffer("x", "int8", ANY_SIZE))
         numbers = layer.numbers
         fill_table(kernel, spec, layer)
         kernel.run(WIDEN_RUNS, layer.x.address(), layer.block.address(), numbers[_DEPTH], 1, 0, 0, 4)
@@ -66,11 +68,10 @@ def dense(spec: LayerSpec) -> PrimFunc:
             multiply_vector(spec.bits, spec.is_clamped),
             layer.block.address(),
             layer.table.address(),
-            layer.places.address(),
-            layer.rescaling.address(),
+            layer.weights.address(),
             layer.y.address(),
             numbers[CHANNELS],
-            numbers[PAIRS] * 4,
+            numbers[PAIRS],
             numbers[_ROW_BYTES],
             numbers[ZERO_POINT],
             numbers.address(LIMITS),

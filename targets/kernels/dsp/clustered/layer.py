@@ -1,6 +1,6 @@
 """A layer of clustered weights as a product of blocks of pixels and channels that are decoded on the way.
 
-The table of pairs is laid out in scratch once for the layer. Then blocks of eight or four pixels are widened, each
+The table of pairs is laid out in scratch once for the layer. Then blocks of six or three pixels are widened, each
 before any of its outputs is written, and a micro-kernel multiplies the block with all channels.
 """
 
@@ -28,11 +28,12 @@ from tinyopt.targets.kernels.requantize import INT8_HIGH, INT8_LOW, Requantizati
 from tinyopt.targets.kernels.tir import Buffer, Expr, KernelBuilder, cast, constant, maximum, minimum
 
 ANY_SIZE = 1 << 24  # buffers whose extent is not known when the function is compiled
-FEWEST_WIDE = 6  # pixels that take the wide tile; five are done as four and one
+RESCALING_BYTES = 8  # of a channel's bias and multiplier
+FEWEST_WIDE = 4  # pixels that take the wide tile, which costs less than two narrow ones
 
 # The int32 numbers of every layer, then those of its gathering
-PIXELS, CHANNELS, PAIRS, _VALUES, ZERO_POINT, LIMITS = range(6)
-GATHERING = 10  # `LIMITS` are low, high, and the residual's multiplier and 64-bit start
+PIXELS, WIDE_BLOCKS, BLOCKS, CHANNELS, PAIRS, _VALUES, ZERO_POINT, LIMITS = range(8)
+GATHERING = 12  # `LIMITS` are low, high, and the residual's multiplier and 64-bit start
 
 
 @dataclass(frozen=True)
@@ -112,9 +113,8 @@ def layer_arguments(
     table = [ScratchArgument(table_bytes(clusters), 4)] if spec.has_table else []
     return (
         InputArgument(0),
-        ConstantArgument("weight", pack_pairs(clusters, pairs)),
+        ConstantArgument("weight", _stream(node, pairs)),
         ConstantArgument("codebook", clusters.codebook),
-        ConstantArgument("bias", np.stack([node.input(2).data, node.input(3).data], axis=1)),
         ConstantArgument("parameters", _numbers(node, pixels, len(pairs), gathering)),
         *table,
         ScratchArgument(4 * widest * len(pairs), 4),
@@ -123,15 +123,24 @@ def layer_arguments(
     )
 
 
+def _stream(node: Node, pairs: list[Pair]) -> Array:
+    """For each channel its bias, its places and its multiplier, as bytes."""
+    clusters = node.input(1).clusters
+    assert clusters is not None
+    bias, multiplier = (node.input(index).data.astype("<i4").reshape(-1, 1).view(np.uint8) for index in (2, 3))
+    return np.concatenate([bias, pack_pairs(clusters, pairs), multiplier], axis=1)
+
+
 def _numbers(node: Node, pixels: int, pairs: int, gathering: list[int]) -> Array:
     clusters, residual = node.input(1).clusters, node.optional_input(4)
     assert clusters is not None
-    to = Requantization.of(node)
+    to, sizes = Requantization.of(node), block_pixels(pixels)
     multiplier, start = 0, 0
     if residual is not None:
         multiplier = node.int("residual_multiplier")
         start = (to.zero_point << 32) + (1 << 31) - zero_point_of(node, residual) * multiplier
-    numbers = [pixels, node.output.shape[-1], pairs, len(clusters.codebook)]
+    numbers = [pixels, sum(size > NARROW for size in sizes), len(sizes)]
+    numbers += [node.output.shape[-1], pairs, len(clusters.codebook)]
     numbers += [to.zero_point, to.low, to.high, multiplier, _signed(start), start >> 32]
     assert len(numbers) == GATHERING
     return np.array([*numbers, *gathering], np.int32)
@@ -147,9 +156,8 @@ class Layer:
     """The parameters of the function, and its numbers by name."""
 
     x: Buffer
-    places: Buffer
+    weights: Buffer
     codebook: Buffer
-    rescaling: Buffer
     numbers: Buffer
     table: Buffer
     block: Buffer
@@ -157,18 +165,18 @@ class Layer:
     residual: Buffer
 
 
-def declare_layer(kernel: KernelBuilder, spec: LayerSpec) -> Layer:
-    x = kernel.buffer("x", "int8", ANY_SIZE)
-    places = kernel.buffer("places", "uint8", ANY_SIZE)
+def declare_layer(kernel: KernelBuilder, spec: LayerSpec, x: Buffer) -> Layer:
+    """Declare what comes behind the input `x`."""
+    weights = kernel.buffer("weights", "uint8", ANY_SIZE)
     codebook = kernel.buffer("codebook", "int8", 1 << MOST_BITS)
-    rescaling, numbers = (kernel.buffer(name, "int32", ANY_SIZE) for name in ("rescaling", "numbers"))
+    numbers = kernel.buffer("numbers", "int32", ANY_SIZE)
     table = codebook
     if spec.has_table:
         table = kernel.buffer("table", "int16", LARGEST_TABLE**2 + 1)
     block = kernel.buffer("block", "int32", ANY_SIZE)
     y = kernel.buffer("y", "int8", ANY_SIZE)
     residual = kernel.buffer("residual", "int8", ANY_SIZE) if spec.has_residual else y
-    return Layer(x, places, codebook, rescaling, numbers, table, block, y, residual)
+    return Layer(x, weights, codebook, numbers, table, block, y, residual)
 
 
 # Widens the pixels from `first` on, `count` of them, into the block, the words of a pixel `stride` words apart.
@@ -178,9 +186,7 @@ Gather = Callable[[Expr, Expr, Expr], None]
 def run_layer(kernel: KernelBuilder, spec: LayerSpec, layer: Layer, is_backward: Expr, gather: Gather) -> None:
     """All blocks, from the first or (is_backward: 1) the last one on."""
     fill_table(kernel, spec, layer)
-    pixels = kernel.let(layer.numbers[PIXELS])
-    wide = kernel.let((pixels + (WIDE - FEWEST_WIDE)) >> 3)
-    blocks = kernel.let(wide + ((maximum(pixels - wide * WIDE, 0) + (NARROW - 1)) >> 2))
+    wide, blocks = kernel.let(layer.numbers[WIDE_BLOCKS]), kernel.let(layer.numbers[BLOCKS])
     with kernel.loop(blocks) as number:
         block = kernel.let(number + is_backward * (blocks - 1 - 2 * number))
         first = kernel.let(block * WIDE - maximum(block - wide, 0) * (WIDE - NARROW))
@@ -219,11 +225,10 @@ def _run_block(kernel: KernelBuilder, spec: LayerSpec, layer: Layer, width: int,
         spec.multiply(width),
         layer.block.address(),
         layer.table.address(),
-        layer.places.address(),
-        layer.rescaling.address(),
+        layer.weights.address(),
         layer.y.address(output),
         numbers[CHANNELS],
-        numbers[PAIRS] * (4 * width),
+        numbers[PAIRS],
         count,
         numbers[ZERO_POINT],
         numbers.address(LIMITS),

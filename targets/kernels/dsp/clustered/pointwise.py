@@ -6,6 +6,7 @@ from tinyopt.ir import Node
 from tinyopt.targets.kernel import Kernel, Overlap, Refusal
 from tinyopt.targets.kernels.dsp.clustered.costs import with_costs, worthwhile
 from tinyopt.targets.kernels.dsp.clustered.layer import (
+    ANY_SIZE,
     GATHERING,
     Depth,
     LayerSpec,
@@ -68,7 +69,7 @@ def pointwise(spec: LayerSpec) -> PrimFunc:
     """Widens the cells of each pixel into a block of int16 pairs, which all output channels are multiplied with."""
     kernel = KernelBuilder("pointwise_clustered")
     with kernel.function():
-        layer = declare_layer(kernel, spec)
+        layer = declare_layer(kernel, spec, kernel.buffer("x", "int8", ANY_SIZE))
         depth = kernel.let(layer.numbers[_DEPTH])
 
         def gather(first: Expr, count: Expr, stride: Expr) -> None:

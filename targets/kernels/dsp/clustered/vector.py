@@ -10,7 +10,7 @@ from functools import cache
 import numpy as np
 
 from tinyopt.ir import Array
-from tinyopt.targets.kernels.dsp.clustered.decode_steps import TABLE_BITS, decode
+from tinyopt.targets.kernels.dsp.clustered.decode_steps import TABLE_BITS, decode_one
 from tinyopt.targets.kernels.dsp.clustered.pairs import PAIRS_AT_ONCE
 from tinyopt.targets.kernels.dsp.clustered.tiles import PARAMETERS, multiply_block_meaning
 from tinyopt.targets.kernels.intrinsic import Intrinsic, micro_kernel
@@ -21,15 +21,15 @@ _FIRST_STEP = 20  # label of the first step
 _FIRST_ENTRY = 30  # label of the first way in
 
 # The frame below the arguments that lie on the stack: one word of its own, then r0-r11 and lr.
-_LOOP, _VECTOR, _PLACES, _RESCALING = 0, 4, 12, 16
-_OUTPUT, _CHANNELS, _VECTOR_BYTES, _ROW_BYTES, _ZERO_POINT, _LIMITS = range(56, 80, 4)
+_LOOP, _VECTOR, _WEIGHTS, _OUTPUT = 0, 4, 12, 16
+_CHANNELS, _PAIRS, _ROW_BYTES, _ZERO_POINT, _LIMITS = range(56, 76, 4)
 
 _VECTOR_PARAMETERS = (
     "const void *vector",
-    *PARAMETERS[1:6],
-    "int32_t vector_bytes",
+    *PARAMETERS[1:5],
+    "int32_t pairs",
     "int32_t row_bytes",
-    *PARAMETERS[8:10],
+    *PARAMETERS[7:9],
 )
 
 
@@ -43,7 +43,7 @@ def _steps(bits: int) -> list[str]:
         else:
             lines += [f"{_FIRST_STEP + pair}:"] if _loads_two(bits) else [f"{_FIRST_STEP + pair}:", "ldr lr, [r0], #4"]
         for row in range(ROWS):
-            lines += [*decode(bits, pair, f"r{4 + row}"), f"smlad r{8 + row}, r3, {x}, r{8 + row}"]
+            lines += [*decode_one(bits, pair, f"r{4 + row}"), f"smlad r{8 + row}, r3, {x}, r{8 + row}"]
     return lines
 
 
@@ -63,10 +63,10 @@ def _entries(bits: int) -> list[str]:
 
 
 def _rescale(is_clamped: bool) -> list[str]:
-    lines = [f"ldr r3, [sp, #{_RESCALING}]", f"ldr lr, [sp, #{_ZERO_POINT}]"]
+    lines = [f"ldr lr, [sp, #{_ZERO_POINT}]"]
     for row in range(ROWS):
         register = f"r{8 + row}"
-        lines += [f"ldr r12, [r3, #{8 * row + 4}]", f"smmlar {register}, {register}, r12, lr"]
+        lines += [f"ldr r12, [r{4 + row}], #4", f"smmlar {register}, {register}, r12, lr"]
         lines.append(f"ssat {register}, #8, {register}")
     if is_clamped:
         lines += [f"ldr r12, [sp, #{_LIMITS}]", "ldrd r12, lr, [r12]"]
@@ -81,26 +81,25 @@ def _rescale(is_clamped: bool) -> list[str]:
 def multiply_vector(bits: int, is_clamped: bool) -> Intrinsic:
     """At least four channels of one pixel; the last four may overlap others.
 
-    row_bytes: of a channel's places.
+    row_bytes: from one channel's weights to the next one's.
     """
     lines = [
         "push {r0-r11, lr}",
         "sub sp, sp, #4",
-        f"ldr r2, [sp, #{_VECTOR_BYTES}]",
+        f"ldr r2, [sp, #{_PAIRS}]",
         "rsb r4, r2, #0",
-        "add r2, r0, r2",
-        "ubfx r4, r4, #2, #2",
+        "and r4, r4, #3",
+        "add r2, r0, r2, lsl #2",
         "adr.w r5, 9f",
         "ldrh r4, [r5, r4, lsl #1]",
         "sub r5, r5, r4",
         "orr r5, r5, #1",
         f"str r5, [sp, #{_LOOP}]",
         "1:",
-        f"ldr r3, [sp, #{_RESCALING}]",
-        *(f"ldr r{8 + row}, [r3, #{8 * row}]" for row in range(ROWS)),
-        f"ldr r4, [sp, #{_PLACES}]",
+        f"ldr r4, [sp, #{_WEIGHTS}]",
         f"ldr r12, [sp, #{_ROW_BYTES}]",
         *(f"add r{5 + row}, r{4 + row}, r12" for row in range(ROWS - 1)),
+        *(f"ldr r{8 + row}, [r{4 + row}], #4" for row in range(ROWS)),
         f"ldr r0, [sp, #{_VECTOR}]",
         f"ldr pc, [sp, #{_LOOP}]",
         *_steps(bits),
@@ -120,12 +119,9 @@ def multiply_vector(bits: int, is_clamped: bool) -> Intrinsic:
         "add r4, r4, #4",
         "sub r4, r4, r6",
         f"str r4, [sp, #{_OUTPUT}]",
-        "add r3, r3, #32",
-        "sub r3, r3, r6, lsl #3",
-        f"str r3, [sp, #{_RESCALING}]",
         f"ldr r12, [sp, #{_ROW_BYTES}]",
         "mls r7, r6, r12, r7",
-        f"str r7, [sp, #{_PLACES}]",
+        f"str r7, [sp, #{_WEIGHTS}]",
         "b 1b",
         "3:",
         "add sp, sp, #4",
@@ -137,7 +133,7 @@ def multiply_vector(bits: int, is_clamped: bool) -> Intrinsic:
     ]
 
     def meaning(*arguments: Array | int) -> None:
-        first, last = arguments[:7], arguments[8:]
+        first, last = arguments[:6], arguments[7:]
         multiply_block_meaning(bits, 1, is_clamped, False, *first, 1, *last, np.zeros(0, np.int8))
 
     name = f"tinyopt_clustered{bits}_vector{'_clamped' if is_clamped else ''}"
