@@ -49,8 +49,6 @@ def plan_depthwise(node: Node) -> Kernel | Refusal:
     to, has_residual = Requantization.of(node), node.optional_input(4) is not None
     is_raw = has_residual or (to.shift, to.low, to.high) != (32, INT8_LOW, INT8_HIGH)
     layout = _layout(node, is_raw)
-    if layout is None:
-        return Refusal("its window is too wide for the registers")
     fields = _fields(node, layout)
     spec = DepthwiseSpec(layout.window, layout.tail, channels < GROUP, to if is_raw else None, has_residual)
     arguments: list[Argument] = [
@@ -90,14 +88,13 @@ class _Layout:
         return self.blocks * self.window.block_instructions + tail
 
 
-def _layout(node: Node, is_raw: bool) -> _Layout | None:
+def _layout(node: Node, is_raw: bool) -> _Layout:
     """The cheapest one."""
     rows, columns = node.input(1).shape[1:3]
     stride, width = node.ints("strides")[1], node.output.shape[2]
     sizes = range(1, min(width, MOST_PIXELS) + 1)
     windows = [Window(rows, columns, stride, pixels, is_raw) for pixels in sizes]
-    layouts = _layouts([window for window in windows if window.is_possible], stride, width)
-    return min(layouts, key=_weighted_cost, default=None)
+    return min(_layouts(windows, stride, width), key=_weighted_cost)
 
 
 def _layouts(windows: list[Window], stride: int, width: int) -> Iterator[_Layout]:

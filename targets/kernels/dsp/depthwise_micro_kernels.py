@@ -68,9 +68,9 @@ class Window:
         return ("r10", "r11") if self.pixels <= 6 else ("r3", "r4")
 
     @property
-    def is_possible(self) -> bool:
-        """Whether the registers suffice for one word of the plane beside the taps that it meets."""
-        return self.pixels <= MOST_PIXELS and self.tap_words < len(self.free_registers)
+    def holds_taps(self) -> bool:
+        """Whether a row's taps and a word of the plane fit the registers; else taps are loaded as they are met."""
+        return self.tap_words < len(self.free_registers)
 
     @property
     def row_writeback(self) -> int:
@@ -94,7 +94,7 @@ class Window:
 
 def _groups_of_words(window: Window) -> Iterator[tuple[list[str], str, int]]:
     """The loads of a row's cells: registers, the instruction, and how far the source moves on with it."""
-    registers = window.free_registers[window.tap_words :]
+    registers = window.free_registers[window.tap_words if window.holds_taps else -1 :]
     first, moved = 0, 0
     while first < window.words:
         chosen = list(registers[: window.words - first])
@@ -112,15 +112,43 @@ def _groups_of_words(window: Window) -> Iterator[tuple[list[str], str, int]]:
         first = last
 
 
-def _multiply(window: Window, word: str, taps: tuple[str, ...], tap: int) -> str | None:
-    """The operation on `word`, whose low half meets `tap` and whose high half the next one, and its operands."""
+class _Taps:
+    """The registers of a row's taps, which are loaded all at once, or one by one in the place of the oldest."""
+
+    def __init__(self, window: Window, row: int) -> None:
+        self.lines: list[str] = []  # loads that are still to be written
+        self._place = _TAPS + 4 * window.tap_words * row
+        self._free = list(window.free_registers[:-1])
+        self._held: dict[int, str] = {}
+        if window.holds_taps:
+            registers = window.free_registers[: window.tap_words]
+            self._held = dict(enumerate(registers))
+            self.lines += _load_words(registers, "sp", self._place)
+
+    def register(self, tap: int) -> str:
+        """Where the pair of taps that begins with `tap` lies."""
+        if tap not in self._held:
+            register = self._free.pop() if self._free else self._held.pop(next(iter(self._held)))
+            self.lines.append(f"ldr {register}, [sp, #{self._place + 4 * tap}]")
+            self._held[tap] = register
+        else:
+            self._held[tap] = self._held.pop(tap)  # the newest now
+        return self._held[tap]
+
+    def take_loads(self) -> list[str]:
+        lines, self.lines = self.lines, []
+        return lines
+
+
+def _multiply(window: Window, word: str, taps: _Taps, tap: int) -> str | None:
+    """The operation on `word`, whose low half meets `tap` and whose high half the next one: {0} = ... + {1}."""
     last = window.columns - 1
     if tap == -1:
-        return f"smlatb {{0}}, {word}, {taps[0]}, {{1}}"
+        return f"smlatb {{0}}, {word}, {taps.register(0)}, {{1}}"
     if 0 <= tap < last:
-        return f"smlad {{0}}, {word}, {taps[tap]}, {{1}}"
+        return f"smlad {{0}}, {word}, {taps.register(tap)}, {{1}}"
     if tap == last:
-        return f"smlab{'t' if last else 'b'} {{0}}, {word}, {taps[max(last - 1, 0)]}, {{1}}"
+        return f"smlab{'t' if last else 'b'} {{0}}, {word}, {taps.register(max(last - 1, 0))}, {{1}}"
     return None
 
 
@@ -140,8 +168,8 @@ def _row(window: Window, is_first: bool, row: int = 0) -> tuple[list[str], int]:
 
     In the first row the last accumulator holds the bias, which the others take as their first summand.
     """
-    taps = window.free_registers[: window.tap_words]
-    lines = _load_words(taps, "sp", _TAPS + 4 * window.tap_words * row)
+    taps = _Taps(window, row)
+    lines = taps.take_loads()
     accumulators = _ACCUMULATORS[: window.pixels]
     begun: set[int] = set()
     word, moved = 0, 0
@@ -154,6 +182,7 @@ def _row(window: Window, is_first: bool, row: int = 0) -> tuple[list[str], int]:
                 if text is None:
                     continue
                 starts = is_first and pixel not in begun
+                lines += taps.take_loads()
                 lines.append(text.format(accumulator, accumulators[-1] if starts else accumulator))
                 begun.add(pixel)
             word += 1
