@@ -11,9 +11,13 @@ import pytest
 from cortex_m_cases import CaseMaker
 from cortex_m_harness import CLANG, FLAGS, GCC, M55, Case, require_tools, run_cases
 
-from tinyopt.ir import Attribute, Value
-from tinyopt.targets.kernels.mve.depthwise import plan_depthwise
-from tinyopt.targets.kernels.mve.elementwise import plan_add, plan_lookup, plan_multiply
+from tinyopt.ir import Array, Attribute, Node, Value
+from tinyopt.ops import OPERATORS
+from tinyopt.targets.kernel import ConstantArgument, KernelPlanner, Refusal
+from tinyopt.targets.kernels.mve.depthwise import PARAMETERS, DepthwiseSpec, plan_depthwise
+from tinyopt.targets.kernels.mve.depthwise_rows import PAIR_ROWS
+from tinyopt.targets.kernels.mve.elementwise import AddSpec, MultiplySpec, plan_add, plan_lookup, plan_multiply
+from tinyopt.targets.kernels.mve.movement import plan_concat, plan_pad, plan_slice
 from tinyopt.targets.kernels.mve.pool import plan_average_pool, plan_max_pool
 
 SAME = (1, 1, 1, 1)
@@ -102,6 +106,31 @@ def pool_cases(make: CaseMaker) -> Iterator[Case]:
     yield make.unary("QAveragePool", plan_average_pool, (1, 20, 21, 9), {**window, **rounding}, _factors(32, 60))
 
 
+def movement_cases(make: CaseMaker) -> Iterator[Case]:
+    def case(op: str, planner: KernelPlanner, shapes: list[tuple[int, ...]], attributes: dict[str, Attribute]) -> Case:
+        inputs = [make.activation(f"x{n}", shape, 3) for n, shape in enumerate(shapes)]
+        node = Node(op, "node", list(inputs), [], attributes)
+        node.outputs = [make.activation(f"y{n}", t.shape, 3) for n, t in enumerate(OPERATORS[op].infer(node))]
+        return make.case(node, planner)
+
+    for axis in range(4):
+        shapes = [tuple(5 + n if place == axis else size for place, size in enumerate((1, 4, 3, 7))) for n in range(3)]
+        yield case("Concat", plan_concat, shapes, {"axis": axis})
+    for channels in (1, 16, 21):
+        pads: dict[str, Attribute] = {"pads": (0, 1, 2, 0, 0, 2, 1, 0), "mode": "constant", "value": -7.0}
+        yield case("Pad", plan_pad, [(1, 4, 5, channels)], pads)
+        part: dict[str, Attribute] = {"starts": (0, 1, 2, 0), "steps": (1, 1, 1, 1), "sizes": (1, 3, 2, channels)}
+        yield case("Slice", plan_slice, [(1, 6, 5, channels)], part)
+
+
+def test_a_pad_between_channels_of_a_part_of_the_image_is_refused() -> None:
+    x = CaseMaker(1).activation("x", (1, 4, 5, 3), 3)
+    pads: dict[str, Attribute] = {"pads": (0, 1, 2, 1, 0, 2, 1, 1), "mode": "constant", "value": 3.0}
+    node = Node("Pad", "node", [x], [], pads)
+    node.outputs = [CaseMaker(1).activation("y", OPERATORS["Pad"].infer(node)[0].shape, 3)]
+    assert isinstance(plan_pad(node), Refusal)
+
+
 def _factors(shift: int, *cells: int) -> Value:
     return Value.of("multiplier", np.array([round(2.0 ** (shift - 1) / count) for count in cells], np.int32))
 
@@ -112,7 +141,65 @@ FAMILIES: dict[str, Callable[[CaseMaker], Iterator[Case]]] = {
     "multiply": multiply_cases,
     "lookup": lookup_cases,
     "pool": pool_cases,
+    "movement": movement_cases,
 }
+
+
+@pytest.mark.parametrize(
+    ("window", "stride", "kind", "options"),
+    [
+        ((3, 3), 1, "square", {}),
+        ((3, 3), 2, "row", {"low": -20, "high": 30}),
+        ((5, 5), 1, "chunks", {"shift": 30}),
+    ],
+)
+def test_the_meanings_of_the_depthwise_micro_kernels_make_a_convolution(
+    window: tuple[int, int], stride: int, kind: str, options: dict[str, int]
+) -> None:
+    around = (1, 1, 1, 1)
+    case = CaseMaker(5).conv(plan_depthwise, (5, 6, 3), 3, window, (stride, stride), around, True, **options)
+    spec = case.kernel.spec
+    assert isinstance(spec, DepthwiseSpec)
+    assert spec.kind == kind
+    taps, factors, settings, numbers = (a.array for a in case.kernel.arguments if isinstance(a, ConstantArgument))
+    n = dict(zip(PARAMETERS, numbers.tolist(), strict=True))
+    assert n["blocks"] == 1
+    scratch = np.full(n["places"], n["filler"], np.int8)
+    x, y = present(case.arrays[0]).reshape(-1), np.zeros(case.node.output.type.elements, np.int8)
+    slots = (n["bands"] - 1) * n["advance"] + n["span"]
+    PAIR_ROWS[spec.group].meaning(x, scratch, scratch[n["first_cell"] :], -n["top"], slots, numbers, 3)
+    for number, bands in enumerate((range(n["whole_bands"]), range(n["whole_bands"], n["bands"]))):
+        columns = [min(tile * n["tile_columns"], n["last_column"]) for tile in range(n["tiles"])]
+        cells = [
+            (16 + band * n["advance"] * n["slot_bytes"], column * n["column_bytes"])
+            for band in bands
+            for column in columns
+        ]
+        outputs = [band * n["band_bytes"] + column * 3 for band in bands for column in columns]
+        places = [(scratch[sum(cell) :], output) for cell, output in zip(cells, outputs, strict=True)]
+        setting = settings[number * n["setting_bytes"] :][: n["setting_bytes"]]
+        more = (None, n["chunks"]) if kind == "chunks" else ()
+        if places:
+            spec.tiles.meaning(
+                places, setting, taps.reshape(-1), factors.reshape(-1), y, len(places), 3, numbers[5:], *more
+            )
+    assert y.tolist() == OPERATORS["QConv"].evaluate(case.node, case.arrays)[0].reshape(-1).tolist()
+
+
+def test_the_meanings_of_the_loops_over_elements_are_the_operators() -> None:
+    make = CaseMaker(6)
+    for case in [next(add_cases(make)), list(add_cases(make))[-1], *list(multiply_cases(make))[::9]]:
+        spec = case.kernel.spec
+        assert isinstance(spec, AddSpec | MultiplySpec)
+        (parameters,) = (a.array for a in case.kernel.arguments if isinstance(a, ConstantArgument))
+        y = np.zeros(case.node.output.type.elements, np.int8)
+        spec.loop.meaning(*(present(array).reshape(-1) for array in case.arrays), y, parameters)
+        assert y.tolist() == OPERATORS[case.node.op].evaluate(case.node, case.arrays)[0].reshape(-1).tolist()
+
+
+def present(array: Array | None) -> Array:
+    assert array is not None
+    return array
 
 
 @pytest.mark.qemu

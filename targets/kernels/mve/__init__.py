@@ -9,6 +9,7 @@ from tinyopt.targets.kernels.mve.convolution import plan_convolution
 from tinyopt.targets.kernels.mve.dense import plan_dense
 from tinyopt.targets.kernels.mve.depthwise import plan_depthwise
 from tinyopt.targets.kernels.mve.elementwise import plan_add, plan_lookup, plan_multiply
+from tinyopt.targets.kernels.mve.movement import plan_concat, plan_pad, plan_slice
 from tinyopt.targets.kernels.mve.pointwise import plan_pointwise
 from tinyopt.targets.kernels.mve.pool import plan_average_pool, plan_max_pool
 
@@ -22,4 +23,7 @@ MVE: Mapping[str, tuple[KernelPlanner, ...]] = {
     "QLookup": (plan_lookup,),
     "QAveragePool": (plan_average_pool,),
     "MaxPool": (plan_max_pool,),
+    "Concat": (plan_concat,),
+    "Slice": (plan_slice,),
+    "Pad": (plan_pad,),
 }

@@ -43,10 +43,13 @@ ANY_SIZE = 1 << 24  # buffers whose extent is not known when the function is com
 LARGEST_TAPS = 255  # a pattern's numbers have 8 bits, and one of them stands for none
 LARGEST_OFFSET = (1 << 16) - 1
 PARAMETERS = (
-    *("height", "width", "channels", "top", "first_cell", "slot_bytes", "filler", "block", "blocks", "bands"),
-    *("whole_bands", "band_bytes", "tiles", "tile_columns", "last_column", "column_bytes", "advance", "span", "kept"),
-    *("alternates", "places", "sums", "chunks", "setting_bytes", "zero_point", "tap_bytes", "left_shift"),
+    *("height", "row_bytes", "width", "channels", "slot_bytes"),  # in the order of PAIR_ROWS
+    *("zero_point", "tap_bytes", "left_shift"),  # in the order of TILES
+    *("top", "first_cell", "filler", "block", "blocks", "bands", "whole_bands", "band_bytes", "tiles", "tile_columns"),
+    *("last_column", "column_bytes", "advance", "span", "kept", "alternates", "places", "sums", "chunks"),
+    "setting_bytes",
 )
+TILES_NUMBERS = PARAMETERS.index("zero_point")
 
 
 @dataclass(frozen=True)
@@ -139,6 +142,7 @@ def _parameters(blocks: Blocks, to: Requantization, setting_bytes: int) -> Array
     height, width, channels = layer.image
     numbers = {
         "height": height,
+        "row_bytes": width * channels,
         "width": width,
         "channels": channels,
         "top": layer.pads[0],
@@ -179,6 +183,7 @@ class _Arguments:
     settings: Buffer
     scratch: Buffer
     y: Buffer
+    parameters: Buffer
     numbers: Mapping[str, Expr]
 
 
@@ -213,7 +218,7 @@ def _declare(kernel: KernelBuilder) -> _Arguments:
     parameters = kernel.buffer("parameters", "int32", ANY_SIZE)
     scratch, y = (kernel.buffer(name, "int8", ANY_SIZE) for name in ("scratch", "y"))
     numbers = {name: kernel.let(parameters[place]) for place, name in enumerate(PARAMETERS)}
-    return _Arguments(x, taps, factors, vectors, scratch, y, numbers)
+    return _Arguments(x, taps, factors, vectors, scratch, y, parameters, numbers)
 
 
 def _place_tiles(kernel: KernelBuilder, arguments: _Arguments) -> None:
@@ -234,13 +239,11 @@ def _block(kernel: KernelBuilder, spec: DepthwiseSpec, arguments: _Arguments, gr
     bands = kernel.let(minimum(n["block"], n["bands"] - first_band))
     filled = kernel.let(select(block == 0, 0, n["kept"]))
     used = kernel.let((bands - 1) * n["advance"] + n["span"])
-    with kernel.loop(used - filled) as place:
-        slot = kernel.let(filled + place)
-        row = kernel.let((first_band * n["advance"] + slot) * 2 - n["top"])
-        cell = n["first_cell"] + (slot ^ parity) * n["slot_bytes"]
-        image = (arguments.x.address(group.first), scratch.address(), scratch.address(cell))
-        shape = (n["height"], n["width"] * n["channels"], n["width"], n["channels"], group.count)
-        kernel.run(PAIR_ROWS[spec.group], *image, row, *shape)
+    row = kernel.let((first_band * n["advance"] + filled) * 2 - n["top"])
+    cell = n["first_cell"] + (filled ^ parity) * n["slot_bytes"]
+    image = (arguments.x.address(group.first), scratch.address(), scratch.address(cell))
+    with kernel.when(used > filled):
+        kernel.run(PAIR_ROWS[spec.group], *image, row, used - filled, arguments.parameters.address(), group.count)
     whole = kernel.let(minimum(bands, n["whole_bands"] - first_band))
     with kernel.when(whole > 0):
         _tiles(kernel, spec, arguments, group, first_band, (0, whole), parity)
@@ -273,8 +276,6 @@ def _tiles(
         arguments.y.address(first_band * n["band_bytes"] + group.first),
         bands[1] * n["tiles"],
         group.count,
-        n["zero_point"],
-        n["tap_bytes"],
-        n["left_shift"],
+        arguments.parameters.address(TILES_NUMBERS),
         *more,
     )

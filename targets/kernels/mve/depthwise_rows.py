@@ -5,91 +5,115 @@ A pixel's channels lie in halfwords: (even row, odd row) of channel 0, of channe
 
 from __future__ import annotations
 
+from itertools import product
+from typing import Any
+
 from tinyopt.ir import Array
 from tinyopt.targets.kernels.intrinsic import micro_kernel
 
 
-def _pair_rows(lanes: int, image: Array, filler: Array, target: Array, *numbers: int) -> None:
+def _pair_rows(lanes: int, image: Array, filler: Array, target: Array, row: int, slots: int, *more: Any) -> None:
     """What lies behind the last channel of a pixel is left undefined; here it stays as it was."""
-    row, height, row_bytes, columns, step, channels = numbers
-    for place, y in enumerate((row, row + 1)):
-        for column in range(columns):
-            begin = y * row_bytes + column * step
-            cells = image[begin : begin + channels] if 0 <= y < height else filler[:channels]
-            pixel = 2 * lanes * column + place
-            target[pixel : pixel + 2 * channels : 2] = cells
+    height, row_bytes, columns, step, slot_bytes = (int(number) for number in more[0][:5])
+    channels = more[1]
+    for slot, half, column in product(range(slots), range(2), range(columns)):
+        y = row + 2 * slot + half
+        begin = y * row_bytes + column * step
+        cells = image[begin : begin + channels] if 0 <= y < height else filler[:channels]
+        pixel = slot * slot_bytes + 2 * lanes * column + half
+        target[pixel : pixel + 2 * channels : 2] = cells
 
 
+# numbers: the image's height, bytes of a row, columns, bytes of a pixel; bytes of a slot
 _PARAMETERS = (
     "const int8_t *image",
     "const int8_t *filler",
     "int8_t *target",
     "int32_t row",
-    "int32_t height",
-    "int32_t row_bytes",
-    "int32_t columns",
-    "int32_t step",
+    "int32_t slots",
+    "const int32_t *numbers",
     "int32_t channels",
 )
 
-# r0 and r1 walk along the even and the odd row by r7 and r10; outside the image they stay at the filler
-_FIND_ROWS = """
-    push {r4-r10, lr}
-    ldrd r4, r5, [sp, #32]  @ height, bytes of a row
-    ldrd r6, r7, [sp, #40]  @ columns, step
-    ldr r12, [sp, #48]  @ channels
-    mla r8, r3, r5, r0
-    add r9, r8, r5
+
+def _for_each_slot(lanes: str, body: str) -> str:
+    """`body` for each column of two rows, for slot after slot. r0, r1: the channels of a pixel; r2: where they go.
+
+    r7 and r10 are the steps to the next pixel, 0 where a row is outside the image and its pointer stays at the filler.
+    """
+    return f"""
+    push {{r4-r11, lr}}
+    ldrd r4, r5, [sp, #36]  @ slots, numbers
+    ldr r12, [sp, #44]  @ channels
+    vctp.{lanes} r12
+    push {{r0, r1}}  @ image, filler
+    mov r11, r2
+    1:
+    ldrd r6, r12, [r5]  @ height, bytes of a row
+    ldr r7, [r5, #12]
     mov r10, r7
-    add r5, r3, #1
-    cmp r5, r4
+    ldr r2, [sp]
+    mla r0, r3, r12, r2
+    add r1, r0, r12
+    ldr r2, [sp, #4]
+    cmp r3, r6
     itt hs
-    movhs r9, r1
-    movhs r10, #0
-    cmp r3, r4
-    itt hs
-    movhs r8, r1
+    movhs r0, r2
     movhs r7, #0
-    mov r0, r8  @ widening loads take low registers only
-    mov r1, r9
-    dls lr, r6
-"""
+    add r12, r3, #1
+    cmp r12, r6
+    itt hs
+    movhs r1, r2
+    movhs r10, #0
+    mov r2, r11
+    ldr lr, [r5, #8]
+    dls lr, lr
+    2:
+    {body}
+    le lr, 2b
+    ldr r12, [r5, #16]
+    add r11, r11, r12
+    add r3, r3, #2
+    subs r4, #1
+    bne 1b
+    pop {{r0, r1}}
+    pop {{r4-r11, pc}}
+    """
+
 
 _PAIR_ROWS_OF_16 = micro_kernel(
     "tinyopt_pair_rows_of_16",
     _PARAMETERS,
-    f"""{_FIND_ROWS}
-    vctp.8 r12
-    1:
-    vpstt
-    vldrbt.u8 q0, [r0]
-    vldrbt.u8 q1, [r1]
-    add r0, r0, r7
-    add r1, r1, r10
-    vst20.8 {{q0, q1}}, [r2]
-    vst21.8 {{q0, q1}}, [r2]!
-    le lr, 1b
-    pop {{r4-r10, pc}}
-    """,
+    _for_each_slot(
+        "8",
+        """
+        vpstt
+        vldrbt.u8 q0, [r0]
+        vldrbt.u8 q1, [r1]
+        add r0, r0, r7
+        add r1, r1, r10
+        vst20.8 {q0, q1}, [r2]
+        vst21.8 {q0, q1}, [r2]!
+        """,
+    ),
     lambda *arguments: _pair_rows(16, *arguments),
 )
 
 _PAIR_ROWS_OF_8 = micro_kernel(
     "tinyopt_pair_rows_of_8",
     _PARAMETERS,
-    f"""{_FIND_ROWS}
-    vctp.16 r12
-    1:
-    vpstt
-    vldrbt.u16 q0, [r0]
-    vldrbt.u16 q1, [r1]
-    add r0, r0, r7
-    add r1, r1, r10
-    vsli.16 q0, q1, #8
-    vstrh.16 q0, [r2], #16
-    le lr, 1b
-    pop {{r4-r10, pc}}
-    """,
+    _for_each_slot(
+        "16",
+        """
+        vpstt
+        vldrbt.u16 q0, [r0]
+        vldrbt.u16 q1, [r1]
+        add r0, r0, r7
+        add r1, r1, r10
+        vsli.16 q0, q1, #8
+        vstrh.16 q0, [r2], #16
+        """,
+    ),
     lambda *arguments: _pair_rows(8, *arguments),
 )
 

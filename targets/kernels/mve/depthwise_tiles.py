@@ -45,17 +45,17 @@ _PARAMETERS = (
     "int8_t *target",
     "int32_t tiles",
     "int32_t channels",
-    "int32_t zero_point",
-    "int32_t tap_bytes",
-    "int32_t left_shift",
+    "const int32_t *numbers",
 )
 
+# numbers: zero point, bytes of a channel's taps, left shift
 # r0 places, r1 setting, r2 taps, r3 factors, r9 zero point, r11 channels still to do; [sp, #104] tiles
 _BEGIN = """
     push {r4-r11, lr}
     vpush {d8-d15}
     ldr r4, [sp, #100]  @ target
-    ldrd r11, r9, [sp, #108]  @ channels, zero point
+    ldrd r11, r9, [sp, #108]  @ channels, numbers
+    ldr r9, [r9]
 """
 
 _END = """
@@ -100,7 +100,8 @@ _CLAMPED = """
 """
 
 _END_CHANNEL = """
-    ldr r4, [sp, #116]  @ bytes of taps
+    ldr r4, [sp, #112]
+    ldr r4, [r4, #4]  @ bytes of taps
     add r2, r2, r4
     mov r4, #1
     vadd.i32 q2, q2, r4
@@ -109,7 +110,8 @@ _END_CHANNEL = """
 """
 
 _MULTIPLY_SHIFTED = """
-    ldr r4, [sp, #120]  @ left shift
+    ldr r4, [sp, #112]
+    ldr r4, [r4, #8]  @ left shift
     vshl.s32 q3, r4
     vrmulh.s32 q3, q3, q1
 """
@@ -176,7 +178,8 @@ class _Setting:
 
 def _compute_tiles(ending: Ending, kind: str, *arguments: Any) -> None:
     """places: for each tile the cells as an array, and where its output begins."""
-    places, data, taps, factors, target, tiles, channels, zero_point, tap_bytes, left_shift, *more = arguments
+    places, data, taps, factors, target, tiles, channels, numbers, *more = arguments
+    zero_point, tap_bytes, left_shift = (int(number) for number in numbers[:3])
     setting = _Setting.of(kind, data, more[1] if more else 1)
     for channel in range(channels):
         bias, factor = (int(value) for value in factors[2 * channel : 2 * channel + 2])
@@ -264,7 +267,7 @@ def chunk_tiles(ending: Ending) -> Intrinsic:
     """setting: low, high (4 int32), scatter offsets (4 int32), then for each chunk gather offsets and four patterns."""
     patterns = "".join(f"vldrb.u8 q3, [r5, #{16 + 16 * n}]\nvldrb.u8 q{4 + n}, [r2, q3]\n" for n in range(4))
     for_each_tile = """
-        ldr r7, [sp, #124]  @ sums
+        ldr r7, [sp, #116]  @ sums
         ldr lr, [sp, #104]
         mov r12, r0
         dls lr, lr
@@ -283,7 +286,7 @@ def chunk_tiles(ending: Ending) -> Intrinsic:
         vstrw.32 q3, [r7], #16
         le lr, 2b
         add r5, r1, #48
-        ldr r9, [sp, #128]  @ chunks
+        ldr r9, [sp, #120]  @ chunks
         3:
         vldrh.u16 q0, [r5]
         ldr r4, [sp, #108]
@@ -310,7 +313,8 @@ def chunk_tiles(ending: Ending) -> Intrinsic:
         ldr r4, [r3, #4]
         vdup.32 q1, r4
         add r3, r3, #8
-        ldr r9, [sp, #112]  @ zero point
+        ldr r9, [sp, #112]
+        ldr r9, [r9]  @ zero point
         {for_each_tile}
         5:
         ldrd r4, r5, [r12], #8
