@@ -13,6 +13,8 @@ from tinyopt.targets.kernel import KernelPlanner
 from tinyopt.targets.kernels.thumb.convolution import plan_convolution
 from tinyopt.targets.kernels.thumb.dense import plan_dense
 from tinyopt.targets.kernels.thumb.depthwise import plan_depthwise
+from tinyopt.targets.kernels.thumb.sparse_dense import plan_sparse_dense
+from tinyopt.targets.target import layered
 
 __all__ = ["THUMB1", "THUMB2"]
 
@@ -24,5 +26,7 @@ def _kernels(core: str) -> Mapping[str, tuple[KernelPlanner, ...]]:
     }
 
 
-THUMB1 = _kernels("thumb1")
+_SPARSE: Mapping[str, tuple[KernelPlanner, ...]] = {"QDense": (partial(plan_sparse_dense, "thumb1"),)}
+
+THUMB1 = layered(_SPARSE, _kernels("thumb1"))
 THUMB2 = _kernels("thumb2")

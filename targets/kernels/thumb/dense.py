@@ -29,11 +29,11 @@ from tinyopt.targets.kernels.thumb.limits import ANY_SIZE
 from tinyopt.targets.kernels.thumb.rescaling import Rescaling
 from tinyopt.targets.kernels.tir import Buffer, Expr, KernelBuilder, PrimFunc, cast, maximum, minimum
 
-PART_CHANNELS = 60  # four times that much is still a byte
+PART_CHANNELS = 64
 PACKED_BYTES = 1024  # of a part of the depth
 WORD_BYTES = 12  # packed, of four places
 LARGEST_GROUP = 255  # |w0| + |w1| + |w2| + |w3|: the sum of four products of int8 stays below 2^15
-LONGEST = 1 << 16
+LONGEST = 1 << 14  # an entry holds a place in 16 bits, of which CORRECT needs the upper two to be zero
 
 _NUMBERS = ("depth", "channels", "parts", "pieces", "words")
 
@@ -74,7 +74,7 @@ def plan_dense(core: str, node: Node) -> Kernel | Refusal:
     if node.optional_input(4) is not None:
         return Refusal("it adds a residual")
     if depth >= LONGEST:
-        return Refusal("its depth does not fit 16 bits")
+        return Refusal("its depth does not fit 14 bits")
     rescaling = Rescaling.of(node)
     refusal = CORES[core].residual_numbers(rescaling)
     if isinstance(refusal, Refusal):
@@ -118,7 +118,7 @@ def _within_limits(weights: Array) -> tuple[Array, Array, list[int]]:
         part_groups = np.abs(groups[part : part + PART_CHANNELS]).sum(axis=2)
         for channel, group in np.argwhere(part_groups > LARGEST_GROUP).tolist():
             for place, missing in _cut_group(groups[part + channel, group]):
-                entries.append((PLACES * group + place) | channel * 4 << 16 | missing << 24)
+                entries.append((PLACES * group + place) | channel << 16 | missing << 24)
         ends.append(len(entries))
     return cut, np.array(entries or [0], np.int64).astype(np.int32), ends
 

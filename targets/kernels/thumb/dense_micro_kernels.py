@@ -43,9 +43,9 @@ def pack_meaning(x: Array) -> Array:
 
 
 def correct_meaning(x: Array, entries: Sequence[int], sums: list[int]) -> None:
-    """Each entry: place of x, 4 * channel << 16, what is missing of the weight << 24."""
+    """Each entry: place of x, channel << 16, what is missing of the weight << 24."""
     for entry in entries:
-        sums[(entry >> 16 & 0xFF) // 4] += (entry >> 24) * int(x[entry & 0xFFFF])
+        sums[entry >> 16 & 0xFF] += (entry >> 24) * int(x[entry & 0xFFFF])
 
 
 def finish_meaning(sums: Sequence[int], multipliers: Sequence[int], to: Sequence[int]) -> list[int]:
@@ -274,8 +274,8 @@ CORRECT = micro_kernel(
     ldrsb r5, [r0, r5]
     asrs r6, r4, #24
     muls r5, r6, r5
-    lsrs r4, r4, #16
-    uxtb r4, r4
+    lsls r4, r4, #8
+    lsrs r4, r4, #22                  @ 4 * channel
     ldr r6, [r3, r4]
     adds r6, r6, r5
     str r6, [r3, r4]
