@@ -11,9 +11,11 @@ import pytest
 from cortex_m_cases import CaseMaker
 from cortex_m_harness import CLANG, GCC, Case, require_tools, run_cases
 
-from tinyopt.targets.kernel import Kernel, Overlap, Refusal
+from tinyopt.ops import OPERATORS
+from tinyopt.targets.kernel import ConstantArgument, Kernel, Overlap, Refusal
 from tinyopt.targets.kernels.dsp import DSP
 from tinyopt.targets.kernels.dsp.convolution import plan_convolution
+from tinyopt.targets.kernels.dsp.micro_kernels import PIXELS
 from tinyopt.targets.kernels.dsp.packing import depth_pairs, pack_channel_pairs
 from tinyopt.targets.kernels.dsp.pointwise import plan_pointwise
 
@@ -57,6 +59,19 @@ def test_an_output_takes_the_place_of_a_residual_that_is_also_the_input_and_no_o
     assert same.overlaps == (Overlap.in_place(0),)
 
 
+@pytest.mark.parametrize("shift", [31, 32])
+@pytest.mark.parametrize("residual", [0, 1])
+@pytest.mark.parametrize("depth", [7, 600])
+def test_the_meaning_of_the_product_is_the_convolution(depth: int, residual: int, shift: int) -> None:
+    case = CaseMaker(3).conv(plan_pointwise, (2, 4, depth), 3, residual=residual, shift=shift, high=90)
+    weights, parameters = (a.array.reshape(-1) for a in case.kernel.arguments if isinstance(a, ConstantArgument))
+    product = case.kernel.spec.product
+    block, y = np.zeros(2 * PIXELS * depth, np.int16), np.zeros(2 * PIXELS * 3, np.int8)
+    x, *_, added = (array if array is None else array.reshape(-1) for array in case.arrays)
+    product.meaning(block, weights, y, parameters.tolist(), PIXELS, 2, x, added)
+    assert y.tolist() == OPERATORS["QConv"].evaluate(case.node, case.arrays)[0].reshape(-1).tolist()
+
+
 def pointwise_cases(make: CaseMaker) -> Iterator[Case]:
     for depth, channels, pixels in product((1, 2, 3, 4, 7, 16, 17, 40), (1, 2, 5, 12), (1, 2, 6, 11)):
         yield make.conv(plan_pointwise, (1, pixels, depth), channels)
@@ -67,6 +82,7 @@ def pointwise_cases(make: CaseMaker) -> Iterator[Case]:
     yield make.conv(plan_pointwise, (1, 7, 1200), 3, residual=1)
     yield make.conv(plan_pointwise, (1, 7, 1200), 5, shift=31, high=20)
     yield make.conv(plan_pointwise, (4, 4, 24), 24, residual=1, low=-5)
+    yield make.conv(plan_pointwise, (3, 6, 5), 20, residual=1)  # backward
     yield make.conv(plan_pointwise, (1, 7, 9), 6, shift=31, high=60)
     yield make.conv(plan_pointwise, (1, 8, 9), 6, shift=31)
     yield make.conv(plan_pointwise, (1, 7, 9), 6, shift=29, residual=1)

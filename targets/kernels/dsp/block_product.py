@@ -100,23 +100,35 @@ smlad r4, r2, r12, r4
 smlad r8, r3, r12, r8
 """
 
-# Up to two pixels of a last block: all that there is to save registers for is gone.
-_NARROW_TILE = f"""
-4: ldrd r4, r8, [r1], #8
-mov r5, r4
-mov r9, r8
-ldr r12, [sp, #{BLOCK_END}]
-5: ldr r3, [r1], #4
-ldrd r10, r11, [r0], #16
+
+def _narrow_tile(label: int, pixels: int) -> str:
+    """One or two pixels that are left over, two steps at a time; it uses the two labels after its own as well."""
+    firsts, seconds = ("r4", "r5")[:pixels], ("r8", "r9")[:pixels]
+    copies = "mov r5, r4\nmov r9, r8" if pixels == 2 else ""
+    products = "\n".join(
+        f"smlad {acc}, {weights}, {x}, {acc}"
+        for weights, sums in (("r2", firsts), ("r3", seconds))
+        for acc, x in zip(sums, ("r10", "r11")[:pixels], strict=True)
+    )
+    step = f"""
+ldr r3, [r1], #4
+{"ldrd r10, r11" if pixels == 2 else "ldr r10"}, [r0], #{4 * PIXELS}
 sxtb16 r2, r3
 {_SECOND_CHANNEL}
-smlad r4, r2, r10, r4
-smlad r5, r2, r11, r5
-smlad r8, r3, r10, r8
-smlad r9, r3, r11, r9
+{products}
+"""
+    return f"""
+{label}: ldrd r4, r8, [r1], #8
+{copies}
+ldr r12, [sp, #{BLOCK_END}]
+sub lr, r12, r0
+tst lr, #{4 * PIXELS}
+bne {label + 2}f
+{label + 1}: {step.strip()}
+{label + 2}: {step.strip()}
 cmp r0, r12
-bne 5b
-b 7f
+bne {label + 1}b
+b.w 7f
 """
 
 
@@ -138,7 +150,8 @@ def multiply_blocks(shift: int, has_residual: bool, is_joined: bool) -> Intrinsi
         f"2: {_FIRST_STEP.strip()}\nldr pc, [sp, #{ENTRY_ADDRESS}]\n3:{_STEP * STEPS}",
         f"ldr r12, [sp, #{BLOCK_END}]\ncmp r0, r12\nbne 3b\nldr pc, [sp, #{ENDING}]\n",
         f"6: {short_ending(shift, has_residual, is_joined).strip()}{_NEXT_TILE}",
-        _NARROW_TILE,
+        _narrow_tile(20, 2),
+        _narrow_tile(30, 1),
         long_ending(shift, has_residual, is_joined),
         _NEXT_BLOCK,
     ]
@@ -153,7 +166,7 @@ def multiply_blocks(shift: int, has_residual: bool, is_joined: bool) -> Intrinsi
 
 
 def _prologue(has_residual: bool, shift: int) -> str:
-    """Fill the frame; a block that is not full takes the long ending, one of at most two pixels the narrow tile."""
+    """Fill the frame; a block that is not full takes the long ending, one of at most two pixels a narrow tile."""
     residual = f"""
 ldr r10, [sp, #{RESIDUAL}]
 sub r10, r10, r2
@@ -194,8 +207,11 @@ cmp r4, #{PIXELS}
 it ne
 movne r7, r1
 cmp r4, #2
-it le
-adrle.w r10, 4f
+it eq
+adreq.w r10, 20f
+cmp r4, #1
+it eq
+adreq.w r10, 30f
 cmp r7, r1
 it eq
 adreq.w r11, 7f

@@ -140,7 +140,11 @@ def plan_convolution(node: Node) -> Kernel | Refusal:
             *layer_arguments(node, spec, pairs, _numbers(node, geometry)),
         ),
         intrinsics=(*spec.intrinsics, COPY, FILL),
-        overlaps=overlaps(node, Overlap(0, None, None) if lead is None else Overlap.forward(0, lead)),
+        overlaps=overlaps(
+            node,
+            Overlap(0, None, None) if lead is None else Overlap.forward(0, lead),
+            Overlap.forward(4, PIXELS * geometry.output_channels),
+        ),
     )
 
 

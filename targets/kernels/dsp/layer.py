@@ -188,16 +188,16 @@ def _run(
     kernel.run(spec.product, *pointers, count, blocks, source, *residual)
 
 
-def overlaps(node: Node, of_input: Overlap) -> tuple[Overlap, ...]:
-    """The input as the kernel allows it, and a residual in place: each element is read just before it is written.
+def overlaps(node: Node, of_input: Overlap, *of_residual: Overlap) -> tuple[Overlap, ...]:
+    """Both as the kernel allows them, and a residual in place too: each element is read just before it is written.
 
-    Where they are one tensor, the output may neither come before nor after what is read.
+    Where input and residual are one tensor, both must be content.
     """
     residual = node.optional_input(4)
     if residual is None:
         return (of_input,)
     if residual is not node.input(0):
-        return of_input, Overlap.in_place(4)
+        return of_input, Overlap.in_place(4), *of_residual
     is_in_place_safe = (of_input.first or 0) <= 0 <= (of_input.last or 0)
     return (Overlap.in_place(0),) if is_in_place_safe else ()
 

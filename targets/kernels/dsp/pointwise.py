@@ -74,17 +74,20 @@ def plan_rows(node: Node) -> Kernel | Refusal:
         name="pointwise_smlad",
         arguments=(InputArgument(0), *layer_arguments(node, spec, depth_pairs(depth, 1), numbers)),
         intrinsics=spec.intrinsics,
-        overlaps=overlaps(node, _input_overlap(pixels, depth, channels)),
+        overlaps=overlaps(node, *_overlaps(pixels, depth, channels)),
     )
 
 
-def _input_overlap(pixels: int, depth: int, channels: int) -> Overlap:
-    """What is written lies beside what is still to be read. Where one block is all there is, nothing is."""
-    if pixels <= PIXELS:
-        return Overlap(0, None, None)
+def _overlaps(pixels: int, depth: int, channels: int) -> tuple[Overlap, Overlap]:
+    """Of the input and of a residual: blocks of what is written lie beside what is still to be read.
+
+    Where one block is all there is, everything is read before.
+    """
     if channels > depth:
-        return Overlap.backward(0, PIXELS * (depth - channels))
-    return Overlap.forward(0, PIXELS * (channels - depth))
+        of_input, of_residual = Overlap.backward(0, PIXELS * (depth - channels)), Overlap.backward(4, PIXELS * channels)
+    else:
+        of_input, of_residual = Overlap.forward(0, PIXELS * (channels - depth)), Overlap.forward(4, PIXELS * channels)
+    return of_input if pixels > PIXELS else Overlap(0, None, None), of_residual
 
 
 def pointwise(spec: LayerSpec) -> PrimFunc:
