@@ -25,8 +25,16 @@ SAME = (1, 1, 1, 1)
 
 
 def depthwise_cases(make: CaseMaker) -> Iterator[Case]:
-    def case(image: tuple[int, int], channels: int, *where: tuple[int, ...], **options: int) -> Case:
-        return make.conv(plan_depthwise, (*image, channels), channels, *where, depthwise=True, **options)  # type: ignore[arg-type]
+    def case(
+        image: tuple[int, int],
+        channels: int,
+        window: tuple[int, int],
+        strides: tuple[int, int] = (1, 1),
+        pads: tuple[int, int, int, int] = (0, 0, 0, 0),
+        **options: int,
+    ) -> Case:
+        shape = (*image, channels)
+        return make.conv(plan_depthwise, shape, channels, window, strides, pads, True, (1, 1), **options)
 
     for width, height, channels in product((1, 3, 5, 6, 7, 9, 24), (1, 2, 3, 6, 11), (4, 6, 9)):
         yield case((height, width), channels, (3, 3), (1, 1), SAME, input_zero=7 * width - 90)
@@ -34,7 +42,12 @@ def depthwise_cases(make: CaseMaker) -> Iterator[Case]:
         yield case((height, width), channels, (3, 3), (2, 2), (height % 2, width % 2, 1, 1))
     for channels, height in product((2, 3), (1, 4, 9)):
         yield case((height, 6), channels, (3, 3), (1, 1), SAME)
-    for window, pads in (((1, 5), (0, 2, 0, 2)), ((5, 5), (2, 2, 2, 2)), ((4, 2), (1, 0, 2, 1)), ((1, 1), (0,) * 4)):
+    for window, pads in (
+        ((1, 5), (0, 2, 0, 2)),
+        ((5, 5), (2, 2, 2, 2)),
+        ((4, 2), (1, 0, 2, 1)),
+        ((1, 1), (0, 0, 0, 0)),
+    ):
         for stride in (1, 2, 3):
             yield case((9, 10), 6, window, (stride, stride), pads)
     yield case((5, 9), 8, (5, 9))  # one output pixel
