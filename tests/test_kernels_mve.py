@@ -157,7 +157,7 @@ def test_the_meanings_of_the_depthwise_micro_kernels_make_a_convolution(
     window: tuple[int, int], stride: int, kind: str, options: dict[str, int]
 ) -> None:
     around = (1, 1, 1, 1)
-    case = CaseMaker(5).conv(plan_depthwise, (5, 6, 3), 3, window, (stride, stride), around, True, **options)
+    case = CaseMaker(5).conv(plan_depthwise, (5, 6, 3), 3, window, (stride, stride), around, True, (1, 1), **options)
     spec = case.kernel.spec
     assert isinstance(spec, DepthwiseSpec)
     assert spec.kind == kind

@@ -76,11 +76,13 @@ def _dot(a: Sequence[int], b: Sequence[int]) -> int:
 
 
 def _walk_kernel(node: Node, walk: Walk, to: int, source: int) -> Kernel | Refusal:
-    sizes, (source_steps, to_steps) = walk.sizes, walk.strides
-    if len(sizes) > 2 or (sizes[-1] > 1 and (source_steps[-1], to_steps[-1]) != (1, 1)):
+    *outer, run = walk.sizes
+    *source_pitches, source_step = walk.strides[0]
+    *to_pitches, to_step = walk.strides[1]
+    if len(outer) > 1 or (run > 1 and (source_step, to_step) != (1, 1)):
         return Refusal("it is not a copy of rows")
-    rows, pitches = (sizes[0], (to_steps[0], source_steps[0])) if len(sizes) == 2 else (1, (0, 0))
-    return _kernel(node, [_Copy(to, source, rows, sizes[-1], *pitches)])
+    rows, to_pitch, source_pitch = (outer[0], to_pitches[0], source_pitches[0]) if outer else (1, 0, 0)
+    return _kernel(node, [_Copy(to, source, rows, run, to_pitch, source_pitch)])
 
 
 def _kernel(node: Node, copies: list[_Copy]) -> Kernel:
