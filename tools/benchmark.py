@@ -3,6 +3,7 @@
     python -m tools.benchmark --models DIR --data DIR             writes docs/cortex-m.md and its figures
     python -m tools.benchmark --models DIR --data DIR --check     measures anew and names every figure that differs
     python -m tools.benchmark ... --model kws01 --core cortex-m4  prints these only, and what misses its goal
+    python -m tools.benchmark ... --model kws01 --update          and writes them into the committed table
 
 The folders default to $TINYOPT_MODELS and $TINYOPT_DATA.
 Exit code 1: with --check a figure differs, else one misses its goal.
@@ -51,6 +52,8 @@ def main() -> int:
         return _check(figures, layers)
     if is_whole:
         write(compiler_versions(), figures, layers)
+    elif arguments.update:
+        update(figures, layers)
     else:
         print("not the whole table: nothing is written", file=sys.stderr)
     return int(bool(misses(figures, layers)))
@@ -67,6 +70,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--core", action="append", help="only these", choices=CORES)
     parser.add_argument("--build", action="append", help="only these, such as 'clang-19 -O2'")
     parser.add_argument("--jobs", type=int, default=2, help="processes")
+    parser.add_argument("--update", action="store_true", help="write a part of the table, too")
     parser.add_argument("--check", action="store_true", help="compare with the committed table instead of writing it")
     return parser.parse_args()
 
@@ -103,6 +107,22 @@ def write(versions: Mapping[str, str], figures: Sequence[Figures], layers: Seque
         texts.append(f' "{name}": [\n' + ",\n".join(f"  {json.dumps(entry)}" for entry in entries) + "\n ]")
     COMMITTED.write_text("{\n" + ",\n".join(texts) + "\n}\n", encoding="utf-8")
     PAGE.write_text(page(versions, figures, layers), encoding="utf-8")
+
+
+def update(figures: Sequence[Figures], layers: Sequence[Layer]) -> None:
+    """Put what was measured into the place of what is committed; lines and layers of what was not measured stay."""
+    versions, old_figures, old_layers = committed()
+    if versions != compiler_versions():
+        raise SystemExit("the committed figures are by other versions of the compilers: measure the whole table")
+    new_figures = {_place(line): line for line in figures}
+    measured = {(layer.model, layer.core) for layer in layers}
+    kept = [layer for layer in old_layers if (layer.model, layer.core) not in measured]
+    names = [model.name for model in MODELS]
+    write(
+        versions,
+        [new_figures.get(_place(line), line) for line in old_figures],
+        sorted([*kept, *layers], key=lambda layer: (names.index(layer.model), CORES.index(layer.core), layer.index)),
+    )
 
 
 def committed() -> tuple[dict[str, str], list[Figures], list[Layer]]:
