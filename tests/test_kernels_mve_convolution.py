@@ -17,7 +17,7 @@ from tinyopt.targets.kernels.mve.dense import DenseSpec, plan_dense
 from tinyopt.targets.kernels.mve.memory import COPY_ROWS
 from tinyopt.targets.kernels.mve.micro_kernels import dense_tile, pair_tile
 from tinyopt.targets.kernels.mve.pointwise import PointwiseSpec, plan_pointwise
-from tinyopt.targets.kernels.mve.tile import DENSE_ORDER, PAIR_ORDER, Rescaling, Tile, rescaling_of, stream_of
+from tinyopt.targets.kernels.mve.tile import DENSE_ORDER, PAIR_ORDER, Finish, Rescaling, Tile, rescaling_of, stream_of
 
 
 def with_large_multipliers(make: CaseMaker, planner: KernelPlanner, case: Case) -> Case:
@@ -30,7 +30,7 @@ def with_large_multipliers(make: CaseMaker, planner: KernelPlanner, case: Case) 
     node.input(3).constant = random.integers(2**30, 2**31, bias.shape).astype(np.int32)
     made = make.case(node, planner)
     assert isinstance(made.kernel.spec, ConvolutionSpec | DenseSpec | PointwiseSpec)
-    assert made.kernel.spec.tile.ending == "shift"
+    assert made.kernel.spec.tile.finish.ending == "shift"
     return made
 
 
@@ -50,6 +50,8 @@ def pointwise_cases(make: CaseMaker) -> Iterator[Case]:
         case = make.conv(plan_pointwise, (3, 5, 16), 6, residual=1, shift=25)
         case.node.attributes["residual_multiplier"] = round(factor * 2**25)
         yield make.case(case.node, plan_pointwise)
+    for depth, low in product((20, 48, 64, 144), (-128, -100)):  # from the last pixel to the first
+        yield make.conv(plan_pointwise, (1, 5, depth), depth + 5, low=low)
     yield make.conv(plan_pointwise, (1, 1, 48), 6)
     yield make.conv(plan_pointwise, (2, 2, 16), 8, clusters=16)
     yield make.dense(plan_dense, (2, 5, 33), 6)
@@ -126,13 +128,13 @@ def test_the_meaning_of_a_tile_is_a_product_of_matrices() -> None:
     bias, multipliers = np.arange(6), np.full(6, 2**24)
     wanted = np.clip(((x.astype(int) @ weights.T + bias) * 2**24 + 2**31 >> 32) + 1, -128, 127)
     for order, tile in (
-        (PAIR_ORDER, pair_tile(Tile(1, "blocks", "high", False))),
-        (DENSE_ORDER, dense_tile(Tile(3, "once", "high", False))),
+        (PAIR_ORDER, pair_tile(Tile(1, "blocks", Finish("high", is_clamped=False)))),
+        (DENSE_ORDER, dense_tile(Tile(3, "once", Finish("high", is_clamped=False)))),
     ):
         stream = stream_of(weights, bias, multipliers, order)
         offsets = [0, 6, 1, 7, 2, 8, 3, 9] if order is PAIR_ORDER else list(range(8))
         levels = np.array(offsets + [1] * 8 + [-128] * 8 + [127] * 8, np.int16).view(np.int32)
-        levels = np.concatenate([levels, np.array([0, 0, 0, 0, 6, 0, 0, 0], np.int32)])
+        levels = np.concatenate([np.array([6, 0, 0], np.int32), levels])
         y = np.zeros(12, np.int8)
         tile.meaning(stream, levels, x[0], x[1], 3, y, y, 1)
         assert y[:6].tolist() == wanted[0].tolist()
@@ -140,9 +142,9 @@ def test_the_meaning_of_a_tile_is_a_product_of_matrices() -> None:
 
 
 def test_rows_of_a_tile_lie_a_gap_apart() -> None:
-    assert list(Tile(2, "rows", "high", False).places(1 << 16 | 5)) == [0, 16, 37, 53]
-    assert list(Tile(1, "rows", "high", False).places(1 << 16 | -3 & 0xFFFF)) == [0, 13]
-    assert list(Tile(1, "unrolled", "high", False, 3).places(-3)) == [0, 13, 26]
+    assert list(Tile(2, "rows", Finish("high", is_clamped=False)).places(1 << 16 | 5)) == [0, 16, 37, 53]
+    assert list(Tile(1, "rows", Finish("high", is_clamped=False)).places(1 << 16 | -3 & 0xFFFF)) == [0, 13]
+    assert list(Tile(1, "unrolled", Finish("high", is_clamped=False), 3).places(-3)) == [0, 13, 26]
 
 
 def test_the_meaning_of_copying_rows() -> None:
@@ -158,7 +160,7 @@ def test_multipliers_are_doubled_as_long_as_they_fit_so_that_the_shift_is_32() -
     found = rescaling_of(node)
     assert isinstance(found, Rescaling)
     assert (found.shift, found.multipliers.tolist()) == (32, [2**29 + 16, 112])
-    assert (found.residual_multiplier, found.residual_shift) == (2**30 + 6, 3)
+    assert (found.residual_multiplier, found.finish.residual_shift) == (2**30 + 6, 3)
 
 
 def test_what_another_kernel_must_take_is_refused_with_the_reason() -> None:

@@ -29,7 +29,6 @@ from tinyopt.targets.kernels.mve.memory import COPY_ROWS, FILL
 from tinyopt.targets.kernels.mve.micro_kernels import pair_tile
 from tinyopt.targets.kernels.mve.pointwise import ANY_SIZE
 from tinyopt.targets.kernels.mve.tile import (
-    LEVELS,
     PAIR_ORDER,
     Tile,
     levels_of,
@@ -82,7 +81,7 @@ class ConvolutionSpec:
 
     @property
     def has_residual(self) -> bool:
-        return self.tile.ending == "residual"
+        return self.tile.finish.ending == "residual"
 
     @property
     def intrinsics(self) -> tuple[Intrinsic, ...]:
@@ -103,7 +102,7 @@ def plan_convolution(node: Node) -> Kernel | Refusal:
     rescaling = rescaling_of(node)
     if isinstance(rescaling, Refusal):
         return rescaling
-    cut = cut_of_windows(shape, rescaling)
+    cut = cut_of_windows(shape, rescaling.finish)
     spec = ConvolutionSpec(cut.tile, cut.reads_inside)
     steps = 2 * shape.column_stride * shape.input_channels, 2 * shape.channels
     distances = (shape.channels, 0) if shape.pixels % 2 else (shape.channels,)
@@ -180,7 +179,7 @@ def convolution(spec: ConvolutionSpec) -> PrimFunc:
     with kernel.function():
         x = kernel.buffer("x", "int8", ANY_SIZE)
         stream = kernel.buffer("stream", "int32", ANY_SIZE)
-        levels = kernel.buffer("levels", "int32", 2 * LEVELS)
+        levels = kernel.buffer("levels", "int32", 2 * spec.tile.finish.levels_words)
         y = kernel.buffer("y", "int8", ANY_SIZE)
         parameters = kernel.buffer("parameters", "int32", len(PARAMETERS))
         windows = kernel.buffer("windows", "int8", ANY_SIZE)
@@ -198,7 +197,7 @@ def convolution(spec: ConvolutionSpec) -> PrimFunc:
                 kernel.run(
                     pair_tile(spec.tile),
                     stream.address(0),
-                    levels.address(is_single * LEVELS),
+                    levels.address(is_single * spec.tile.finish.levels_words),
                     source.address(start),
                     source.address(start + distance),
                     walk,

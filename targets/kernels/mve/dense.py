@@ -26,7 +26,6 @@ from tinyopt.targets.kernels.mve.pointwise import ANY_SIZE, plan_pointwise
 from tinyopt.targets.kernels.mve.tile import (
     DENSE_CHANNELS,
     DENSE_ORDER,
-    LEVELS,
     STEP,
     Tile,
     levels_of,
@@ -45,7 +44,7 @@ class DenseSpec:
 
     @property
     def has_residual(self) -> bool:
-        return self.tile.ending == "residual"
+        return self.tile.finish.ending == "residual"
 
     @property
     def intrinsics(self) -> tuple[Intrinsic, ...]:
@@ -66,7 +65,7 @@ def plan_vector(node: Node) -> Kernel | Refusal:
     channels = node.output.type.elements
     weights = node.input(1).data.reshape(channels, -1)
     depth = weights.shape[1]
-    cut = contiguous(depth, rescaling)
+    cut = contiguous(depth, rescaling.finish)
     spec = DenseSpec(cut.tile, depth % STEP != 0)
     padded = np.pad(weights, ((0, 0), (0, cut.places - depth)))
     arguments: list[Argument] = [
@@ -96,7 +95,7 @@ def dense(spec: DenseSpec) -> PrimFunc:
     with kernel.function():
         x = kernel.buffer("x", "int8", ANY_SIZE)
         stream = kernel.buffer("stream", "int32", ANY_SIZE)
-        levels = kernel.buffer("levels", "int32", LEVELS)
+        levels = kernel.buffer("levels", "int32", spec.tile.finish.levels_words)
         y = kernel.buffer("y", "int8", ANY_SIZE)
         walk = kernel.scalar("walk")
         depth_and_copy = (kernel.scalar("depth"), kernel.buffer("copy", "int8", ANY_SIZE)) if spec.is_padded else None

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from tinyopt.targets.kernels.mve.geometry import Geometry
-from tinyopt.targets.kernels.mve.tile import PAIR_CHANNELS, STEP, Rescaling, Tile
+from tinyopt.targets.kernels.mve.tile import PAIR_CHANNELS, STEP, Finish, Tile
 
 ONCE_STEPS = 8  # that are unrolled at most, if they are all; a step of two pixels is 56 bytes of code
 BLOCK_STEPS = 5
@@ -52,20 +52,18 @@ class Cut:
         }[self.tile.walk]
 
 
-def contiguous(depth: int, rescaling: Rescaling, reads_inside: bool = False) -> Cut:
+def contiguous(depth: int, finish: Finish, reads_inside: bool = False) -> Cut:
     """All of a contiguous depth."""
     steps = -(-depth // STEP)
     if steps <= ONCE_STEPS:
-        return Cut(Tile(steps, "once", rescaling.ending, rescaling.is_clamped), 1, reads_inside=reads_inside)
+        return Cut(Tile(steps, "once", finish), 1, reads_inside=reads_inside)
     unrolled = max(count for count in range(1, BLOCK_STEPS + 1) if steps % count == 0)
-    return Cut(
-        Tile(unrolled, "blocks", rescaling.ending, rescaling.is_clamped), steps // unrolled, reads_inside=reads_inside
-    )
+    return Cut(Tile(unrolled, "blocks", finish), steps // unrolled, reads_inside=reads_inside)
 
 
-def cut_of_windows(shape: Geometry, rescaling: Rescaling) -> Cut:
+def cut_of_windows(shape: Geometry, finish: Finish) -> Cut:
     """Windows copied as a whole, or read where they are if that takes fewer instructions."""
-    candidates = [contiguous(shape.rows * shape.run, rescaling), *_row_by_row(shape, rescaling)]
+    candidates = [contiguous(shape.rows * shape.run, finish), *_row_by_row(shape, finish)]
     groups = -(-shape.channels // PAIR_CHANNELS)
     copying = 2 * (40 + shape.rows * (10 + 3 * -(-shape.run // STEP)))
     border = 1 - shape.inner_pixels / shape.pixels
@@ -76,16 +74,15 @@ def cut_of_windows(shape: Geometry, rescaling: Rescaling) -> Cut:
     return min(candidates, key=instructions)
 
 
-def _row_by_row(shape: Geometry, rescaling: Rescaling) -> list[Cut]:
+def _row_by_row(shape: Geometry, finish: Finish) -> list[Cut]:
     steps = -(-shape.run // STEP)
     if shape.run % STEP and shape.pitch < STEP:
         return []  # the last step of a row would end more than one row further on
     if shape.rows == 1:
-        return [contiguous(shape.run, rescaling, reads_inside=True)]
-    finish = rescaling.ending, rescaling.is_clamped
+        return [contiguous(shape.run, finish, reads_inside=True)]
     gap = shape.pitch - STEP * steps
     if steps * shape.rows <= WINDOW_STEPS:
-        return [Cut(Tile(steps, "unrolled", *finish, shape.rows), 1, gap, reads_inside=True)]
+        return [Cut(Tile(steps, "unrolled", finish, shape.rows), 1, gap, reads_inside=True)]
     if steps <= ROW_STEPS and abs(gap) < GAP_LIMIT:
-        return [Cut(Tile(steps, "rows", *finish), shape.rows, gap, reads_inside=True)]
+        return [Cut(Tile(steps, "rows", finish), shape.rows, gap, reads_inside=True)]
     return []

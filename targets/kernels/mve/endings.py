@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from tinyopt.targets.kernels.mve.tile import DENSE_CHANNELS, PAIR_CHANNELS, Tile
+from tinyopt.targets.kernels.mve.tile import DENSE_CHANNELS, PAIR_CHANNELS, Finish
 
 FIRST, SECOND = ("r0", "r2", "r4", "r6"), ("r8", "r10", "r12", "lr")  # accumulators
 
@@ -36,10 +36,10 @@ _LIMIT = ("vmax.s16 q0, q0, q6", "vmin.s16 q0, q0, q7")
 _SATURATE = ("vqmovnb.s16 q0, q0",)  # the lanes' lower bytes are what is stored
 
 
-def ending(tile: Tile, lanes: Lanes) -> list[str]:
+def ending(finish: Finish, lanes: Lanes) -> list[str]:
     """For tiles that hold no pixels in vectors."""
-    rescaled = {"high": _high, "shift": _shifted, "residual": _with_residual}[tile.ending](lanes)
-    return [*rescaled, "vqadd.s16 q0, q0, q5", *(_LIMIT if tile.is_clamped else _SATURATE)]
+    rescaled = {"high": _high, "shift": _shifted, "residual": _with_residual}[finish.ending](finish, lanes)
+    return [*rescaled, "vqadd.s16 q0, q0, q5", *(_LIMIT if finish.is_clamped else _SATURATE)]
 
 
 def ending_of_held() -> list[str]:
@@ -61,7 +61,7 @@ def _moved(vector: str, registers: Sequence[str]) -> list[str]:
     return [f"vmov {vector}[2], {vector}[0], {a}, {c}", f"vmov {vector}[3], {vector}[1], {b}, {d}"]
 
 
-def _high(lanes: Lanes) -> list[str]:
+def _high(_: Finish, lanes: Lanes) -> list[str]:
     """(accumulator * multiplier + 2^31) >> 32."""
     return [
         *_moved("q0", FIRST),
@@ -74,7 +74,7 @@ def _high(lanes: Lanes) -> list[str]:
     ]
 
 
-def _shifted(lanes: Lanes) -> list[str]:
+def _shifted(_: Finish, lanes: Lanes) -> list[str]:
     """(accumulator * multiplier + 2^(shift - 1)) >> shift: the upper half shifted up, the lower one down."""
 
     def rescaled(vector: str) -> list[str]:
@@ -91,43 +91,46 @@ def _shifted(lanes: Lanes) -> list[str]:
     return [*moved, *load, *rescaled("q0"), *lanes.second, *rescaled("q1"), *_NARROW]
 
 
-def _with_residual(lanes: Lanes) -> list[str]:
+def _with_residual(finish: Finish, lanes: Lanes) -> list[str]:
     """(accumulator * multiplier + ((residual - zero point) << shift) * residual multiplier + 2^31) >> 32."""
+    shift = finish.residual_shift
+    bottom, top = (
+        (f"vshllb.s16 q5, q2, #{shift}", f"vshllt.s16 q2, q2, #{shift}")
+        if shift
+        else ("vmovlb.s16 q5, q2", "vmovlt.s16 q2, q2")
+    )
     return [
         "ldrd r3, r7, [sp, #12]",  # levels, residual - y
         "add r7, r7, r11",
         lanes.predicate,
         "vpst",
         "vldrbt.s16 q2, [r7, q4]",
-        "ldrd r5, r7, [r3]",
-        "vsub.i16 q2, q2, r7",
-        "ldr r7, [r3, #8]",
-        "vshl.s16 q2, r7",
-        "vdup.32 q1, r5",
+        "vldmia r3, {d10-d13}",  # the residual's zero point and multiplier
+        "vsub.i16 q2, q2, q5",
         "vldrw.32 q3, [r1], #16",
         *_moved("q0", FIRST),
-        "vmovlb.s16 q6, q2",
-        *_two_products("q0", "q5", "q6", "q7"),
+        bottom,
+        *_two_products("q0", "q1", "q5", "q7"),
         "vqmovnb.s32 q0, q0",
         *lanes.second,
-        *_moved("q5", SECOND),
-        "vmovlt.s16 q2, q2",
-        *_two_products("q5", "q6", "q2", "q7"),
-        "vqmovnt.s32 q0, q5",
-        "vldmdb r3!, {d10-d15}",
+        *_moved("q1", SECOND),
+        top,
+        *_two_products("q1", "q5", "q2", "q7"),
+        "vqmovnt.s32 q0, q1",
+        "vldmdb r3!, {d10-d15}" if finish.is_clamped else "vldrw.32 q5, [r3, #-48]",
     ]
 
 
 def _two_products(accumulator: str, low: str, residual: str, residual_low: str) -> list[str]:
-    """accumulator = (accumulator * q3 + residual * r5 + 2^31) >> 32, r5 also being in all lanes of q1.
+    """accumulator = (accumulator * q3 + residual * q6 + 2^31) >> 32.
 
     The lower halves are added at half their size; rounded to units of 2^31 they carry 0, 1 or 2.
     """
     return [
         f"vmul.i32 {low}, {accumulator}, q3",
         f"vmulh.s32 {accumulator}, {accumulator}, q3",
-        f"vmul.i32 {residual_low}, {residual}, r5",
-        f"vmulh.s32 {residual}, {residual}, q1",
+        f"vmul.i32 {residual_low}, {residual}, q6",
+        f"vmulh.s32 {residual}, {residual}, q6",
         f"vhadd.u32 {low}, {low}, {residual_low}",
         f"vrshr.u32 {low}, {low}, #31",
         f"vadd.i32 {accumulator}, {accumulator}, {residual}",

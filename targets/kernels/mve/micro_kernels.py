@@ -20,7 +20,7 @@ from dataclasses import dataclass
 
 from tinyopt.targets.kernels.intrinsic import Intrinsic, micro_kernel
 from tinyopt.targets.kernels.mve.endings import DENSE, FIRST, PAIR, SECOND, Lanes, ending, ending_of_held
-from tinyopt.targets.kernels.mve.tile import Tile, dense_meaning, pair_meaning
+from tinyopt.targets.kernels.mve.tile import Finish, Tile, dense_meaning, pair_meaning
 
 _PARAMETERS = (
     "const int32_t *stream",
@@ -41,7 +41,7 @@ def pair_tile(tile: Tile) -> Intrinsic:
         parts = _Parts(_HELD_ENTRY, _held_pixels(tile), biases, _held_steps(tile), ending_of_held(), "q3", PAIR)
     else:
         begin = ("ldm sp, {r3, r5, r7}", *biases)
-        parts = _Parts(_ENTRY, (), begin, _pair_steps(tile), ending(tile, PAIR), "q4", PAIR)
+        parts = _Parts(_ENTRY, (), begin, _pair_steps(tile), ending(tile.finish, PAIR), "q4", PAIR)
     return micro_kernel(f"tinyopt_pair_{tile.name}", _PARAMETERS, _text(parts), pair_meaning(tile))
 
 
@@ -51,7 +51,7 @@ def dense_tile(tile: Tile) -> Intrinsic:
     `x1` is not used, and `count` is 1.
     """
     begin = ("ldm sp, {r3, r5, r7}", "ldm r1!, {r0, r2, r4, r6, r8, r10, r12, lr}")
-    parts = _Parts(_ENTRY, (), begin, _dense_steps(tile), ending(tile, DENSE), "q4", DENSE)
+    parts = _Parts(_ENTRY, (), begin, _dense_steps(tile), ending(tile.finish, DENSE), "q4", DENSE)
     return micro_kernel(f"tinyopt_dense_{tile.name}", _PARAMETERS, _text(parts), dense_meaning(tile))
 
 
@@ -87,11 +87,11 @@ def _text(parts: _Parts) -> str:
         "push {r4-r11, lr}",
         "vpush {d8-d15}",
         "ldrd r4, r11, [sp, #100]",  # walk, y
+        "ldr r9, [r1], #12",  # channels
         *parts.entry,
         "mov r5, r1",
         "mov r7, r0",
         "push {r2-r7}",
-        "ldr r9, [r5, #16]",  # channels
         "mov r1, r0",
         "0:",
         *parts.pixels,
@@ -115,8 +115,8 @@ def _text(parts: _Parts) -> str:
         "beq 5f",
         "str r0, [sp, #136]",
         "ldr r7, [sp, #12]",
-        "ldrd r9, r2, [r7, #16]",  # channels, from pair to pair in x
-        "ldr r0, [r7, #24]",  # from here to the next pair in y
+        "ldrd r9, r2, [r7, #-76]",  # channels, from pair to pair in x
+        "ldr r0, [r7, #-68]",  # from here to the next pair in y
         "ldrd r3, r5, [sp]",
         "add r3, r3, r2",
         "add r5, r5, r2",
@@ -173,7 +173,7 @@ _HELD = (("q4", "q5"), ("q6", "q7"))  # two steps of two pixels
 def _holds_pixels(tile: Tile) -> bool:
     """Whether one pointer to each pixel reaches all steps that are not held, so that it stays for all channels."""
     is_short = tile.walk == "once" or (tile.walk == "unrolled" and tile.steps == 1 and tile.rows <= len(_HELD) + 1)
-    return is_short and tile.ending == "high" and not tile.is_clamped
+    return is_short and tile.finish == Finish("high", is_clamped=False)
 
 
 def _held_pixels(tile: Tile) -> list[str]:

@@ -27,7 +27,6 @@ from tinyopt.targets.kernels.mve.depth import contiguous
 from tinyopt.targets.kernels.mve.memory import COPY_ROWS
 from tinyopt.targets.kernels.mve.micro_kernels import pair_tile
 from tinyopt.targets.kernels.mve.tile import (
-    LEVELS,
     PAIR_ORDER,
     STEP,
     Tile,
@@ -51,7 +50,7 @@ class PointwiseSpec:
 
     @property
     def has_residual(self) -> bool:
-        return self.tile.ending == "residual"
+        return self.tile.finish.ending == "residual"
 
     @property
     def intrinsics(self) -> tuple[Intrinsic, ...]:
@@ -72,7 +71,7 @@ def plan_pointwise(node: Node) -> Kernel | Refusal:
     pixels = node.output.type.elements // channels
     weights = node.input(1).data.reshape(channels, -1)
     depth = weights.shape[1]
-    cut = contiguous(depth, rescaling)
+    cut = contiguous(depth, rescaling.finish)
     spec = PointwiseSpec(cut.tile, depth % STEP != 0)
     padded = np.pad(weights, ((0, 0), (0, cut.places - depth)))
     runs = _runs(pixels, depth, cut.places, is_backward=channels > depth)
@@ -134,7 +133,7 @@ def pointwise(spec: PointwiseSpec) -> PrimFunc:
     with kernel.function():
         x = kernel.buffer("x", "int8", ANY_SIZE)
         stream = kernel.buffer("stream", "int32", ANY_SIZE)
-        levels = kernel.buffer("levels", "int32", 2 * LEVELS)
+        levels = kernel.buffer("levels", "int32", 2 * spec.tile.finish.levels_words)
         y = kernel.buffer("y", "int8", ANY_SIZE)
         numbers = kernel.buffer("numbers", "int32", ANY_SIZE)
         runs, depth, channels, walk = (kernel.scalar(name) for name in ("runs", "depth", "channels", "walk"))
@@ -147,7 +146,7 @@ def pointwise(spec: PointwiseSpec) -> PrimFunc:
                 kernel.run(
                     pair_tile(spec.tile),
                     stream.address(0),
-                    levels.address(is_single * LEVELS),
+                    levels.address(is_single * spec.tile.finish.levels_words),
                     source.address(start),
                     source.address(start + (1 - is_single) * distance),
                     walk,

@@ -16,10 +16,31 @@ from tinyopt.targets.kernels.requantize import INT8_HIGH, INT8_LOW, zero_point_o
 STEP = 16  # places of the depth in a vector
 PAIR_CHANNELS = 4  # of a tile of two pixels
 DENSE_CHANNELS = 8  # of a tile of one pixel
-LEVELS = 24  # int32 words of what `levels` points to
-
 Walk = Literal["once", "blocks", "rows", "unrolled"]
 Ending = Literal["high", "shift", "residual"]
+
+
+@dataclass(frozen=True)
+class Finish:
+    """What becomes of accumulators.
+
+    ending: "high" is for shift 32, "shift" for any from 2 on, "residual" for shift 32 and a residual, which is first
+    shifted up by `residual_shift`. is_clamped: to other limits than those of int8.
+    """
+
+    ending: Ending
+    is_clamped: bool
+    residual_shift: int = 0
+
+    @property
+    def name(self) -> str:
+        shift = str(self.residual_shift or "")
+        return f"{self.ending}{shift}{'_clamped' if self.is_clamped else ''}"
+
+    @property
+    def levels_words(self) -> int:
+        """The length of what `levels` points to, see `levels_of`."""
+        return 19 + {"high": 0, "shift": 2, "residual": 8}[self.ending]
 
 
 @dataclass(frozen=True)
@@ -29,20 +50,17 @@ class Tile:
     walk: "once": `steps` steps are the whole depth. "blocks": they repeat over a contiguous depth, as often as the
     argument `walk` says. "rows": they are a row, and there are rows with gaps in between; the argument is
     (rows - 1) << 16 | gap, an int16. "unrolled": there are `rows` of them, and the argument is the gap.
-    ending: "high" is for shift 32, "shift" for any from 2 on, "residual" for shift 32 and a residual.
-    is_clamped: to other limits than those of int8.
     """
 
     steps: int
     walk: Walk
-    ending: Ending
-    is_clamped: bool
+    finish: Finish
     rows: int = 1
 
     @property
     def name(self) -> str:
         steps = f"{self.rows}x{self.steps}" if self.walk == "unrolled" else f"{self.steps}_{self.walk}"
-        return f"{steps}_{self.ending}{'_clamped' if self.is_clamped else ''}"
+        return f"{steps}_{self.finish.name}"
 
     def places(self, walk: int) -> Iterator[int]:
         """Where each step begins in the pixel's memory."""
@@ -58,15 +76,13 @@ class Rescaling:
     """Multipliers and the shift, both made as large as they can be without changing any result.
 
     The shift is 32 but where a multiplier is too large for that. The residual's multiplier counts for the residual
-    times 2^residual_shift.
+    times 2^finish.residual_shift.
     """
 
-    ending: Ending
-    is_clamped: bool
+    finish: Finish
     shift: int
     multipliers: NDArray[np.int32]
     residual_multiplier: int = 0
-    residual_shift: int = 0
 
 
 def rescaling_of(node: Node) -> Rescaling | Refusal:
@@ -78,14 +94,15 @@ def rescaling_of(node: Node) -> Rescaling | Refusal:
     is_clamped = (node.int("low"), node.int("high")) != (INT8_LOW, INT8_HIGH)
     if node.optional_input(4) is None:
         ending: Ending = "high" if shift == 32 else "shift"
-        return Rescaling(ending, is_clamped, shift, scaled) if shift > 1 else Refusal("its shift is 1")
+        return Rescaling(Finish(ending, is_clamped), shift, scaled) if shift > 1 else Refusal("its shift is 1")
     if shift < 32:
         return Refusal("it has a residual, and its scale is 1/2 or more")
     residual_multiplier = node.int("residual_multiplier") << doubled
     residual_shift = max(residual_multiplier.bit_length() - 31, 0)
     if residual_shift > MAXIMUM_RESIDUAL_SHIFT:
         return Refusal("its residual is scaled by more than 64")
-    return Rescaling("residual", is_clamped, 32, scaled, residual_multiplier >> residual_shift, residual_shift)
+    finish = Finish("residual", is_clamped, residual_shift)
+    return Rescaling(finish, 32, scaled, residual_multiplier >> residual_shift)
 
 
 MAXIMUM_RESIDUAL_SHIFT = 7  # a residual less its zero point has 9 bits and is shifted in 16
@@ -99,28 +116,27 @@ def pair_offsets(distance: int) -> list[int]:
 def levels_of(
     node: Node, rescaling: Rescaling, offsets: Sequence[int], input_step: int = 0, output_step: int = 0
 ) -> Array:
-    """int32 [LEVELS]: four vectors of int16, four numbers for the ending, and how to go from pixel to pixel.
+    """int32: how to go from pixel to pixel, four vectors of int16, and numbers for the ending.
 
-    The vectors: where each lane's byte is, counted from the first channel's, zero point, low, and high. The last
-    numbers: channels, bytes from pair to pair of pixels in the input, and in the output from the last group to the
-    next pair.
+    The first numbers: channels, bytes from pair to pair of pixels in the input, and in the output from the last group
+    to the next pair. The vectors: where each lane's byte is, counted from the first channel's, zero point, low, and
+    high. The last numbers: 32 - shift and -shift, or vectors of the residual's zero point (int16) and multiplier.
     """
     channels = node.output.shape[-1]
-    zero_point = zero_point_of(node, node.output)
-    constants = np.repeat([zero_point, node.int("low"), node.int("high")], 8)
-    vectors = np.concatenate([np.array(offsets), constants])
-    numbers = {
-        "high": (0, 0, 0, 0),
-        "shift": (32 - rescaling.shift, -rescaling.shift, 0, 0),
-        "residual": (rescaling.residual_multiplier, _residual_zero_point(node), rescaling.residual_shift, 0),
-    }[rescaling.ending]
-    walk = (channels, input_step, output_step - channels // PAIR_CHANNELS * PAIR_CHANNELS, 0)
-    return np.concatenate([vectors.astype(np.uint16).view(np.int32), np.array((*numbers, *walk), np.int32)])
+    steps = np.array([channels, input_step, output_step - channels // PAIR_CHANNELS * PAIR_CHANNELS], np.int32)
+    constants = np.repeat([zero_point_of(node, node.output), node.int("low"), node.int("high")], 8)
+    found = [steps, _halves([*offsets, *constants])]
+    if rescaling.finish.ending == "shift":
+        found.append(np.array([32 - rescaling.shift, -rescaling.shift], np.int32))
+    if rescaling.finish.ending == "residual":
+        zero_point = zero_point_of(node, node.input(4))
+        found += [_halves([zero_point] * 8), np.full(4, rescaling.residual_multiplier, np.int32)]
+    return np.concatenate(found)
 
 
-def _residual_zero_point(node: Node) -> int:
-    residual = node.optional_input(4)
-    return 0 if residual is None else zero_point_of(node, residual)
+def _halves(numbers: Sequence[int]) -> NDArray[np.int32]:
+    """int16 or uint16, two to a word."""
+    return np.array(numbers).astype(np.uint16).view(np.int32)
 
 
 def stream_of(weights: Array, bias: Array, multipliers: Array, order: tuple[int, ...]) -> Array:
@@ -148,8 +164,8 @@ def pair_meaning(tile: Tile) -> Meaning:
     def run(
         stream: Array, levels: Array, x0: Array, x1: Array, walk: int, y: Array, residual: Array, count: int
     ) -> None:
-        second = int(levels[:16].view(np.uint16)[1])
-        channels, input_step, rest = (int(number) for number in levels[20:23])
+        channels, input_step, rest = (int(number) for number in levels[:3])
+        second = int(levels[3:].view(np.uint16)[1])
         output_step = rest + channels // PAIR_CHANNELS * PAIR_CHANNELS
         for pair in range(count):
             for offset, x in ((0, x0), (second, x1)):
@@ -166,7 +182,7 @@ def dense_meaning(tile: Tile) -> Meaning:
     def run(
         stream: Array, levels: Array, x0: Array, x1: Array, walk: int, y: Array, residual: Array, count: int
     ) -> None:
-        y[: int(levels[20])] = _levels(tile, stream, levels, x0, walk, residual, DENSE_ORDER)
+        y[: int(levels[0])] = _levels(tile, stream, levels, x0, walk, residual, DENSE_ORDER)
 
     return run
 
@@ -180,12 +196,12 @@ def _levels(
     residual: Array,
     order: tuple[int, ...],
 ) -> list[int]:
-    zero_point, low, high = (int(levels[:16].view(np.int16)[8 * n]) for n in range(1, 4))
-    numbers = [int(number) for number in levels[16:20]]
+    zero_point, low, high = (int(levels[3:].view(np.int16)[8 * n]) for n in range(1, 4))
+    finish = tile.finish
     places = list(tile.places(walk))
     group_words = len(order) * (2 + len(places) * STEP // 4)
     found: list[int] = []
-    for channel in range(int(levels[20])):
+    for channel in range(int(levels[0])):
         group = stream.reshape(-1)[channel // len(order) * group_words :][:group_words]
         place = order.index(channel % len(order))
         weights = group[len(order) : -len(order)].view(np.int8).reshape(len(places), len(order), STEP)[:, place]
@@ -193,9 +209,10 @@ def _levels(
         for start, row in zip(places, weights, strict=True):
             accumulator += int(row.astype(np.int64) @ x[start : start + STEP].astype(np.int64))
         product, shift = accumulator * int(group[place - len(order)]), 32
-        if tile.ending == "shift":
-            shift = -numbers[1]
-        if tile.ending == "residual":
-            product += (int(residual[channel]) - numbers[1] << numbers[2]) * numbers[0]
+        if finish.ending == "shift":
+            shift = -int(levels[20])
+        if finish.ending == "residual":
+            above_zero = int(residual[channel]) - int(levels[19:].view(np.int16)[0])
+            product += (above_zero << finish.residual_shift) * int(levels[23])
         found.append(min(max(((product + (1 << shift - 1)) >> shift) + zero_point, low), high))
     return found
