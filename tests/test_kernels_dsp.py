@@ -16,7 +16,7 @@ from tinyopt.targets.kernel import Kernel, ScratchArgument
 from tinyopt.targets.kernels.dsp import intrinsics
 from tinyopt.targets.kernels.dsp.dense import plan_dense
 from tinyopt.targets.kernels.dsp.depthwise import plan_depthwise
-from tinyopt.targets.kernels.dsp.elementwise import plan_add, plan_lookup
+from tinyopt.targets.kernels.dsp.elementwise import plan_add, plan_lookup, plan_mul
 from tinyopt.targets.kernels.dsp.pool import plan_average_pool, plan_max_pool
 from tinyopt.targets.kernels.intrinsic import Intrinsic
 from tinyopt.targets.kernels.requantize import SMMLAR, SSAT8
@@ -75,11 +75,20 @@ def dense_cases(make: CaseMaker) -> Iterator[Case]:
 
 def elementwise_cases(make: CaseMaker) -> Iterator[Case]:
     clamps = ((-128, 127), (-20, 99))
-    for shift, (low, high), size in product((12, 20, 21, 22), clamps, (*range(1, 18), 40)):
+    for shift, (low, high), size in product((12, 20, 21, 22), clamps, (1, 2, 3, 4, 7, 8, 9, 15, 16, 17, 40)):
         multipliers = [round(share * 2 ** min(shift, 21)) for share in (0.7, -0.9)]
         yield make.add(plan_add, ((1, 1, size, 1),) * 2, _adding(multipliers, shift, low, high))
     for low, high in clamps:  # the zero point does not fit into the offset
         yield make.add(plan_add, ((1, 1, 9, 3),) * 2, _adding([2**21 - 1, 2**21 - 1], 27, low, high))
+    for (low, high), size in product(clamps, (1, 7, 8, 19)):
+        rounding: dict[str, Attribute] = {"multiplier": 2**24, "shift": 32, "low": low, "high": high}
+        for shapes in (
+            ((3, size), (3, size)),
+            ((1, 2, 3, 8 + size), (8 + size,)),
+            ((1, 1, 8 + size), (2, 3, 8 + size)),
+        ):
+            yield make.binary("QMul", plan_mul, shapes, rounding)
+            yield make.add(plan_add, shapes, _adding([2**20, -(2**21) + 1], 21, low, high))
     for size in range(1, 61):
         yield make.unary("QLookup", plan_lookup, (1, size), {}, Value.of("table", make.levels((256,))))
 

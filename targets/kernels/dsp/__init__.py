@@ -9,7 +9,7 @@ from tinyopt.targets.kernels.dsp.clustered import plan_clustered, plan_clustered
 from tinyopt.targets.kernels.dsp.convolution import plan_convolution
 from tinyopt.targets.kernels.dsp.dense import plan_dense
 from tinyopt.targets.kernels.dsp.depthwise import plan_depthwise
-from tinyopt.targets.kernels.dsp.elementwise import plan_add, plan_lookup
+from tinyopt.targets.kernels.dsp.elementwise import plan_add, plan_lookup, plan_mul
 from tinyopt.targets.kernels.dsp.pointwise import plan_pointwise
 from tinyopt.targets.kernels.dsp.pool import plan_average_pool, plan_max_pool
 
@@ -23,6 +23,7 @@ DSP: Mapping[str, tuple[KernelPlanner, ...]] = {
     ),
     "QAdd": (plan_add,),
     "QLookup": (plan_lookup,),
+    "QMul": (plan_mul,),
     "QAveragePool": (plan_average_pool,),
     "MaxPool": (plan_max_pool,),
 }

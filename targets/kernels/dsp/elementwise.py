@@ -1,9 +1,9 @@
-"""QAdd of two tensors of one shape, and QLookup: loops over elements, from the first to the last.
+"""QAdd, QMul and QLookup: loops over elements, from the first to the last.
 
     y = clamp((a * Ma + b * Mb + c) >> shift),  c = 2^(shift - 1) - za * Ma - zb * Mb + (zy << shift)
 
 The output's zero point goes into c where the sum still fits 32 bits with it, which is checked here; else it is added
-after the shift. The loop over whole blocks is in assembly (see `elementwise_micro_kernels`).
+after the shift. Loops over whole blocks are in assembly (see `elementwise_micro_kernels`).
 """
 
 from __future__ import annotations
@@ -12,11 +12,20 @@ from dataclasses import dataclass, replace
 
 from tinyopt.ir import Node
 from tinyopt.targets.kernel import InputArgument, Kernel, OutputArgument, Overlap, Refusal, ScalarArgument
-from tinyopt.targets.kernels.dsp.elementwise_micro_kernels import BLOCK, LOOKUP, add_block
+from tinyopt.targets.kernels.dsp.broadcasting import Operands, Rows
+from tinyopt.targets.kernels.dsp.elementwise_micro_kernels import BLOCK, LOOKUP, add_block, multiply_block
 from tinyopt.targets.kernels.dsp.intrinsics import shift_and_saturate
 from tinyopt.targets.kernels.dsp.product import ANY_SIZE, clamp_saturated, saturate
 from tinyopt.targets.kernels.intrinsic import NAKED, Intrinsic
-from tinyopt.targets.kernels.requantize import INT8_HIGH, INT8_LOW, SSAT8, Requantization, zero_point_of
+from tinyopt.targets.kernels.requantize import (
+    INT8_HIGH,
+    INT8_LOW,
+    SMMLAR,
+    SMMLAR_INTRINSICS,
+    SSAT8,
+    Requantization,
+    zero_point_of,
+)
 from tinyopt.targets.kernels.tir import Expr, KernelBuilder, PrimFunc, call, cast, constant
 
 LARGEST_SHIFT = 22  # multipliers below 2^21 have this one or less
@@ -43,15 +52,15 @@ class AddSpec:
 
 
 def plan_add(node: Node) -> Kernel | Refusal:
-    """QAdd of equal shapes."""
-    a, b = node.input(0), node.input(1)
-    if a.shape != b.shape:
-        return Refusal("one of its inputs is broadcast")
+    """QAdd of equal shapes, or of a tensor and the end of its shape."""
+    rows = Rows.of(node)
+    if isinstance(rows, Refusal):
+        return rows
     to = Requantization.of(node)
     if to.shift > 31:
         return Refusal("its shift is 32")
     multipliers = node.int("multiplier_a"), node.int("multiplier_b")
-    zero_points = zero_point_of(node, a), zero_point_of(node, b)
+    zero_points = (zero_point_of(node, node.input(index)) for index in range(2))
     offset = (1 << (to.shift - 1)) - sum(m * z for m, z in zip(multipliers, zero_points, strict=True))
     folded = _fits(multipliers, offset + (to.zero_point << to.shift))
     if folded:
@@ -63,20 +72,8 @@ def plan_add(node: Node) -> Kernel | Refusal:
         multipliers, offset = (2 * multipliers[0], 2 * multipliers[1]), 2 * offset  # so that more nodes share a shift
         to = replace(to, shift=to.shift + 1)
     spec = AddSpec(to, folded)
-    numbers = (a.type.elements, *multipliers, offset)
-    return Kernel(
-        template=add,
-        spec=spec,
-        name="add_ssat",
-        arguments=(
-            InputArgument(0),
-            InputArgument(1),
-            OutputArgument(0),
-            *(ScalarArgument(number) for number in numbers),
-        ),
-        intrinsics=spec.intrinsics,
-        overlaps=(Overlap.forward(0), Overlap.forward(1)),
-    )
+    numbers = (multipliers[rows.whole], multipliers[1 - rows.whole], offset)
+    return Kernel(add, spec, "add_ssat", rows.arguments(*numbers), spec.intrinsics, rows.overlaps)
 
 
 def _fits(multipliers: tuple[int, int], offset: int) -> bool:
@@ -88,35 +85,80 @@ def _fits(multipliers: tuple[int, int], offset: int) -> bool:
 
 
 def add(spec: AddSpec) -> PrimFunc:
-    """y = clamp((a * multiplier_a + b * multiplier_b + offset) >> shift); parameters as in `plan_add`."""
+    """y = clamp((a * multiplier_a + b * multiplier_b + offset) >> shift)."""
     kernel = KernelBuilder("add")
     with kernel.function():
-        a, b, y = (kernel.buffer(name, "int8", ANY_SIZE) for name in ("a", "b", "y"))
-        names = ("elements", "multiplier_a", "multiplier_b", "offset")
-        elements, multiplier_a, multiplier_b, offset = (kernel.scalar(name) for name in names)
-        done: Expr = 0
-        if spec.zero_point_is_folded:
-            blocks = kernel.let(elements >> 3)
-            numbers = (blocks, multiplier_a, multiplier_b, offset)
-            limits = [constant(_repeated(limit), "int32") for limit in (spec.to.low, spec.to.high)]
-            block = add_block(spec.to.shift, spec.is_clamped)
-            kernel.run(block, a.address(), b.address(), y.address(), *numbers, *(limits if spec.is_clamped else ()))
-            done = kernel.let(blocks * BLOCK)
-        with kernel.loop(elements - done, start=done) as place:
-            total = offset + cast(a[place], "int32") * multiplier_a + cast(b[place], "int32") * multiplier_b
-            y[place] = cast(_level(spec, total), "int8")
+        operands = Operands.declare(kernel)
+        multiplier_a, multiplier_b, offset = (operands.number(place) for place in range(3))
+        limits = _limits(spec.to) if spec.is_clamped else ()
+
+        def block(a: Expr, b: Expr, y: Expr, blocks: Expr) -> None:
+            micro = add_block(spec.to.shift, spec.is_clamped)
+            kernel.run(micro, a, b, y, blocks, multiplier_a, multiplier_b, offset, *limits)
+
+        def level(a: Expr, b: Expr) -> Expr:
+            return _level(spec, offset + a * multiplier_a + b * multiplier_b)
+
+        operands.for_rows(kernel, block if spec.zero_point_is_folded else None, level)
     return kernel.finish()
 
 
-def _repeated(level: int) -> int:
-    """An int8 in each byte of an int32."""
-    return int.from_bytes(bytes([level & 0xFF] * 4), "little", signed=True)
+def _limits(to: Requantization) -> tuple[Expr, Expr]:
+    """Low and high in each byte of a word."""
+    low, high = (int.from_bytes(bytes([level & 0xFF] * 4), "little", signed=True) for level in (to.low, to.high))
+    return constant(low, "int32"), constant(high, "int32")
 
 
 def _level(spec: AddSpec, total: Expr) -> Expr:
     if not spec.zero_point_is_folded:
         return saturate((total >> spec.to.shift) + spec.to.zero_point, spec.to)
     return clamp_saturated(call(shift_and_saturate(spec.to.shift), total), spec.to)
+
+
+@dataclass(frozen=True)
+class MulSpec:
+    """The shift is 32."""
+
+    to: Requantization
+
+    @property
+    def is_clamped(self) -> bool:
+        """Whether the saturation to int8 is not enough."""
+        return (self.to.low, self.to.high) != (INT8_LOW, INT8_HIGH)
+
+
+def plan_mul(node: Node) -> Kernel | Refusal:
+    """QMul of equal shapes, or of a tensor and the end of its shape."""
+    rows = Rows.of(node)
+    if isinstance(rows, Refusal):
+        return rows
+    to = Requantization.of(node)
+    if to.shift != 32:
+        return Refusal("its shift is not 32")
+    spec = MulSpec(replace(to, zero_point=0))
+    zero_points = [zero_point_of(node, node.input(index)) for index in (rows.whole, 1 - rows.whole)]
+    arguments = rows.arguments(*(-zero_point for zero_point in zero_points), node.int("multiplier"), to.zero_point)
+    intrinsics = (NAKED, multiply_block(spec.is_clamped), *SMMLAR_INTRINSICS)
+    return Kernel(multiply, spec, "mul_smmlar", arguments, intrinsics, rows.overlaps)
+
+
+def multiply(spec: MulSpec) -> PrimFunc:
+    """y = clamp(round((a - za) * (b - zb) * multiplier / 2^32) + zy)."""
+    kernel = KernelBuilder("mul")
+    with kernel.function():
+        operands = Operands.declare(kernel)
+        minus_a, minus_b, multiplier, zero_point = (operands.number(place) for place in range(4))
+        limits = _limits(spec.to) if spec.is_clamped else ()
+
+        def block(a: Expr, b: Expr, y: Expr, blocks: Expr) -> None:
+            micro = multiply_block(spec.is_clamped)
+            kernel.run(micro, a, b, y, blocks, minus_a, minus_b, multiplier, zero_point, *limits)
+
+        def level(a: Expr, b: Expr) -> Expr:
+            return saturate(call(SMMLAR, (a + minus_a) * (b + minus_b), multiplier, zero_point), spec.to)
+
+        operands.for_rows(kernel, block, level)
+    return kernel.finish()
 
 
 @dataclass(frozen=True)

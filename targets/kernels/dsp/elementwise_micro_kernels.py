@@ -57,11 +57,68 @@ def _four_sums(shift: int, is_clamped: bool) -> list[str]:
     for half, a, b, total in _PLACES:
         lines += [f"smlaw{half} {total}, r4, {a}, r6", f"smlaw{half} {total}, r5, {b}, {total}"]
         lines.append(f"ssat {total}, #8, {total}, asr #{shift}")
-    lines += ["bfi r12, lr, #8, #8", "bfi r12, r10, #16, #8", "bfi r12, r8, #24, #8"]
+    return [*lines, *_store_four(is_clamped, 48)]
+
+
+def _store_four(is_clamped: bool, limits: int) -> list[str]:
+    """The levels in r12, lr, r10, r8 as one word; lows and highs lie `limits` bytes up the stack."""
+    lines = ["bfi r12, lr, #8, #8", "bfi r12, r10, #16, #8", "bfi r12, r8, #24, #8"]
     if is_clamped:
-        lines += ["ldrd r10, r11, [sp, #48]", "ssub8 r8, r12, r10", "sel r12, r12, r10"]
+        lines += [f"ldrd r10, r11, [sp, #{limits}]", "ssub8 r8, r12, r10", "sel r12, r12, r10"]
         lines += ["ssub8 r8, r11, r12", "sel r12, r12, r11"]
     return [*lines, "str r12, [r2], #4"]
+
+
+def multiply_block(is_clamped: bool) -> Intrinsic:
+    """y = saturate(round((a + minus_a) * (b + minus_b) * multiplier / 2^32) + zero_point) for `blocks` blocks.
+
+    is_clamped: between lows and highs too, which have the limit in each byte.
+    """
+    lines = [
+        "push {r4-r11, lr}",
+        *("ldrd r4, r5, [sp, #36]", "ldrd r6, r7, [sp, #44]"),
+        *("pkhbt r4, r4, r4, lsl #16", "pkhbt r5, r5, r5, lsl #16"),
+        "cmp r3, #0",
+        "beq 2f",
+        "1:",
+        *_four_products(is_clamped),
+        *_four_products(is_clamped),
+        "subs r3, r3, #1",
+        "bne 1b",
+        "2:",
+        "pop {r4-r11, pc}",
+    ]
+    limits = ("int32_t lows", "int32_t highs") if is_clamped else ()
+    return micro_kernel(
+        f"tinyopt_multiply_elements{'_clamped' if is_clamped else ''}",
+        (
+            *("const int8_t *a", "const int8_t *b", "int8_t *y", "int32_t blocks"),
+            *("int32_t minus_a", "int32_t minus_b", "int32_t multiplier", "int32_t zero_point"),
+            *limits,
+        ),
+        "\n".join(lines),
+        _products,
+    )
+
+
+def _four_products(is_clamped: bool) -> list[str]:
+    lines = ["ldr r8, [r0], #4", "ldr r9, [r1], #4"]
+    lines += ["sxtab16 r10, r4, r8", "sxtab16 r11, r5, r9"]
+    lines += ["sxtab16 r8, r4, r8, ror #8", "sxtab16 r9, r5, r9, ror #8"]
+    for half, a, b, level in _PLACES:
+        lines += [
+            f"smul{half}{half} {level}, {a}, {b}",
+            f"smmlar {level}, {level}, r6, r7",
+            f"ssat {level}, #8, {level}",
+        ]
+    return [*lines, *_store_four(is_clamped, 52)]
+
+
+def _products(
+    a: NDArray[np.int8], b: NDArray[np.int8], zero_points: tuple[int, int], multiplier: int, zero_point: int
+) -> NDArray[np.int8]:
+    product = (a.astype(np.int64) - zero_points[0]) * (b.astype(np.int64) - zero_points[1])
+    return np.asarray(np.clip(((product * multiplier + (1 << 31)) >> 32) + zero_point, -128, 127), np.int8)
 
 
 def _sums(shift: int) -> Any:
