@@ -96,6 +96,8 @@ def convolution_cases(make: CaseMaker) -> Iterator[Case]:
         yield make.conv(plan_convolution, (7, 9, channels), 5, window, stride, pads)
     for height, width, pads in product((3, 4), (3, 5, 8), ((0, 0, 0, 0), (0, 0, 2, 1), (1, 2, 0, 0), (2, 1, 1, 3))):
         yield make.conv(plan_convolution, (height, width, 3), 4, (3, 3), (1, 1), pads)
+    for channels, width, rows in product((4, 12, 20), (4, 11), (1, 3)):  # three columns at stride 1
+        yield make.conv(plan_convolution, (5, width, channels), 4, (rows, 3), (2, 1), (rows // 2, 1, 0, 1))
     yield make.conv(plan_convolution, (12, 10, 1), 8, (10, 4), (2, 2), (4, 1, 5, 1))
     yield make.conv(plan_convolution, (8, 8, 16), 16, (3, 3), (1, 1), (1, 1, 1, 1), residual=1)
     yield make.conv(plan_convolution, (8, 7, 16), 15, (3, 3), (1, 1), (1, 1, 1, 1), residual=1, shift=31)

@@ -263,7 +263,7 @@ str r5, [sp, #{ENDING}]
 11: ldr r0, [sp, #{SOURCE}]
 ldr r1, [sp, #{BLOCK}]
 ldr lr, [sp, #{PARAMETERS}]
-{gather_four(ROWS_LEFT, 12)}
+{gather_four(ROWS_LEFT, PARAMETERS, 40)}
 ldr r0, [sp, #{BLOCK}]
 ldr r1, [sp, #{WEIGHTS}]
 b 2b

@@ -28,6 +28,7 @@ from tinyopt.targets.kernels.dsp.micro_kernels import (
     FILL,
     FIRST_FREE,
     GATHER_ONE,
+    IS_THREE_WIDE,
     PIXELS,
     QUAD_BYTES,
     ROWS,
@@ -163,6 +164,7 @@ def _numbers(node: Node, geometry: Geometry) -> dict[int, int]:
         TAIL: geometry.run % 4,
         SKIP: geometry.pitch - geometry.run,
         ROWS: geometry.rows,
+        IS_THREE_WIDE: int((geometry.columns, geometry.column_stride, geometry.channels % 4) == (3, 1, 0)),
     }
     return {**gathering, **{FIRST_FREE + place: number for place, number in enumerate(of_window)}}
 

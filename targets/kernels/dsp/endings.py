@@ -18,19 +18,20 @@ FRAME = 108
 COUNT, BLOCKS, SOURCE, RESIDUAL = range(FRAME + 36, FRAME + 52, 4)
 
 LARGEST_JOINED_SHIFT = 7  # of accumulators with joined weights
+_FIRST_MULTIPLIER, _SECOND_MULTIPLIER = "r2", "r3"
 _FIRSTS, _SECONDS = ("r4", "r5", "r6", "r7"), ("r8", "r9", "r10", "r11")
 
 
 def short_ending(shift: int, has_residual: bool, is_joined: bool) -> str:
     """Two channels of four pixels, clamped to int8. After it r1 is past the multipliers, r12 at the next channel."""
     if has_residual:
-        return _second_sums(is_joined) + _with_residual(shift)
-    seconds = _levels_of_joined(shift) if is_joined else _levels(shift, _SECONDS, "r3")
+        return _second_sums(is_joined, shift) + _with_residual(shift, is_joined)
+    seconds = _levels_of_joined(shift) if is_joined else _levels(shift, _SECONDS, _SECOND_MULTIPLIER)
     return "\n".join(
         [
             *("ldrd r2, r3, [r1], #8", "ldm sp, {r0, r12, lr}"),
             *(f"sub {second}, {second}, {first}" for first, second in zip(_FIRSTS, _SECONDS, strict=True) if is_joined),
-            *_levels(shift, _FIRSTS, "r2"),
+            *_levels(shift, _FIRSTS, _FIRST_MULTIPLIER),
             "add r2, lr, lr, lsl #1",
             *_stores(_FIRSTS),
             *seconds,
@@ -54,7 +55,7 @@ def _levels_of_joined(shift: int) -> list[str]:
     """
     return [
         f"ldr r0, [sp, #{FACTOR}]",
-        *(f"smmla {r}, {r}, r3, r0" for r in _SECONDS),
+        *(f"smmla {r}, {r}, {_SECOND_MULTIPLIER}, r0" for r in _SECONDS),
         *(f"ssat {r}, #8, {r}, asr #{8 - shift}" for r in _SECONDS),
     ]
 
@@ -66,29 +67,31 @@ def _stores(registers: Sequence[str]) -> list[str]:
     return [*rest, f"strb {registers[0]}, [r12], #1"]
 
 
-def _second_sums(is_joined: bool) -> str:
-    """Take the second channel's sums out of those of joined weights."""
+def _second_sums(is_joined: bool, shift: int) -> str:
+    """Take the second channel's sums out of those of joined weights, shifted left by `shift` already."""
     sums = zip(_FIRSTS, _SECONDS, strict=True)
-    return "".join(f"sub {b}, {b}, {a}\nasr {b}, {b}, #8\n" for a, b in sums) if is_joined else ""
+    return "".join(f"sub {b}, {b}, {a}\nasr {b}, {b}, #{8 - shift}\n" for a, b in sums) if is_joined else ""
 
 
-def _with_residual(shift: int) -> str:
+def _with_residual(shift: int, is_joined: bool) -> str:
     """The same with sums of 64 bits: the products of accumulator and residual are added before they are rounded."""
 
-    def level(pixel: int, multiplier: str, at: str) -> str:
+    def level(pixel: int, multiplier: str, at: str) -> list[str]:
         acc = f"r{4 + pixel}"
-        shifts = f"lsl {acc}, {acc}, #{shift}\nlsl r10, r10, #{shift}\n" if shift else ""
-        return f"""\
-ldrsb r10, [r0{at}]
-ldrd r8, r9, [sp, #{START}]
-{shifts}smlal r8, r9, {acc}, {multiplier}
-smlal r8, r9, r10, r11
-ssat r9, #8, r9
-strb r9, [r12{at}]
-"""
+        is_shifted = is_joined and multiplier == _SECOND_MULTIPLIER
+        return [
+            f"ldrsb r10, [r0{at}]",
+            f"ldrd r8, r9, [sp, #{START}]",
+            *([f"lsl {acc}, {acc}, #{shift}"] if shift and not is_shifted else []),
+            *([f"lsl r10, r10, #{shift}"] if shift else []),
+            f"smlal r8, r9, {acc}, {multiplier}",
+            "smlal r8, r9, r10, r11",
+            "ssat r9, #8, r9",
+            f"strb r9, [r12{at}]",
+        ]
 
     def pixels(first: int, multiplier: str) -> str:
-        return level(first, multiplier, "") + level(first + 1, multiplier, ", lr")
+        return "\n".join([*level(first, multiplier, ""), *level(first + 1, multiplier, ", lr")])
 
     return f"""
 strd r8, r9, [sp, #{SUMS}]
@@ -97,18 +100,18 @@ ldrd r2, r3, [r1], #8
 ldm sp, {{r0, r12, lr}}
 add r0, r0, r12
 ldr r11, [sp, #{FACTOR}]
-{pixels(0, "r2")}
+{pixels(0, _FIRST_MULTIPLIER)}
 add r0, r0, lr, lsl #1
 add r12, r12, lr, lsl #1
-{pixels(2, "r2")}
+{pixels(2, _FIRST_MULTIPLIER)}
 ldrd r4, r5, [sp, #{SUMS}]
 ldrd r6, r7, [sp, #{SUMS + 8}]
 add r0, r0, #1
 add r12, r12, #1
-{pixels(2, "r3")}
+{pixels(2, _SECOND_MULTIPLIER)}
 sub r0, r0, lr, lsl #1
 sub r12, r12, lr, lsl #1
-{pixels(0, "r3")}
+{pixels(0, _SECOND_MULTIPLIER)}
 add r12, r12, #1
 """
 
@@ -127,7 +130,7 @@ smlal r5, r11, lr, r0
 mov r0, r11
 """
     return f"""
-7: {_second_sums(is_joined).strip()}
+7: {_second_sums(is_joined, 0).strip()}
 add r12, sp, #{SUMS}
 stm r12, {{r4-r11}}
 ldr r4, [sp, #{OUTPUT}]

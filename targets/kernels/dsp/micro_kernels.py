@@ -20,21 +20,25 @@ BLOCK_BYTES, WEIGHT_BYTES, FAST_BYTES, IS_ODD, ENTRY = range(5)  # fast: the cha
 ZERO_POINT, CHANNELS, LOW, HIGH, RESIDUAL_MULTIPLIER, START_LOW, START_HIGH = range(5, 12)  # start: a residual's sum's
 DISTANCE, QUAD_BYTES, TAIL, SKIP, ROWS = range(12, 17)  # gathering: bytes from pixel to pixel; runs and what is between
 SOURCE_STEP, OUTPUT_STEP = 17, 18  # bytes from one full block to the next
-FIRST_FREE = 19
+IS_THREE_WIDE = 19  # windows of three columns at stride 1, and channels that fill words: `_gather_three_wide`
+FIRST_FREE = 20
 
 
-def gather_four(rows_left: int, first_label: int) -> str:
+def gather_four(rows_left: int, parameters: int, first_label: int) -> str:
     """The windows of four pixels at equal distances into a block, within a function.
 
-    In: r0 the source, r1 the block, lr the parameters. rows_left: a free place in the frame. It uses all registers, and
-    `first_label` and the four labels after it.
+    In: r0 the source, r1 the block, lr the parameters. rows_left, parameters: places in the frame, where the address of
+    the parameters lies too. It uses all registers, and `first_label` and the seven labels after it.
     """
-    row, quad, rest, single, end = (first_label + n for n in range(5))
+    row, quad, rest, single, end, three_wide, three_wide_quad, done = (first_label + n for n in range(8))
     return f"""
 ldr r4, [lr, #{4 * ROWS}]
 str r4, [sp, #{rows_left}]
 ldr r2, [lr, #{4 * DISTANCE}]
+ldr r12, [lr, #{4 * IS_THREE_WIDE}]
 add r3, r2, r2, lsl #1
+cmp r12, #0
+bne {three_wide}f
 {row}: ldr r12, [lr, #{4 * QUAD_BYTES}]
 add r12, r12, r0
 cmp r12, r0
@@ -79,6 +83,43 @@ stm r1!, {{r4-r7}}
 {end}: ldr r4, [lr, #{4 * SKIP}]
 ldr r5, [sp, #{rows_left}]
 add r0, r0, r4
+subs r5, r5, #1
+str r5, [sp, #{rows_left}]
+bne {row}b
+b {done}f
+{_gather_three_wide(rows_left, parameters, three_wide, three_wide_quad)}
+{done}:
+"""
+
+
+def _gather_three_wide(rows_left: int, parameters: int, row: int, quad: int) -> str:
+    """Of six neighbouring cells, the words of the first four are the left column of the windows, and so on."""
+    loads = "\n".join(
+        f"ldr r{5 + n}, [r0, {at}]" for n, at in enumerate(("r2", "r2, lsl #1", "r3", "r2, lsl #2", "r12"))
+    )
+    stores = "stm r1!, {r4-r7}\nstm r10!, {r5-r8}\nstm r11!, {r6-r9}"
+    low, high = ("\n".join(f"sxtb16 r{n}, r{n}{rotation}" for n in range(4, 10)) for rotation in ("", ", ror #8"))
+    return f"""
+{row}: add r12, r2, r2, lsl #2
+add r10, r1, r2, lsl #3
+add r11, r1, r2, lsl #4
+add lr, r0, r2
+{quad}: {loads}
+ldr r4, [r0]
+{low}
+{stores}
+{loads}
+ldr r4, [r0], #4
+{high}
+{stores}
+cmp r0, lr
+bne {quad}b
+mov r1, r11
+ldr lr, [sp, #{parameters}]
+ldr r4, [lr, #{4 * SKIP}]
+ldr r5, [sp, #{rows_left}]
+add r0, r0, r4
+add r0, r0, r2, lsl #1
 subs r5, r5, #1
 str r5, [sp, #{rows_left}]
 bne {row}b
