@@ -23,6 +23,7 @@ class CompileOptions:
     calibration, evaluation: `file.npz:array` and `file.npz:inputs,labels`; see tinyopt.samples.
     calibration_mean, calibration_scale: real = (raw - mean) * scale, for both.
     prune: the share of multiply-accumulates to remove, 0 to 1. cluster: values per layer's weights, 0 for none.
+    cluster_cost: how many times the instructions of int8 weights a layer may take to look clustered ones up.
     boundary: element type at inputs and outputs; None leaves it to the target. name: prefix of C names and files.
     patches: whether the first layers run in bands of rows: "off", "auto" where it saves a quarter, or how many bands.
     memory: the regions of memory to use, the fastest first; none: one arena, as large as it must be.
@@ -40,6 +41,7 @@ class CompileOptions:
     is_quantized: bool = True
     prune: float = 0.0
     cluster: int = 0
+    cluster_cost: float = 1.25
     boundary: Literal["int8", "float"] | None = None
     patches: str = "off"
     memory: tuple[MemoryRegion, ...] = ()

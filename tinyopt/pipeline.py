@@ -98,7 +98,7 @@ def _with_main_options(step: Pass, options: CompileOptions, boundary: str) -> Pa
         case PruneChannels():
             return replace(step, ratio=options.prune)
         case ClusterWeights():
-            return replace(step, clusters=options.cluster)
+            return replace(step, clusters=options.cluster, cost=options.cluster_cost)
         case LowerInteger():
             return replace(step, boundary=boundary)
         case SplitRows():

@@ -44,6 +44,13 @@ def _options(command: _Command) -> _Command:
             click.option(
                 "--cluster", default=0, type=click.IntRange(0, 64), help="Values per layer's weights, 2 to 64."
             ),
+            click.option(
+                "--cluster-cost",
+                default=1.25,
+                show_default=True,
+                type=click.FloatRange(1),
+                help="Clustered layers may take so many times the instructions of int8 weights, or they keep those.",
+            ),
             click.option("--io", type=click.Choice(["int8", "float"]), help="Boundary.  [default: the target's]"),
             click.option("--mem", metavar="NAME=SIZE,...", help="RAM regions, the fastest first: dtcm=64K,sram=256K."),
             click.option(
@@ -87,6 +94,7 @@ def compile_command(
     quantize: bool,
     prune: float,
     cluster: int,
+    cluster_cost: float,
     io: Literal["int8", "float"] | None,
     mem: str | None,
     patches: str,
@@ -125,6 +133,7 @@ def compile_command(
             is_quantized=quantize,
             prune=prune,
             cluster=cluster,
+            cluster_cost=cluster_cost,
             boundary=io,
             memory=parse_memory(mem),
             patches=patches,

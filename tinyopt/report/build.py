@@ -13,6 +13,7 @@ from tinyopt.ir import Graph, Value
 from tinyopt.lowering.program import KernelCall, Program
 from tinyopt.ops import OPERATORS
 from tinyopt.pipeline import Drift, PipelineStep
+from tinyopt.report.clustering import clustering
 from tinyopt.report.figures import buffers, node_changes, totals
 from tinyopt.report.sources import layer_sources
 from tinyopt.targets.target import Target
@@ -143,4 +144,5 @@ def _layer(call: KernelCall, target: Target) -> dict[str, Any]:
         "offset": call.outputs[0].offset,
         "bytes": call.outputs[0].bytes,
         "refusals": list(call.refusals),
+        "clusters": clustering(call),
     }

@@ -21,6 +21,8 @@ _COLUMNS: Mapping[str, Callable[[dict[str, Any]], Any]] = {
     "shape": lambda layer: "x".join(map(str, layer["shape"])),
     "macs": lambda layer: layer["macs"],
     "weight_bytes": lambda layer: layer["weight_bytes"],
+    "clusters": lambda layer: layer["clusters"] and layer["clusters"]["count"],
+    "bytes_saved_by_clusters": lambda layer: layer["clusters"] and layer["clusters"]["saved_bytes"],
     "arena_offset": lambda layer: layer["offset"],
     "output_bytes": lambda layer: layer["bytes"],
     "estimated_instructions": lambda layer: layer["estimated_instructions"],

@@ -15,6 +15,7 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from tinyopt.report.clustering import clustering_table
 from tinyopt.report.plain import memory_size, printable, shortened, signed_change, signed_percent
 
 PLAIN_WIDTH = 120
@@ -53,6 +54,7 @@ def renderable(report: dict[str, Any]) -> RenderableType:
         Text(),
         _layers(report),
         Text(),
+        *_clustering(report),
         _memory(report),
     ]
     if "evaluation" in report:
@@ -205,6 +207,11 @@ def _layers(report: dict[str, Any]) -> Table:
     ]
     table.add_row("", "all layers", *sums[:2], "|", "", "", *sums[2:], "", style="bold")
     return _with_whole_numbers(table)
+
+
+def _clustering(report: dict[str, Any]) -> list[RenderableType]:
+    table = clustering_table(report)
+    return [] if table is None else [_with_whole_numbers(table), Text()]
 
 
 def _source_text(layer: dict[str, Any]) -> str:

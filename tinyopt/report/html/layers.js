@@ -98,15 +98,25 @@ function perMac() {
   return [title, chart];
 }
 
+// what sharing few values wins in flash, and costs in instructions where that is modelled
+function clusterText(clusters) {
+  if (!clusters) return "";
+  if (!clusters.is_decoded) return `${clusters.count} values, int8 kept`;
+  const factor = clusters.instructions ? `, ×${(clusters.instructions / clusters.int8_instructions).toFixed(2)} instructions` : "";
+  return `${clusters.count} values: −${whole(clusters.saved_bytes)} B${factor}`;
+}
+
 function layerTable() {
   const total = sum(layers.map(instructionsOf));
-  const head = ["#", "operator", "kernel", "output", "MACs", data.profile ? "instructions" : "instructions ≈", "per MAC", "share", "flash B", "arena at", "SNR", "from"];
+  const areClustered = layers.some((layer) => layer.clusters);
+  const head = ["#", "operator", "kernel", "output", "MACs", data.profile ? "instructions" : "instructions ≈", "per MAC", "share", "flash B", "arena at", "SNR", "from", ...(areClustered ? ["clustered weights"] : [])];
   const body = layers.map((layer) => {
     const instructions = instructionsOf(layer);
     const cells = [
       layer.index, layer.op, layer.kernel, `${layer.dtype} ${layer.shape.join("×")}`, whole(layer.macs), whole(instructions),
       layer.macs ? (instructions / layer.macs).toFixed(3) : "", total ? `${((100 * instructions) / total).toFixed(1)} %` : "",
       whole(layer.weight_bytes), whole(layer.offset), layer.error ? decibels(layer.error) : "", layer.origins.join(", "),
+      ...(areClustered ? [clusterText(layer.clusters)] : []),
     ];
     return html("tr", { onclick: () => showLayer(layer) }, cells.map((cell, i) => html("td", { class: [0, 4, 5, 6, 7, 8, 9, 10].includes(i) ? "number" : i === 11 ? "from" : "", dir: i === 11 ? "auto" : null }, String(cell))));
   });

@@ -1,0 +1,50 @@
+"""What the report says of clustered weights is what a linked program holds."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from digits import MODEL, options_for
+
+from tinyopt.api import compile_model
+from tinyopt.report.text import plain_text
+
+MACHINE = ("-mcpu=cortex-m4", "-mthumb")
+RESCALING_BYTES = 8  # bias and multiplier, which lie among the places of each channel
+
+
+def test_the_bytes_of_clustered_layers_are_those_of_the_object_file(tmp_path: Path) -> None:
+    if shutil.which("arm-none-eabi-gcc") is None:
+        pytest.skip("arm-none-eabi-gcc is not installed")
+    options = replace(options_for("cortex-m4"), cluster=16, cluster_cost=10.0)
+    report = compile_model(MODEL, tmp_path / "out", options).report
+    weights = tmp_path / "weights.o"
+    source = tmp_path / "out" / "digits_weights.c"
+    subprocess.run(["arm-none-eabi-gcc", *MACHINE, "-O1", "-c", source, "-o", weights], check=True)
+    symbols = subprocess.run(["arm-none-eabi-nm", "-S", weights], capture_output=True, text=True, check=True).stdout
+    sizes = {fields[3]: int(fields[1], 16) for line in symbols.splitlines() if len(fields := line.split()) == 4}
+    decoded = [layer for layer in report["layers"] if layer["clusters"] and layer["clusters"]["is_decoded"]]
+    assert {layer["op"] for layer in decoded} == {"QConv", "QDense"}
+    for layer in decoded:
+        names = re.findall(r"digits_(?:weight|codebook)_\d+", layer["c"]["call"])
+        rescaling = RESCALING_BYTES * layer["shape"][-1]
+        assert sum(sizes[name] for name in names) - rescaling == layer["clusters"]["bytes"], layer["name"]
+        assert layer["clusters"]["saved_bytes"] == layer["clusters"]["int8_bytes"] - layer["clusters"]["bytes"] > 0
+
+
+def test_a_layer_that_keeps_int8_weights_says_so_and_why(tmp_path: Path) -> None:
+    options = replace(options_for("cortex-m4"), cluster=16, cluster_cost=1.0)
+    folder = compile_model(MODEL, tmp_path / "out", options).folder
+    report = json.loads((folder / "report.json").read_text())
+    classifier = next(layer for layer in report["layers"] if layer["op"] == "QDense")
+    assert classifier["clusters"]["saved_bytes"] == 0
+    assert any("(the limit is 1) to save" in reason for reason in classifier["refusals"])
+    line = next(line for line in plain_text(report).splitlines() if " int8 kept" in line and " classifier " in line)
+    assert line.split()[:6] == ["8", "classifier", "16", "320", "320", "0"]
+    assert "int8 kept" in (folder / "report.html").read_text(encoding="utf-8")
