@@ -33,7 +33,7 @@ def columns_meaning(
 ) -> Array:
     """int8 [4 pixels, channels] of four packed pixels; weights int8 [channels, places] before they were packed.
 
-    numbers: from zero point - low on, as `ColumnNumbers` has them.
+    numbers: those of the micro-kernel from zero point - low on, the residual's last.
     """
     words = np.array(columns, np.int64).reshape(-1, 2, 2)  # two places, two pairs of pixels, place
     low = (words & 0xFFFF ^ 0x8000) - 0x8000
