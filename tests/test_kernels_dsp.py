@@ -12,7 +12,7 @@ from cortex_m_cases import CaseMaker
 from cortex_m_harness import CLANG, GCC, Case, require_tools, run_cases, run_intrinsics
 
 from tinyopt.ir import Attribute, Value
-from tinyopt.targets.kernel import Kernel, ScratchArgument
+from tinyopt.targets.kernel import ConstantArgument, Kernel, ScratchArgument
 from tinyopt.targets.kernels.dsp import intrinsics
 from tinyopt.targets.kernels.dsp.dense import plan_dense
 from tinyopt.targets.kernels.dsp.depthwise import plan_depthwise
@@ -165,6 +165,17 @@ def test_depthwise_layers_of_one_row_width_share_their_function_and_a_small_scra
 
 def _scratch_bytes(kernel: Kernel) -> int:
     return sum(argument.bytes for argument in kernel.arguments if isinstance(argument, ScratchArgument))
+
+
+def test_a_joined_word_of_weights_is_256_times_the_second_channel_plus_the_first() -> None:
+    make = CaseMaker(1)
+    case = make.dense(plan_dense, (1, 4), 4)
+    packed = next(argument.array for argument in case.kernel.arguments if isinstance(argument, ConstantArgument))
+    weights = case.node.input(1).data.astype(int)  # channels, depth
+    joined = np.frombuffer(packed.tobytes(), "<i2").reshape(2, 2, 2)  # word of the quad, pair of channels, place
+    wanted = weights[0::2] + 256 * weights[1::2]  # pair of channels, depth
+    assert joined[0].tolist() == wanted[:, [0, 2]].tolist()
+    assert joined[1].tolist() == wanted[:, [1, 3]].tolist()
 
 
 @pytest.mark.qemu
