@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import subprocess
 from collections.abc import Iterator
 from itertools import product
 from pathlib import Path
@@ -9,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from cortex_m_cases import CaseMaker
-from cortex_m_harness import CLANG, FLAGS, GCC, M55, Case, require_tools, run_cases
+from cortex_m_harness import CLANG, EMULATOR, FLAGS, GCC, M55, Case, build, program_text, require_tools, run_cases
 
 from tinyopt.targets.kernel import KernelPlanner, Refusal
 from tinyopt.targets.kernels.mve.convolution import ConvolutionSpec, plan_convolution
@@ -121,6 +123,30 @@ def test_every_compiler_makes_them_at_every_level(compiler: str, level: str, tmp
     assert run_cases(cases, tmp_path, machine=M55, compiler=compiler, flags=flags) == ""
 
 
+MEMORY_END = 0x20080000  # of the data memory of QEMU's mps3-an547; reading there is a fault that stops it
+
+
+@pytest.mark.qemu
+@pytest.mark.parametrize("family", FAMILIES)
+def test_nothing_is_read_behind_the_input(family: str, tmp_path: Path) -> None:
+    require_tools()
+    text = program_text(list(FAMILIES[family](CaseMaker(3)))[::3])
+    at_end = f"""\
+static const void *at_end(const void *array, unsigned bytes) {{
+  char *place = (char *){MEMORY_END} - bytes;
+  memcpy(place, array, bytes);
+  return place;
+}}
+"""
+    first = re.compile(r"(?<=\()\(const void \*\)(data_\d+_0)(?=, )")
+    text, inputs = first.subn(r"at_end(\1, sizeof \1)", text)
+    assert inputs > 40
+    (tmp_path / "cases.c").write_text(text.replace("static unsigned used;\n", f"static unsigned used;\n{at_end}", 1))
+    program = build(tmp_path / "cases.c", tmp_path, FLAGS, M55)
+    command = (EMULATOR, "-M", M55.machine, "-nographic", "-semihosting", "-kernel", str(program))
+    assert subprocess.run(command, capture_output=True, text=True, check=False, timeout=300).stdout == "done\n"
+
+
 def test_the_meaning_of_a_tile_is_a_product_of_matrices() -> None:
     random = np.random.default_rng(1)
     weights = random.integers(-127, 128, (6, 48)).astype(np.int8)
@@ -170,3 +196,6 @@ def test_what_another_kernel_must_take_is_refused_with_the_reason() -> None:
     node = CaseMaker(1).conv(plan_pointwise, (3, 3, 4), 4, residual=1, shift=20).node
     node.attributes["residual_multiplier"] = 2**28
     assert plan_pointwise(node) == Refusal("its residual is scaled by more than 64")
+    node = CaseMaker(1).conv(plan_pointwise, (1, 1, 1), 4).node
+    node.outputs[0] = CaseMaker(1).activation("y", (1, 1, 1, 65535), 0)
+    assert plan_pointwise(node) == Refusal("it has more than 65532 output channels")

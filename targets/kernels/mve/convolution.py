@@ -29,6 +29,7 @@ from tinyopt.targets.kernels.mve.memory import COPY_ROWS, FILL
 from tinyopt.targets.kernels.mve.micro_kernels import pair_tile
 from tinyopt.targets.kernels.mve.pointwise import ANY_SIZE
 from tinyopt.targets.kernels.mve.tile import (
+    MAXIMUM_CHANNELS,
     PAIR_ORDER,
     Tile,
     levels_of,
@@ -96,6 +97,8 @@ def plan_convolution(node: Node) -> Kernel | Refusal:
         return Refusal("it is dilated")
     if node.input(0).shape[0] != 1:
         return Refusal("its batch is not 1")
+    if node.output.shape[-1] > MAXIMUM_CHANNELS:
+        return Refusal(f"it has more than {MAXIMUM_CHANNELS} output channels")
     shape = Geometry.of(node)
     if shape.is_whole_image:
         return plan_vector(node)

@@ -27,6 +27,7 @@ from tinyopt.targets.kernels.mve.depth import contiguous
 from tinyopt.targets.kernels.mve.memory import COPY_ROWS
 from tinyopt.targets.kernels.mve.micro_kernels import pair_tile
 from tinyopt.targets.kernels.mve.tile import (
+    MAXIMUM_CHANNELS,
     PAIR_ORDER,
     STEP,
     Tile,
@@ -64,6 +65,8 @@ def plan_pointwise(node: Node) -> Kernel | Refusal:
             return Refusal("it has more than one group")
         if node.input(1).shape[1:3] != (1, 1) or node.ints("strides") != (1, 1) or any(node.ints("pads")):
             return Refusal("it is not pointwise")
+    if node.output.shape[-1] > MAXIMUM_CHANNELS:
+        return Refusal(f"it has more than {MAXIMUM_CHANNELS} output channels")
     rescaling = rescaling_of(node)
     if isinstance(rescaling, Refusal):
         return rescaling

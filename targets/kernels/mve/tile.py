@@ -16,6 +16,7 @@ from tinyopt.targets.kernels.requantize import INT8_HIGH, INT8_LOW, zero_point_o
 STEP = 16  # places of the depth in a vector
 PAIR_CHANNELS = 4  # of a tile of two pixels
 DENSE_CHANNELS = 8  # of a tile of one pixel
+MAXIMUM_CHANNELS = 65532  # of two pixels, whose lanes' places have 16 bits
 Walk = Literal["once", "blocks", "rows", "unrolled"]
 Ending = Literal["high", "shift", "residual"]
 
