@@ -16,6 +16,7 @@ from tinyopt.ops import OPERATORS
 from tinyopt.targets.kernel import ConstantArgument, KernelPlanner, Refusal
 from tinyopt.targets.kernels.mve.depthwise import PARAMETERS, DepthwiseSpec, plan_depthwise
 from tinyopt.targets.kernels.mve.depthwise_rows import PAIR_ROWS
+from tinyopt.targets.kernels.mve.depthwise_tiles import KINDS
 from tinyopt.targets.kernels.mve.elementwise import AddSpec, MultiplySpec, plan_add, plan_lookup, plan_multiply
 from tinyopt.targets.kernels.mve.movement import plan_concat, plan_pad, plan_slice
 from tinyopt.targets.kernels.mve.pool import plan_average_pool, plan_max_pool
@@ -160,14 +161,14 @@ def test_the_meanings_of_the_depthwise_micro_kernels_make_a_convolution(
     case = CaseMaker(5).conv(plan_depthwise, (5, 6, 3), 3, window, (stride, stride), around, True, (1, 1), **options)
     spec = case.kernel.spec
     assert isinstance(spec, DepthwiseSpec)
-    assert spec.kind == kind
     taps, factors, settings, numbers = (a.array for a in case.kernel.arguments if isinstance(a, ConstantArgument))
     n = dict(zip(PARAMETERS, numbers.tolist(), strict=True))
     assert n["blocks"] == 1
+    assert KINDS[n["kind"]] == kind
     scratch = np.full(n["places"], n["filler"], np.int8)
     x, y = present(case.arrays[0]).reshape(-1), np.zeros(case.node.output.type.elements, np.int8)
     slots = (n["bands"] - 1) * n["advance"] + n["span"]
-    PAIR_ROWS[spec.group].meaning(x, scratch, scratch[n["first_cell"] :], -n["top"], slots, numbers, 3)
+    PAIR_ROWS.meaning(x, scratch, scratch[n["first_cell"] :], -n["top"], slots, numbers, 3)
     for number, bands in enumerate((range(n["whole_bands"]), range(n["whole_bands"], n["bands"]))):
         columns = [min(tile * n["tile_columns"], n["last_column"]) for tile in range(n["tiles"])]
         cells = [
@@ -181,7 +182,15 @@ def test_the_meanings_of_the_depthwise_micro_kernels_make_a_convolution(
         more = (None, n["chunks"]) if kind == "chunks" else ()
         if places:
             spec.tiles.meaning(
-                places, setting, taps.reshape(-1), factors.reshape(-1), y, len(places), 3, numbers[5:], *more
+                places,
+                setting,
+                taps.reshape(-1),
+                factors.reshape(-1),
+                y,
+                len(places),
+                3,
+                numbers[PARAMETERS.index("zero_point") :],
+                *more,
             )
     assert y.tolist() == OPERATORS["QConv"].evaluate(case.node, case.arrays)[0].reshape(-1).tolist()
 

@@ -34,7 +34,7 @@ from tinyopt.targets.kernels.mve.depthwise_layout import (
     settings,
 )
 from tinyopt.targets.kernels.mve.depthwise_rows import PAIR_ROWS
-from tinyopt.targets.kernels.mve.depthwise_tiles import PLACE, TILES, Ending
+from tinyopt.targets.kernels.mve.depthwise_tiles import KINDS, PLACE, Ending, chunk_tiles, gather_tiles
 from tinyopt.targets.kernels.mve.memory import COPY_ROWS, FILL
 from tinyopt.targets.kernels.requantize import INT8_HIGH, INT8_LOW, Requantization, zero_point_of
 from tinyopt.targets.kernels.tir import Buffer, Expr, KernelBuilder, PrimFunc, minimum, select
@@ -43,31 +43,29 @@ ANY_SIZE = 1 << 24  # buffers whose extent is not known when the function is com
 LARGEST_TAPS = 255  # a pattern's numbers have 8 bits, and one of them stands for none
 LARGEST_OFFSET = (1 << 16) - 1
 PARAMETERS = (
-    *("height", "row_bytes", "width", "channels", "slot_bytes"),  # in the order of PAIR_ROWS
-    *("zero_point", "tap_bytes", "left_shift"),  # in the order of TILES
+    *("height", "row_bytes", "width", "channels", "slot_bytes", "group"),  # in the order of PAIR_ROWS
+    *("zero_point", "tap_bytes", "left_shift", "kind"),  # in the order of depthwise_tiles
     *("top", "first_cell", "filler", "block", "blocks", "bands", "whole_bands", "band_bytes", "tiles", "tile_columns"),
     *("last_column", "column_bytes", "advance", "span", "kept", "alternates", "places", "sums", "chunks"),
-    "setting_bytes",
+    *("setting_bytes", "groups"),
 )
 TILES_NUMBERS = PARAMETERS.index("zero_point")
 
 
 @dataclass(frozen=True)
 class DepthwiseSpec:
-    """group: channels at a time, 16 or 8. kind: of tiles. has_half_band: the last band may have but one row."""
+    """has_chunks: windows larger than a gather."""
 
-    group: int
-    kind: str
-    has_half_band: bool
+    has_chunks: bool
     ending: Ending
 
     @property
     def tiles(self) -> Intrinsic:
-        return TILES[self.kind](self.ending)
+        return (chunk_tiles if self.has_chunks else gather_tiles)(self.ending)
 
     @property
     def intrinsics(self) -> tuple[Intrinsic, ...]:
-        return NAKED, FILL, COPY_ROWS, PAIR_ROWS[self.group], PLACE, self.tiles
+        return NAKED, FILL, COPY_ROWS, PAIR_ROWS, PLACE, self.tiles
 
 
 def plan_depthwise(node: Node) -> Kernel | Refusal:
@@ -79,7 +77,7 @@ def plan_depthwise(node: Node) -> Kernel | Refusal:
         return Refusal("its rows are too long for offsets of 16 bits")
     to = Requantization.of(node)
     ending = _ending(node, to)
-    spec = DepthwiseSpec(blocks.group, blocks.tiling.kind, blocks.tiling.rows > 1, ending)
+    spec = DepthwiseSpec(blocks.tiling.kind == "chunks", ending)
     weights = node.input(1).data.reshape(node.input(1).shape[0], -1)
     factors = np.stack([node.input(2).data, node.input(3).data], axis=-1)
     vectors = settings(blocks, (to.low, to.high) if ending.is_clamped else None)
@@ -148,6 +146,7 @@ def _parameters(blocks: Blocks, to: Requantization, setting_bytes: int) -> Array
         "top": layer.pads[0],
         "first_cell": FILLER_BYTES + layer.pads[1] * blocks.column_bytes,
         "slot_bytes": blocks.slot_bytes,
+        "group": blocks.group,
         "filler": zero_point_of(layer.node, layer.node.input(0)),
         "block": blocks.bands,
         "blocks": -(-tiling.bands // blocks.bands),
@@ -166,9 +165,11 @@ def _parameters(blocks: Blocks, to: Requantization, setting_bytes: int) -> Array
         "sums": blocks.sums_begin,
         "chunks": tiling.chunks,
         "setting_bytes": setting_bytes,
+        "groups": -(-channels // blocks.group),
         "zero_point": to.zero_point,
         "tap_bytes": 1 + layer.window[0] * layer.window[1],
         "left_shift": 32 - to.shift,
+        "kind": KINDS.index(tiling.kind),
     }
     return np.array([numbers[name] for name in PARAMETERS], np.int32)
 
@@ -203,9 +204,9 @@ def depthwise(spec: DepthwiseSpec) -> PrimFunc:
         n = arguments.numbers
         kernel.run(FILL, arguments.scratch.address(), n["filler"], n["places"])
         _place_tiles(kernel, arguments)
-        with kernel.loop((n["channels"] + (spec.group - 1)) // spec.group) as number:
-            first = kernel.let(number * spec.group)
-            group = _Group(first, kernel.let(minimum(n["channels"] - first, spec.group)))
+        with kernel.loop(n["groups"]) as number:
+            first = kernel.let(number * n["group"])
+            group = _Group(first, kernel.let(minimum(n["channels"] - first, n["group"])))
             with kernel.loop(n["blocks"]) as block:
                 _block(kernel, spec, arguments, group, block)
     return kernel.finish()
@@ -217,7 +218,7 @@ def _declare(kernel: KernelBuilder) -> _Arguments:
     vectors = kernel.buffer("settings", "uint8", ANY_SIZE)
     parameters = kernel.buffer("parameters", "int32", ANY_SIZE)
     scratch, y = (kernel.buffer(name, "int8", ANY_SIZE) for name in ("scratch", "y"))
-    numbers = {name: kernel.let(parameters[place]) for place, name in enumerate(PARAMETERS)}
+    numbers = {name: parameters[place] for place, name in enumerate(PARAMETERS)}
     return _Arguments(x, taps, factors, vectors, scratch, y, parameters, numbers)
 
 
@@ -243,13 +244,12 @@ def _block(kernel: KernelBuilder, spec: DepthwiseSpec, arguments: _Arguments, gr
     cell = n["first_cell"] + (filled ^ parity) * n["slot_bytes"]
     image = (arguments.x.address(group.first), scratch.address(), scratch.address(cell))
     with kernel.when(used > filled):
-        kernel.run(PAIR_ROWS[spec.group], *image, row, used - filled, arguments.parameters.address(), group.count)
+        kernel.run(PAIR_ROWS, *image, row, used - filled, arguments.parameters.address(), group.count)
     whole = kernel.let(minimum(bands, n["whole_bands"] - first_band))
     with kernel.when(whole > 0):
         _tiles(kernel, spec, arguments, group, first_band, (0, whole), parity)
-    if spec.has_half_band:
-        with kernel.when(whole < bands):
-            _tiles(kernel, spec, arguments, group, first_band, (whole, 1), parity + n["alternates"] + 1)
+    with kernel.when(whole < bands):
+        _tiles(kernel, spec, arguments, group, first_band, (whole, 1), parity + n["alternates"] + 1)
     with kernel.when(n["alternates"] == 0):
         source = scratch.address(FILLER_BYTES + bands * n["advance"] * n["slot_bytes"])
         kernel.run(COPY_ROWS, scratch.address(FILLER_BYTES), source, 1, n["kept"] * n["slot_bytes"], 0, 0)
@@ -266,7 +266,7 @@ def _tiles(
 ) -> None:
     """The tiles of a block from a band on. bands: the number of the first one in the block, and how many."""
     n, scratch = arguments.numbers, arguments.scratch
-    more = (scratch.address(n["sums"]), n["chunks"]) if spec.kind == "chunks" else ()
+    more = (scratch.address(n["sums"]), n["chunks"]) if spec.has_chunks else ()
     kernel.run(
         spec.tiles,
         scratch.address(n["places"] + bands[0] * n["tiles"] * PLACE_BYTES),

@@ -6,16 +6,14 @@ A pixel's channels lie in halfwords: (even row, odd row) of channel 0, of channe
 from __future__ import annotations
 
 from itertools import product
-from typing import Any
 
 from tinyopt.ir import Array
 from tinyopt.targets.kernels.intrinsic import micro_kernel
 
 
-def _pair_rows(lanes: int, image: Array, filler: Array, target: Array, row: int, slots: int, *more: Any) -> None:
+def _pair_rows(image: Array, filler: Array, target: Array, row: int, slots: int, numbers: Array, channels: int) -> None:
     """What lies behind the last channel of a pixel is left undefined; here it stays as it was."""
-    height, row_bytes, columns, step, slot_bytes = (int(number) for number in more[0][:5])
-    channels = more[1]
+    height, row_bytes, columns, step, slot_bytes, lanes = (int(number) for number in numbers[:6])
     for slot, half, column in product(range(slots), range(2), range(columns)):
         y = row + 2 * slot + half
         begin = y * row_bytes + column * step
@@ -24,38 +22,33 @@ def _pair_rows(lanes: int, image: Array, filler: Array, target: Array, row: int,
         target[pixel : pixel + 2 * channels : 2] = cells
 
 
-# numbers: the image's height, bytes of a row, columns, bytes of a pixel; bytes of a slot
-_PARAMETERS = (
-    "const int8_t *image",
-    "const int8_t *filler",
-    "int8_t *target",
-    "int32_t row",
-    "int32_t slots",
-    "const int32_t *numbers",
-    "int32_t channels",
-)
-
-
-def _for_each_slot(lanes: str, body: str) -> str:
-    """`body` for each column of two rows, for slot after slot. r0, r1: the channels of a pixel; r2: where they go.
-
-    r7 and r10 are the steps to the next pixel, 0 where a row is outside the image and its pointer stays at the filler.
+# numbers: the image's height, bytes of a row, columns, bytes of a pixel; bytes of a slot, and its lanes, 16 or 8
+# r0, r1: the pixel in the two rows; r7, r10: steps to the next one, 0 where a row is outside the image, which is where
+# its pointer stays at the filler; r2: where they go; r3, r4: row, slots still to do; r11: the slot
+PAIR_ROWS = micro_kernel(
+    "tinyopt_pair_rows",
+    (
+        "const int8_t *image",
+        "const int8_t *filler",
+        "int8_t *target",
+        "int32_t row",
+        "int32_t slots",
+        "const int32_t *numbers",
+        "int32_t channels",
+    ),
     """
-    return f"""
-    push {{r4-r11, lr}}
+    push {r4-r11, lr}
     ldrd r4, r5, [sp, #36]  @ slots, numbers
-    ldr r12, [sp, #44]  @ channels
-    vctp.{lanes} r12
-    push {{r0, r1}}  @ image, filler
+    push {r0, r1}
     mov r11, r2
     1:
     ldrd r6, r12, [r5]  @ height, bytes of a row
     ldr r7, [r5, #12]
     mov r10, r7
-    ldr r2, [sp]
+    ldr r2, [sp]  @ image
     mla r0, r3, r12, r2
     add r1, r0, r12
-    ldr r2, [sp, #4]
+    ldr r2, [sp, #4]  @ filler
     cmp r3, r6
     itt hs
     movhs r0, r2
@@ -68,53 +61,40 @@ def _for_each_slot(lanes: str, body: str) -> str:
     mov r2, r11
     ldr lr, [r5, #8]
     dls lr, lr
+    ldr r6, [sp, #52]  @ channels
+    ldr r12, [r5, #20]  @ lanes
+    cmp r12, #8
+    beq 3f
+    vctp.8 r6
     2:
-    {body}
+    vpstt
+    vldrbt.u8 q0, [r0]
+    vldrbt.u8 q1, [r1]
+    add r0, r0, r7
+    add r1, r1, r10
+    vst20.8 {q0, q1}, [r2]
+    vst21.8 {q0, q1}, [r2]!
     le lr, 2b
+    b 5f
+    3:
+    vctp.16 r6
+    4:
+    vpstt
+    vldrbt.u16 q0, [r0]
+    vldrbt.u16 q1, [r1]
+    add r0, r0, r7
+    add r1, r1, r10
+    vsli.16 q0, q1, #8
+    vstrh.16 q0, [r2], #16
+    le lr, 4b
+    5:
     ldr r12, [r5, #16]
     add r11, r11, r12
     add r3, r3, #2
     subs r4, #1
     bne 1b
-    pop {{r0, r1}}
-    pop {{r4-r11, pc}}
-    """
-
-
-_PAIR_ROWS_OF_16 = micro_kernel(
-    "tinyopt_pair_rows_of_16",
-    _PARAMETERS,
-    _for_each_slot(
-        "8",
-        """
-        vpstt
-        vldrbt.u8 q0, [r0]
-        vldrbt.u8 q1, [r1]
-        add r0, r0, r7
-        add r1, r1, r10
-        vst20.8 {q0, q1}, [r2]
-        vst21.8 {q0, q1}, [r2]!
-        """,
-    ),
-    lambda *arguments: _pair_rows(16, *arguments),
+    pop {r0, r1}
+    pop {r4-r11, pc}
+    """,
+    _pair_rows,
 )
-
-_PAIR_ROWS_OF_8 = micro_kernel(
-    "tinyopt_pair_rows_of_8",
-    _PARAMETERS,
-    _for_each_slot(
-        "16",
-        """
-        vpstt
-        vldrbt.u16 q0, [r0]
-        vldrbt.u16 q1, [r1]
-        add r0, r0, r7
-        add r1, r1, r10
-        vsli.16 q0, q1, #8
-        vstrh.16 q0, [r2], #16
-        """,
-    ),
-    lambda *arguments: _pair_rows(8, *arguments),
-)
-
-PAIR_ROWS = {16: _PAIR_ROWS_OF_16, 8: _PAIR_ROWS_OF_8}  # by the channels of a group

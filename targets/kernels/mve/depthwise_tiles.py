@@ -3,10 +3,10 @@
 A gather reads 16 cells of one channel, and VMLADAV multiplies them with 16 weights, zero where a cell lies outside the
 window, and adds up: one instruction for all taps of a window of up to 16 cells.
 
-- `square_tiles`: one gather holds the windows of all four outputs (3 x 3 with stride 1: 4 x 4 cells for 2 x 2 outputs),
+- square: one gather holds the windows of all four outputs (3 x 3 with stride 1: 4 x 4 cells for 2 x 2 outputs),
   which take four vectors of weights.
-- `row_tiles`: each of four neighbouring outputs has cells of its own (3 x 3 with stride 2); the weights are the same.
-- `chunk_tiles`: larger windows. The cells of all four outputs are taken by sixteens, and the sums wait in memory.
+- row: each of four neighbouring outputs has cells of its own (3 x 3 with stride 2); the weights are the same.
+- chunks: larger windows. The cells of all four outputs are taken by sixteens, and the sums wait in memory.
 
 The cells lie as `PAIR_ROWS` makes them: halfwords of two rows, so that a gather takes eight offsets. Weights are packed
 without gaps behind a zero; *patterns* say for each lane which of these bytes it wants.
@@ -14,7 +14,6 @@ without gaps behind a zero; *patterns* say for each lane which of these bytes it
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from itertools import product
 from typing import Any
@@ -37,6 +36,8 @@ static inline void tinyopt_place_tile(void *place, const void *cells, int32_t ou
     meaning=lambda places, cells, output: places.append((cells, output)),
 )
 
+KINDS = ("square", "row", "chunks")
+
 _PARAMETERS = (
     "const void *places",
     "const void *setting",
@@ -48,13 +49,14 @@ _PARAMETERS = (
     "const int32_t *numbers",
 )
 
-# numbers: zero point, bytes of a channel's taps, left shift
+# numbers: zero point, bytes of a channel's taps, left shift, kind (its place in KINDS)
 # r0 places, r1 setting, r2 taps, r3 factors, r9 zero point, r11 channels still to do; [sp, #104] tiles
 _BEGIN = """
     push {r4-r11, lr}
     vpush {d8-d15}
     ldr r4, [sp, #100]  @ target
     ldrd r11, r9, [sp, #108]  @ channels, numbers
+    ldr r12, [r9, #12]  @ kind
     ldr r9, [r9]
 """
 
@@ -75,6 +77,14 @@ _BEGIN_CHANNEL = """
 _SUMS = """
     vmov q3[2], q3[0], r4, r8
     vmov q3[3], q3[1], r6, r10
+"""
+
+_PRODUCTS = f"""
+    vmladav.s8 r4, q3, q4
+    vmladav.s8 r6, q3, q5
+    vmladav.s8 r8, q3, q6
+    vmladav.s8 r10, q3, q7
+    {_SUMS}
 """
 
 _NARROW = """
@@ -176,11 +186,11 @@ class _Setting:
         return total
 
 
-def _compute_tiles(ending: Ending, kind: str, *arguments: Any) -> None:
+def _compute_tiles(ending: Ending, *arguments: Any) -> None:
     """places: for each tile the cells as an array, and where its output begins."""
     places, data, taps, factors, target, tiles, channels, numbers, *more = arguments
-    zero_point, tap_bytes, left_shift = (int(number) for number in numbers[:3])
-    setting = _Setting.of(kind, data, more[1] if more else 1)
+    zero_point, tap_bytes, left_shift, kind = (int(number) for number in numbers[:4])
+    setting = _Setting.of(KINDS[kind], data, more[1] if more else 1)
     for channel in range(channels):
         bias, factor = (int(value) for value in factors[2 * channel : 2 * channel + 2])
         for (cells, output), n in product(places[:tiles], range(4)):
@@ -189,13 +199,32 @@ def _compute_tiles(ending: Ending, kind: str, *arguments: Any) -> None:
             target[output + int(setting.scatter[n]) + channel] = level
 
 
-def square_tiles(ending: Ending) -> Intrinsic:
-    """setting: gather offsets (8 uint16), scatter offsets (4 int32), four patterns (16 uint8), low, high (4 int32)."""
-    patterns = "".join(f"vldrb.u8 q3, [r1, #{32 + 16 * n}]\nvldrb.u8 q{4 + n}, [r2, q3]\n" for n in range(4))
+def gather_tiles(ending: Ending) -> Intrinsic:
+    """Windows whose cells one gather holds, in one of two ways.
+
+    Square: all four outputs share the gather. setting: gather offsets (8 uint16), scatter offsets (4 int32), four
+    patterns (16 uint8), low, high (4 int32). Row: each output has its own; four times gather offsets, scatter offsets,
+    one pattern, low, high.
+    """
     return micro_kernel(
-        f"tinyopt_mve_square_tiles{ending.name}",
+        f"tinyopt_mve_gather_tiles{ending.name}",
         _PARAMETERS,
         f"""{_BEGIN}
+        cmp r12, #0
+        bne 9f
+        {_square(ending)}
+        {_END}
+        9:
+        {_row(ending)}
+        {_END}
+        """,
+        lambda *arguments: _compute_tiles(ending, *arguments),
+    )
+
+
+def _square(ending: Ending) -> str:
+    patterns = "".join(f"vldrb.u8 q3, [r1, #{32 + 16 * n}]\nvldrb.u8 q{4 + n}, [r2, q3]\n" for n in range(4))
+    return f"""
         vldrh.u16 q0, [r1]
         vldrw.u32 q2, [r1, #16]
         vadd.i32 q2, q2, r4
@@ -205,11 +234,7 @@ def square_tiles(ending: Ending) -> Intrinsic:
         2:
         ldrd r4, r5, [r12], #8
         vldrh.u16 q3, [r4, q0]
-        vmladav.s8 r4, q3, q4
-        vmladav.s8 r6, q3, q5
-        vmladav.s8 r8, q3, q6
-        vmladav.s8 r10, q3, q7
-        {_SUMS}
+        {_PRODUCTS}
         vadd.i32 q3, q3, r7
         {ending.assembly(96)}
         vstrb.32 q3, [r5, q2]
@@ -217,21 +242,18 @@ def square_tiles(ending: Ending) -> Intrinsic:
         mov r4, #2
         vadd.i16 q0, q0, r4
         {_END_CHANNEL}
-        {_END}
-        """,
-        lambda *arguments: _compute_tiles(ending, "square", *arguments),
-    )
+    """
 
 
-def row_tiles(ending: Ending) -> Intrinsic:
-    """setting: four times gather offsets (8 uint16), scatter offsets (4 int32), a pattern (16 uint8), low, high."""
+def _row(ending: Ending) -> str:
     gathers = {0: 0, 5: 16, 6: 32, 7: 48}  # registers, and where their offsets lie
     load = "".join(f"vldrh.u16 q{register}, [r1, #{at}]\n" for register, at in gathers.items())
     move = "".join(f"vadd.i16 q{register}, q{register}, r4\n" for register in gathers)
-    return micro_kernel(
-        f"tinyopt_mve_row_tiles{ending.name}",
-        _PARAMETERS,
-        f"""{_BEGIN}
+    products = "".join(
+        f"vldrh.u16 q3, [r10, q{register}]\nvmladav.s8 r{sum_}, q3, q4\n"
+        for register, sum_ in zip(gathers, (4, 6, 8, 10), strict=True)
+    )
+    return f"""
         {load}
         vldrw.u32 q2, [r1, #64]
         vadd.i32 q2, q2, r4
@@ -241,14 +263,7 @@ def row_tiles(ending: Ending) -> Intrinsic:
         {_BEGIN_CHANNEL}
         2:
         ldrd r10, r5, [r12], #8
-        vldrh.u16 q3, [r10, q0]
-        vmladav.s8 r4, q3, q4
-        vldrh.u16 q3, [r10, q5]
-        vmladav.s8 r6, q3, q4
-        vldrh.u16 q3, [r10, q6]
-        vmladav.s8 r8, q3, q4
-        vldrh.u16 q3, [r10, q7]
-        vmladav.s8 r10, q3, q4
+        {products}
         {_SUMS}
         vadd.i32 q3, q3, r7
         {ending.assembly(96)}
@@ -257,10 +272,7 @@ def row_tiles(ending: Ending) -> Intrinsic:
         mov r4, #2
         {move}
         {_END_CHANNEL}
-        {_END}
-        """,
-        lambda *arguments: _compute_tiles(ending, "row", *arguments),
-    )
+    """
 
 
 def chunk_tiles(ending: Ending) -> Intrinsic:
@@ -298,11 +310,7 @@ def chunk_tiles(ending: Ending) -> Intrinsic:
         4:
         ldr r4, [r12], #8
         vldrh.u16 q3, [r4, q0]
-        vmladav.s8 r4, q3, q4
-        vmladav.s8 r6, q3, q5
-        vmladav.s8 r8, q3, q6
-        vmladav.s8 r10, q3, q7
-        {_SUMS}
+        {_PRODUCTS}
         vldrw.u32 q1, [r7]
         vadd.i32 q3, q3, q1
         vstrw.32 q3, [r7], #16
@@ -325,8 +333,5 @@ def chunk_tiles(ending: Ending) -> Intrinsic:
         {_END_CHANNEL}
         {_END}
         """,
-        lambda *arguments: _compute_tiles(ending, "chunks", *arguments),
+        lambda *arguments: _compute_tiles(ending, *arguments),
     )
-
-
-TILES: Mapping[str, Callable[[Ending], Intrinsic]] = {"square": square_tiles, "row": row_tiles, "chunks": chunk_tiles}
