@@ -59,6 +59,17 @@ def test_an_output_takes_the_place_of_a_residual_that_is_also_the_input_and_no_o
     assert same.overlaps == (Overlap.in_place(0),)
 
 
+def test_shifts_that_would_push_bits_out_are_left_to_other_kernels() -> None:
+    node = CaseMaker(1).conv(plan_pointwise, (5, 5, 4), 2, residual=1).node
+    node.attributes["shift"] = 12
+    assert isinstance(plan_pointwise(node), Refusal)
+    for constant in (node.input(1), node.input(2)):
+        constant.constant = np.zeros_like(constant.data)
+    assert isinstance(plan_pointwise(node), Kernel)
+    node.attributes["shift"] = 9
+    assert isinstance(plan_pointwise(node), Refusal)
+
+
 @pytest.mark.parametrize("shift", [31, 32])
 @pytest.mark.parametrize("residual", [0, 1])
 @pytest.mark.parametrize("depth", [7, 600])

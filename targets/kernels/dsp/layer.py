@@ -44,6 +44,7 @@ from tinyopt.targets.kernels.requantize import INT8_HIGH, INT8_LOW, Requantizati
 from tinyopt.targets.kernels.tir import Buffer, Expr, KernelBuilder
 
 INT32_MAX = 2**31 - 1
+LARGEST_RESIDUAL_SHIFT = 22  # so that the sums of products have 64 bits
 _IS_FIRST = np.array([True, False, True, False])  # of the bytes of a word
 
 
@@ -71,8 +72,11 @@ def layer_spec(node: Node) -> LayerSpec | Refusal:
     largest = int(np.maximum(-low, high).max())
     if largest << shift > INT32_MAX:
         return Refusal(f"its sums reach {largest}, too much to be shifted left by {shift}")
+    has_residual = node.optional_input(4) is not None
+    if has_residual and shift > LARGEST_RESIDUAL_SHIFT:
+        return Refusal(f"its residual would be shifted left by {shift}")
     is_joined = shift <= LARGEST_JOINED_SHIFT and _can_be_joined(node, low, high)
-    return LayerSpec(shift, node.optional_input(4) is not None, is_joined)
+    return LayerSpec(shift, has_residual, is_joined)
 
 
 def _sums(node: Node) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
@@ -200,9 +204,3 @@ def overlaps(node: Node, of_input: Overlap, *of_residual: Overlap) -> tuple[Over
         return of_input, Overlap.in_place(4), *of_residual
     is_in_place_safe = (of_input.first or 0) <= 0 <= (of_input.last or 0)
     return (Overlap.in_place(0),) if is_in_place_safe else ()
-
-
-def residual_overlap(node: Node) -> tuple[Overlap, ...]:
-    """The residual as an input whose memory the output may take over: not where it is also the input proper."""
-    residual = node.optional_input(4)
-    return () if residual is None or residual is node.input(0) else (Overlap.in_place(4),)
