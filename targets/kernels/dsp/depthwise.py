@@ -56,7 +56,7 @@ def plan_depthwise(node: Node) -> Kernel | Refusal:
         ConstantArgument("weight", weight.data),
         ConstantArgument("bias", np.stack([node.input(2).data, node.input(3).data], 1)),  # and multiplier
         ConstantArgument("parameters", parameter_words(spec, fields)),
-        ScratchArgument(_plane_rows(node, fields["strip"]) * fields["pitch"], 4),
+        ScratchArgument(4 * fields["all_words"], 4),
         OutputArgument(0),
     ]
     if is_raw:
@@ -132,28 +132,34 @@ def _fields(node: Node, layout: _Layout) -> PlaneFields:
     strips = -(-output_height // max(1, min(fitting, output_height)))
     strip = -(-output_height // strips)
     zero_point = zero_point_of(node, node.input(0))
-    common = {"channels": channels, "plane_bytes": 4 * row_words, "pitch": pitch}
-    row = _row_fields(width, channels, left, row_words)
     fields = {
-        **common,
-        **row,
+        "channels": channels,
+        "plane_bytes": 4 * row_words,
+        **_row_fields(width, channels, left, row_words),
         "filler": (zero_point & 0xFF) * 0x01010101,
+        "zero_point": 0 if layout.window.is_raw else zero_point_of(node, node.output),
+        "all_words": _plane_rows(node, strip) * GROUP * row_words,
         "border": (zero_point & 0xFFFF) * 0x00010001,
-        "row_bytes": width * channels,
-        "height": height,
-        "output_height": output_height,
-        "output_row": output_width * channels,
-        "output_width": output_width,
-        "top": top,
-        "left": left,
-        "row_stride": row_stride,
-        "strip": strip,
-        "strips": strips,
-        "kept_rows": max(rows - row_stride, 0),
         "groups": -(-channels // GROUP),
+        "strips": strips,
+        "last_group": max(channels - GROUP, 0),
+        "group_channels": min(channels, GROUP),
+        "strip": strip,
+        "output_height": output_height,
+        "strip_rows": strip * row_stride,
+        "top": top,
+        "kept_rows": max(rows - row_stride, 0),
+        "row_stride": row_stride,
+        "height": height,
+        "moved_words": strip * row_stride * GROUP * row_words,
+        "row_words": GROUP * row_words,
+        "row_bytes": width * channels,
+        "output_row": output_width * channels,
         "blocks": layout.blocks,
         "rows_are_inner": int(strip >= layout.blocks and not layout.window.is_raw),
-        "zero_point": 0 if layout.window.is_raw else zero_point_of(node, node.output),
+        "plane_words": row_words,
+        "output_width": output_width,
+        "left": left,
     }
     fields |= _window_fields(fields, "", layout.window, column_stride)
     if layout.tail is not None:
@@ -165,7 +171,7 @@ def _fields(node: Node, layout: _Layout) -> PlaneFields:
 
 def _window_fields(fields: PlaneFields, prefix: str, window: Window, column_stride: int) -> PlaneFields:
     """How the blocks' sources and outputs lie to one another; steps from a block to the next, and to the next row."""
-    pitch, channels = fields["pitch"], fields["channels"]
+    pitch, channels = 4 * fields["row_words"], fields["channels"]
     sources = window.pixels * column_stride * CELL_BYTES, fields["row_stride"] * pitch
     outputs = window.pixels * channels, fields["output_row"]
     inner = fields["rows_are_inner"]

@@ -19,8 +19,9 @@ from tinyopt.targets.kernels.tir import Buffer, Expr, KernelBuilder, PrimFunc, c
 PlaneFields: TypeAlias = dict[str, int]
 
 _LOOP_FIELDS = tuple(
-    "pitch row_bytes border first_word height output_height output_row output_width top left row_stride strip strips "
-    "kept_rows groups blocks rows_are_inner".split()
+    "all_words border groups strips last_group group_channels strip output_height strip_rows top kept_rows row_stride "
+    "height moved_words row_words row_bytes first_word output_row blocks rows_are_inner plane_words output_width "
+    "left".split()
 )
 _TAIL_FIELDS = tuple(
     "channels plane_bytes zero_point tail_back tail_step tail_advance tail_outer_source tail_outer_output tail_start "
@@ -101,18 +102,18 @@ def depthwise(spec: DepthwiseSpec) -> PrimFunc:
     with kernel.function():
         parameters = _declare(kernel, spec)
         fields = parameters.fields
-        rows = (fields["strip"] - 1) * fields["row_stride"] + spec.window.rows
-        _fill_border(kernel, spec, parameters, 0, rows * (fields["pitch"] >> 2))
-        with kernel.loop(fields["groups"]) as group, kernel.loop(fields["strips"]) as strip:
-            first = kernel.let(maximum(minimum(group * GROUP, fields["channels"] - GROUP), 0))
-            row = kernel.let(strip * fields["strip"])
-            count = kernel.let(minimum(fields["strip"], fields["output_height"] - row))
-            part = _Strip(first, kernel.let(group * GROUP - first), row, count)
-            _fill_planes(kernel, spec, parameters, part, strip)
-            if spec.to is None:
-                _levels(kernel, spec, parameters, part)
-            else:
-                _sums(kernel, spec, spec.to, parameters, part)
+        _fill_border(kernel, spec, parameters, 0, fields["all_words"])
+        with kernel.loop(fields["groups"]) as group:
+            first = kernel.let(minimum(group * GROUP, fields["last_group"]))
+            done = kernel.let(group * GROUP - first)
+            with kernel.loop(fields["strips"]) as strip:
+                row = kernel.let(strip * fields["strip"])
+                part = _Strip(first, done, row, kernel.let(minimum(fields["strip"], fields["output_height"] - row)))
+                _fill_planes(kernel, spec, parameters, part, strip)
+                if spec.to is None:
+                    _levels(kernel, spec, parameters, part)
+                else:
+                    _sums(kernel, spec, spec.to, parameters, part)
     return kernel.finish()
 
 
@@ -146,15 +147,15 @@ def _fill_planes(
 ) -> None:
     """Bring the rows that a strip needs into the planes; those of the border stay there where one strip is all."""
     fields, planes = parameters.fields, parameters.planes
-    row_words = fields["pitch"] >> 2
-    top = kernel.keep(part.row * fields["row_stride"] - fields["top"])
+    row_words = fields["row_words"]
+    top = kernel.keep(strip * fields["strip_rows"] - fields["top"])
     kept = kernel.keep(select(strip > 0, fields["kept_rows"], 0))
     rows = kernel.keep((part.count - 1) * fields["row_stride"] + spec.window.rows)
     inside = kernel.keep(minimum(maximum(0 - top, kept), rows))
     outside = kernel.keep(minimum(maximum(fields["height"] - top, inside), rows))
     with kernel.when(fields["strips"] > 1):
-        moved_from = _elements(spec, fields["strip"] * fields["row_stride"] * row_words)
-        kernel.run(MOVE_WORDS, planes.address(), planes.address(moved_from), kept * row_words)
+        moved_from = planes.address(_elements(spec, fields["moved_words"]))
+        kernel.run(MOVE_WORDS, planes.address(), moved_from, kept * row_words)
         _fill_border(kernel, spec, parameters, kept * row_words, (inside - kept) * row_words)
         _fill_border(kernel, spec, parameters, outside * row_words, (rows - outside) * row_words)
     start = (top + inside) * fields["row_bytes"] + part.first
@@ -169,11 +170,11 @@ def _fill_planes(
 def _widen_narrow(kernel: KernelBuilder, parameters: _Parameters, start: Expr, place: Expr, rows: Expr) -> None:
     """Rows of an image of two or three channels, cell by cell. place: of the first one in its plane."""
     fields = parameters.fields
-    plane = kernel.let(fields["plane_bytes"] >> 1)
+    plane = kernel.let(fields["plane_words"] * 2)
     columns = kernel.let(minimum(fields["row_bytes"] // fields["channels"], plane - fields["left"]))
     with kernel.loop(rows) as row, kernel.loop(fields["channels"]) as channel, kernel.loop(columns) as column:
         source = start + row * fields["row_bytes"] + column * fields["channels"] + channel
-        target = place + row * (fields["pitch"] >> 1) + channel * plane + column
+        target = place + row * (fields["row_words"] * 2) + channel * plane + column
         parameters.planes[target] = cast(parameters.x[source], "int16")
 
 
@@ -182,8 +183,8 @@ def _levels(kernel: KernelBuilder, spec: DepthwiseSpec, parameters: _Parameters,
     fields = parameters.fields
     channel = kernel.let(part.first + part.done)
     place = kernel.let(part.row * fields["output_row"] + channel)
-    source = part.done * (fields["plane_bytes"] >> 2)
-    planes = kernel.let(minimum(fields["channels"], GROUP) - part.done)
+    source = part.done * fields["plane_words"]
+    planes = kernel.let(fields["group_channels"] - part.done)
 
     def output(pixel: Expr) -> Expr:
         return parameters.y.address(place + pixel * fields["channels"])
@@ -197,11 +198,10 @@ def _sums(
     """The outputs of a strip, whose accumulators are rescaled here, a row of one channel at a time."""
     fields, sums = parameters.fields, parameters.sums
     assert sums is not None
-    planes = kernel.let(minimum(fields["channels"], GROUP) - part.done)
+    planes = kernel.let(fields["group_channels"] - part.done)
     with kernel.loop(planes, start=part.done) as plane, kernel.loop(part.count) as row:
         channel = kernel.let(part.first + plane)
-        row_words = fields["row_stride"] * (fields["pitch"] >> 2)
-        source = plane * (fields["plane_bytes"] >> 2) + row * row_words
+        source = plane * fields["plane_words"] + row * (fields["row_stride"] * fields["row_words"])
         _run(kernel, spec, parameters, _Run(channel, source, sums.address, 1, 1))
         place = kernel.let((part.row + row) * fields["output_row"] + channel)
         multiplier = kernel.let(parameters.rescaling[2 * channel + 1])
