@@ -19,7 +19,7 @@ from tinyopt.targets.kernels.mve.depthwise_rows import PAIR_ROWS
 from tinyopt.targets.kernels.mve.depthwise_tiles import KINDS
 from tinyopt.targets.kernels.mve.elementwise import AddSpec, MultiplySpec, plan_add, plan_lookup, plan_multiply
 from tinyopt.targets.kernels.mve.movement import plan_concat, plan_pad, plan_slice
-from tinyopt.targets.kernels.mve.pool import plan_average_pool, plan_max_pool
+from tinyopt.targets.kernels.mve.pool import plan_average_pool, plan_max_pool, plan_reduce_sum
 
 SAME = (1, 1, 1, 1)
 
@@ -103,6 +103,9 @@ def pool_cases(make: CaseMaker) -> Iterator[Case]:
     window = {"kernel": (3, 3), "strides": (1, 1), "pads": SAME, "dilations": (1, 1)}
     cells = _factors(32, 4, 6, 4, 6, 9, 6, 4, 6, 4)
     yield make.unary("QAveragePool", plan_average_pool, (1, 3, 3, 8), {**window, **rounding}, cells)
+    for shape, keepdims in product(((1, 5, 6, 8), (1, 3, 1, 17), (1, 17, 18, 3)), (0, 1)):
+        total: dict[str, Attribute] = {**rounding, "axes": (1, 2), "keepdims": keepdims, "multiplier": 2**25}
+        yield make.unary("QReduceSum", plan_reduce_sum, shape, total)
     window = {"kernel": (20, 21), "strides": (1, 1), "pads": (0, 0, 0, 0), "dilations": (1, 1)}
     yield make.unary("QAveragePool", plan_average_pool, (1, 20, 21, 9), {**window, **rounding}, _factors(32, 60))
 

@@ -11,7 +11,7 @@ from tinyopt.targets.kernels.mve.depthwise import plan_depthwise
 from tinyopt.targets.kernels.mve.elementwise import plan_add, plan_lookup, plan_multiply
 from tinyopt.targets.kernels.mve.movement import plan_concat, plan_pad, plan_slice
 from tinyopt.targets.kernels.mve.pointwise import plan_pointwise
-from tinyopt.targets.kernels.mve.pool import plan_average_pool, plan_max_pool
+from tinyopt.targets.kernels.mve.pool import plan_average_pool, plan_max_pool, plan_reduce_sum
 
 __all__ = ["MVE"]
 
@@ -22,6 +22,7 @@ MVE: Mapping[str, tuple[KernelPlanner, ...]] = {
     "QMul": (plan_multiply,),
     "QLookup": (plan_lookup,),
     "QAveragePool": (plan_average_pool,),
+    "QReduceSum": (plan_reduce_sum,),
     "MaxPool": (plan_max_pool,),
     "Concat": (plan_concat,),
     "Slice": (plan_slice,),

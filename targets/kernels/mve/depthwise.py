@@ -35,11 +35,11 @@ from tinyopt.targets.kernels.mve.depthwise_layout import (
 )
 from tinyopt.targets.kernels.mve.depthwise_rows import PAIR_ROWS
 from tinyopt.targets.kernels.mve.depthwise_tiles import KINDS, PLACE, Ending, chunk_tiles, gather_tiles
+from tinyopt.targets.kernels.mve.limits import ANY_SIZE
 from tinyopt.targets.kernels.mve.memory import COPY_ROWS, FILL
 from tinyopt.targets.kernels.requantize import INT8_HIGH, INT8_LOW, Requantization, zero_point_of
 from tinyopt.targets.kernels.tir import Buffer, Expr, KernelBuilder, PrimFunc, minimum, select
 
-ANY_SIZE = 1 << 24  # buffers whose extent is not known when the function is compiled
 LARGEST_TAPS = 255  # a pattern's numbers have 8 bits, and one of them stands for none
 LARGEST_OFFSET = (1 << 16) - 1
 PARAMETERS = (

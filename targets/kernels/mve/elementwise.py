@@ -25,10 +25,10 @@ from tinyopt.targets.kernel import (
 )
 from tinyopt.targets.kernels.intrinsic import NAKED, Intrinsic
 from tinyopt.targets.kernels.mve.elementwise_loops import ADD, LOOK_UP, add_narrowing, multiply
+from tinyopt.targets.kernels.mve.limits import ANY_SIZE
 from tinyopt.targets.kernels.requantize import INT8_LOW, Requantization, zero_point_of
 from tinyopt.targets.kernels.tir import KernelBuilder, PrimFunc
 
-ANY_SIZE = 1 << 24  # buffers whose extent is not known when the function is compiled
 LANES = 16
 NARROWED = range(17, 25)  # shifts of two narrowings
 

@@ -11,11 +11,10 @@ import numpy as np
 from tinyopt.ir import Node
 from tinyopt.targets.kernel import ConstantArgument, InputArgument, Kernel, OutputArgument, Refusal
 from tinyopt.targets.kernels.intrinsic import NAKED
+from tinyopt.targets.kernels.mve.limits import ANY_SIZE
 from tinyopt.targets.kernels.mve.memory import COPY_ROWS, FILL
 from tinyopt.targets.kernels.scalar.loops import Walk, row_major
 from tinyopt.targets.kernels.tir import KernelBuilder, PrimFunc
-
-ANY_SIZE = 1 << 24  # buffers whose extent is not known when the function is compiled
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""MaxPool and QAveragePool on Helium: one output pixel after the other, a call of a micro-kernel for each window."""
+"""MaxPool, QAveragePool and sums over an image on Helium: one call of a micro-kernel for each output pixel."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from tinyopt.ir import Node
+from tinyopt.ir import Array, Node
 from tinyopt.targets.kernel import ConstantArgument, InputArgument, Kernel, OutputArgument, Overlap, Refusal
 from tinyopt.targets.kernels.intrinsic import NAKED
+from tinyopt.targets.kernels.mve.limits import ANY_SIZE
 from tinyopt.targets.kernels.mve.pool_windows import AVERAGE, LARGEST
 from tinyopt.targets.kernels.requantize import Requantization, zero_point_of
-from tinyopt.targets.kernels.tir import Buffer, Expr, KernelBuilder, PrimFunc, maximum, minimum
+from tinyopt.targets.kernels.tir import Expr, KernelBuilder, PrimFunc, maximum, minimum
 
-ANY_SIZE = 1 << 24  # buffers whose extent is not known when the function is compiled
 CELLS_IN_INT16 = 255  # |sum| <= 255 * 128 < 2^15
 IMAGE = (
     *("height", "width", "channels", "output_height", "output_width"),
@@ -74,17 +74,30 @@ def plan_average_pool(node: Node) -> Kernel | Refusal:
     """QAveragePool without dilation."""
     if (refusal := _refusal(node)) is not None:
         return refusal
-    image, to = _Image.of(node), Requantization.of(node)
+    return _average_kernel(node, _Image.of(node), node.input(1).data, "average_pool_mve")
+
+
+def plan_reduce_sum(node: Node) -> Kernel | Refusal:
+    """QReduceSum over the whole image, which is a window then."""
+    shape = node.input(0).shape
+    if len(shape) != 4 or shape[0] != 1 or node.ints("axes") != (1, 2):
+        return Refusal("it does not add up an image")
+    _, height, width, channels = shape
+    image = _Image(height, width, channels, 1, 1, height, width, 1, 1, 0, 0).flat()
+    return _average_kernel(node, image, np.array([node.int("multiplier")], np.int32), "reduce_sum_mve")
+
+
+def _average_kernel(node: Node, image: _Image, multiplier: Array, name: str) -> Kernel | Refusal:
+    to = Requantization.of(node)
     if image.columns > CELLS_IN_INT16:
         return Refusal("a row of its window is too long for sums in 16 bits")
     if image.rows * image.columns * 255 << (32 - to.shift) >= 1 << 31:
         return Refusal("its sums are too large for their shift")
-    multiplier = node.input(1).data
     numbers = [to.zero_point, 32 - to.shift, to.low, to.high, zero_point_of(node, node.input(0))]
     return Kernel(
         template=average_pool,
         spec=PoolSpec(),
-        name="average_pool_mve",
+        name=name,
         arguments=(
             InputArgument(0),
             ConstantArgument("multiplier", multiplier),
@@ -142,7 +155,7 @@ def max_pool(_spec: PoolSpec) -> PrimFunc:
         x = kernel.buffer("x", "int8", ANY_SIZE)
         parameters = kernel.buffer("parameters", "int32", ANY_SIZE)
         y = kernel.buffer("y", "int8", ANY_SIZE)
-        image = _named(kernel, parameters)
+        image = {name: parameters[place] for place, name in enumerate(IMAGE)}
         channels = image["channels"]
 
         def pool(window: _Window) -> None:
@@ -164,7 +177,7 @@ def average_pool(_spec: PoolSpec) -> PrimFunc:
         multiplier = kernel.buffer("multiplier", "int32", ANY_SIZE)
         parameters = kernel.buffer("parameters", "int32", ANY_SIZE)
         y = kernel.buffer("y", "int8", ANY_SIZE)
-        image = _named(kernel, parameters)
+        image = {name: parameters[place] for place, name in enumerate(IMAGE)}
         channels = image["channels"]
         setting = len(IMAGE) + 1
 
@@ -177,10 +190,6 @@ def average_pool(_spec: PoolSpec) -> PrimFunc:
 
         _for_windows(kernel, image, pool)
     return kernel.finish()
-
-
-def _named(kernel: KernelBuilder, parameters: Buffer) -> dict[str, Expr]:
-    return {name: kernel.let(parameters[place]) for place, name in enumerate(IMAGE)}
 
 
 def _for_windows(kernel: KernelBuilder, image: dict[str, Expr], pool: Callable[[_Window], None]) -> None:
