@@ -19,6 +19,7 @@ from tinyopt.targets.kernels.dsp.clustered import plan_clustered, plan_clustered
 from tinyopt.targets.kernels.dsp.clustered.convolution import convolution_kernel
 from tinyopt.targets.kernels.dsp.clustered.decode_steps import decoded
 from tinyopt.targets.kernels.dsp.clustered.dense import dense_kernel
+from tinyopt.targets.kernels.dsp.clustered.depthwise import depthwise_kernel
 from tinyopt.targets.kernels.dsp.clustered.layer import block_pixels
 from tinyopt.targets.kernels.dsp.clustered.pairs import pack_pairs, pair_sequence
 from tinyopt.targets.kernels.dsp.clustered.pointwise import rows_kernel
@@ -143,7 +144,22 @@ def dense_cases(make: CaseMaker) -> Iterator[Case]:
     yield make.dense(dense_kernel, (2, 5, 33), 6, clusters=16)
 
 
-FAMILIES = {"pointwise": pointwise_cases, "convolution": convolution_cases, "dense": dense_cases}
+def depthwise_cases(make: CaseMaker) -> Iterator[Case]:
+    for clusters, channels in ((2, 9), (5, 9), (16, 3), (16, 9), (23, 9), (60, 9)):
+        image = (7, 9, channels)
+        yield make.conv(
+            depthwise_kernel, image, channels, (3, 3), (1, 1), (1, 1, 1, 1), depthwise=True, clusters=clusters
+        )
+    yield make.conv(depthwise_kernel, (40, 48, 5), 5, (3, 3), (2, 2), (0, 0, 1, 1), depthwise=True, clusters=16)
+    yield make.conv(depthwise_kernel, (6, 6, 8), 8, (3, 2), depthwise=True, clusters=32, residual=1, shift=31)
+
+
+FAMILIES = {
+    "pointwise": pointwise_cases,
+    "convolution": convolution_cases,
+    "dense": dense_cases,
+    "depthwise": depthwise_cases,
+}
 
 
 @pytest.mark.qemu

@@ -9,6 +9,7 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from tinyopt.targets.kernels.dsp.decoding import decode_taps
 from tinyopt.targets.kernels.dsp.depthwise_micro_kernels import WINDOW_FIELDS, Window
 from tinyopt.targets.kernels.dsp.plane_micro_kernels import FILL_FIELDS, FILL_PLANES, FILL_WORDS, GROUP, MOVE_WORDS
 from tinyopt.targets.kernels.dsp.product import ANY_SIZE, RESIDUAL_INTRINSICS, Residual, finish
@@ -33,7 +34,8 @@ _TAIL_FIELDS = tuple(
 class DepthwiseSpec:
     """tail: of each row's last block, where it is not one of `window`. is_narrow: fewer than four channels.
 
-    to: of the accumulators, where the micro-kernel does not do that itself.
+    to: of the accumulators, where the micro-kernel does not do that itself. index_bits: of clustered weights, which are
+    decoded group by group.
     """
 
     window: Window
@@ -41,6 +43,11 @@ class DepthwiseSpec:
     is_narrow: bool
     to: Requantization | None
     has_residual: bool
+    index_bits: int = 0
+
+    @property
+    def taps(self) -> int:
+        return self.window.rows * self.window.columns
 
     @property
     def intrinsics(self) -> tuple[Intrinsic, ...]:
@@ -76,7 +83,9 @@ _TAIL_AT = len(WINDOW_FIELDS) + len(FILL_FIELDS) + len(_LOOP_FIELDS)
 @dataclass(frozen=True)
 class _Parameters:
     x: Buffer
-    weights: Buffer
+    weights: Buffer  # of all channels; of a group where they are decoded
+    packed: Buffer | None
+    codebook: Buffer | None
     rescaling: Buffer  # for each channel bias and multiplier
     words: Buffer
     planes: Buffer
@@ -106,6 +115,7 @@ def depthwise(spec: DepthwiseSpec) -> PrimFunc:
         with kernel.loop(fields["groups"]) as group:
             first = kernel.let(minimum(group * GROUP, fields["last_group"]))
             done = kernel.let(group * GROUP - first)
+            _decode_group(kernel, spec, parameters, first)
             with kernel.loop(fields["strips"]) as strip:
                 row = kernel.let(strip * fields["strip"])
                 part = _Strip(first, done, row, kernel.let(minimum(fields["strip"], fields["output_height"] - row)))
@@ -117,8 +127,20 @@ def depthwise(spec: DepthwiseSpec) -> PrimFunc:
     return kernel.finish()
 
 
+def _decode_group(kernel: KernelBuilder, spec: DepthwiseSpec, parameters: _Parameters, first: Expr) -> None:
+    """The taps of the group whose first channel is `first`, where they are clustered."""
+    if parameters.packed is None or parameters.codebook is None:
+        return
+    count = kernel.let(parameters.fields["group_channels"] * spec.taps)
+    packed, codebook, taps = parameters.packed, parameters.codebook, parameters.weights
+    decode_taps(kernel, spec.index_bits, packed, codebook, taps, kernel.let(first * spec.taps), count)
+
+
 def _declare(kernel: KernelBuilder, spec: DepthwiseSpec) -> _Parameters:
-    x, weights = (kernel.buffer(name, "int8", ANY_SIZE) for name in ("x", "weights"))
+    x = kernel.buffer("x", "int8", ANY_SIZE)
+    packed = kernel.buffer("packed", "uint8", ANY_SIZE) if spec.index_bits else None
+    codebook = kernel.buffer("codebook", "int8", 1 << spec.index_bits) if spec.index_bits else None
+    weights = kernel.buffer("weights", "int8", ANY_SIZE)
     rescaling, words = (kernel.buffer(name, "int32", ANY_SIZE) for name in ("rescaling", "parameters"))
     planes = kernel.buffer("planes", "int16" if spec.is_narrow else "int32", ANY_SIZE)
     y = kernel.buffer("y", "int8", ANY_SIZE)
@@ -128,7 +150,7 @@ def _declare(kernel: KernelBuilder, spec: DepthwiseSpec) -> _Parameters:
         values = kernel.buffer("residual", "int8", ANY_SIZE)
         residual = Residual(values, kernel.scalar("residual_zero_point"), kernel.scalar("residual_multiplier"))
     fields = {name: words[place] for place, name in enumerate(_field_names(spec))}
-    return _Parameters(x, weights, rescaling, words, planes, y, sums, residual, fields)
+    return _Parameters(x, weights, packed, codebook, rescaling, words, planes, y, sums, residual, fields)
 
 
 def _elements(spec: DepthwiseSpec, words: Expr) -> Expr:
@@ -189,7 +211,7 @@ def _levels(kernel: KernelBuilder, spec: DepthwiseSpec, parameters: _Parameters,
     def output(pixel: Expr) -> Expr:
         return parameters.y.address(place + pixel * fields["channels"])
 
-    _run(kernel, spec, parameters, _Run(channel, source, output, part.count, planes))
+    _run(kernel, spec, parameters, _Run(channel, part.first, source, output, part.count, planes))
 
 
 def _sums(
@@ -202,7 +224,7 @@ def _sums(
     with kernel.loop(planes, start=part.done) as plane, kernel.loop(part.count) as row:
         channel = kernel.let(part.first + plane)
         source = plane * fields["plane_words"] + row * (fields["row_stride"] * fields["row_words"])
-        _run(kernel, spec, parameters, _Run(channel, source, sums.address, 1, 1))
+        _run(kernel, spec, parameters, _Run(channel, part.first, source, sums.address, 1, 1))
         place = kernel.let((part.row + row) * fields["output_row"] + channel)
         multiplier = kernel.let(parameters.rescaling[2 * channel + 1])
         with kernel.loop(fields["output_width"]) as pixel:
@@ -212,9 +234,10 @@ def _sums(
 
 @dataclass(frozen=True)
 class _Run:
-    """source: word of the planes. output: the address of an output of the first row."""
+    """first: channel of the group. source: word of the planes. output: the address of an output of the first row."""
 
     channel: Expr
+    first: Expr
     source: Expr
     output: Callable[[Expr], Expr]
     rows: Expr
@@ -224,7 +247,7 @@ class _Run:
 def _run(kernel: KernelBuilder, spec: DepthwiseSpec, parameters: _Parameters, run: _Run) -> None:
     """All blocks of some rows of some channels."""
     fields = parameters.fields
-    taps = parameters.weights.address(run.channel * (spec.window.rows * spec.window.columns))
+    taps = parameters.weights.address((run.channel - run.first if spec.index_bits else run.channel) * spec.taps)
     rescaling = parameters.rescaling.address(2 * run.channel)
     inner = kernel.let(select(fields["rows_are_inner"] != 0, run.rows, fields["blocks"]))
     kernel.run(
