@@ -10,7 +10,14 @@ import numpy as np
 from tinyopt.ir import Array
 from tinyopt.targets.kernel import Refusal
 from tinyopt.targets.kernels.intrinsic import Intrinsic
-from tinyopt.targets.kernels.thumb import dense_micro_kernels, thumb1_columns, thumb1_taps, thumb2_columns, thumb2_taps
+from tinyopt.targets.kernels.thumb import (
+    dense_micro_kernels,
+    finishing,
+    thumb1_columns,
+    thumb1_taps,
+    thumb2_columns,
+    thumb2_taps,
+)
 from tinyopt.targets.kernels.thumb.rescaling import Rescaling, halves, whole
 
 CHANNELS_SIDE_BY_SIDE = 8
@@ -75,7 +82,7 @@ CORES: Mapping[str, Core] = {
         dense_micro_kernels.THUMB1_DOT,
         dense_micro_kernels.THUMB1_STEP_BYTES,
         dense_micro_kernels.UNROLLED,
-        dense_micro_kernels.THUMB1_FINISH,
+        finishing.THUMB1_FINISH,
         channel_groups,
         halves,
     ),
@@ -93,7 +100,7 @@ CORES: Mapping[str, Core] = {
         dense_micro_kernels.THUMB2_DOT,
         dense_micro_kernels.THUMB2_STEP_BYTES,
         dense_micro_kernels.UNROLLED,
-        dense_micro_kernels.THUMB2_FINISH,
+        finishing.THUMB2_FINISH,
         np.ascontiguousarray,
         whole,
     ),
