@@ -9,7 +9,8 @@ from itertools import combinations, product
 
 import pytest
 
-from tinyopt.memory_plan import BufferLifetime, Meeting, Part, lower_bound, plan_memory
+from tinyopt.memory_plan import BufferLifetime, Meeting, Part, lower_bound
+from tinyopt.memory_search import plan_memory
 
 
 def buffers_of(*lifetimes: tuple[int, int, int]) -> list[BufferLifetime]:

@@ -1,14 +1,9 @@
-"""Static memory planning: every buffer's place in one arena, fixed at compile time."""
+"""What a memory plan must respect: which bytes live when, which may overlap all the same, and how small it can be."""
 
 from __future__ import annotations
 
-import random
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-
-SHUFFLES = 100  # orders near the largest-first one, before the best order found is improved step by step
-SEARCH_VISITS = 600_000  # pairs of buffers looked at in the search: about a second
-SEARCH_ORDERS = 4_000
 
 
 @dataclass(frozen=True)
@@ -61,15 +56,6 @@ class Meeting:
     earlier_span: tuple[int, int] | None = None
 
 
-@dataclass(frozen=True)
-class MemoryPlan:
-    """Offsets in the order of the buffers given; the arena's size; and a size that no plan can beat."""
-
-    offsets: tuple[int, ...]
-    arena_bytes: int
-    lower_bound_bytes: int
-
-
 def lower_bound(buffers: Sequence[BufferLifetime], alignment: int, meetings: Sequence[Meeting] = ()) -> int:
     """The largest number of bytes that are alive at one step, for any placement: no arena is smaller.
 
@@ -79,7 +65,7 @@ def lower_bound(buffers: Sequence[BufferLifetime], alignment: int, meetings: Seq
     growth = [0] * (end + 1)
     for buffer in buffers:
         for part in buffer.pieces:
-            size = part.bytes if buffer.parts else _aligned(part.bytes, alignment)
+            size = part.bytes if buffer.parts else aligned(part.bytes, alignment)
             growth[part.first] += size
             growth[part.last + 1] -= size
     shared: dict[tuple[int, int], int] = {}
@@ -93,7 +79,7 @@ def lower_bound(buffers: Sequence[BufferLifetime], alignment: int, meetings: Seq
     for step in range(end):
         alive += growth[step]
         bound = max(bound, alive - savings[step])
-    return _aligned(bound, alignment)
+    return aligned(bound, alignment)
 
 
 def _shared_at(meeting: Meeting, buffers: Sequence[BufferLifetime], alignment: int) -> tuple[int, int, int]:
@@ -103,155 +89,12 @@ def _shared_at(meeting: Meeting, buffers: Sequence[BufferLifetime], alignment: i
     shift = ours[0] - theirs[0]
     forbidden = [(low + shift, high + shift) for low, high in meeting.forbidden]
     step = min(part.first for part in later.pieces if part.lies_in(meeting.later_span))
-    return (
-        step,
-        _aligned(ours[1] - ours[0], alignment),
-        most_shared(ours[1] - ours[0], theirs[1] - theirs[0], forbidden, alignment),
-    )
+    read = (part.bytes for part in earlier.parts if part.last == step and part.lies_in(meeting.earlier_span))
+    most = most_shared(ours[1] - ours[0], theirs[1] - theirs[0], forbidden, alignment)
+    return step, aligned(ours[1] - ours[0], alignment), min(most, sum(read)) if earlier.parts else most
 
 
-def plan_memory(
-    buffers: Sequence[BufferLifetime], alignment: int, meetings: Sequence[Meeting] = (), orders: int = SEARCH_ORDERS
-) -> MemoryPlan:
-    """Place the buffers so that those alive at the same step do not overlap but where a meeting lets them.
-
-    First fit at the lowest offset that is permitted, over several orders (by size, by lifetime x size, by birth), then
-    over seeded random ones, then over changes of the best one, until the lower bound or a limit of work is reached:
-    `orders` at most. Deterministic. Greedy by size is the strategy of Pisarchyk and Lee, arXiv:2001.03288, section 5.
-    """
-    bound = lower_bound(buffers, alignment, meetings)
-    if not buffers:
-        return MemoryPlan((), 0, bound)
-    search = _Search(buffers, alignment, meetings, bound, orders)
-    search.run()
-    return MemoryPlan(tuple(search.offsets), search.arena_bytes, bound)
-
-
-def fill_regions(
-    buffers: Sequence[BufferLifetime],
-    order: Sequence[int],
-    capacities: Sequence[float],
-    alignment: int,
-    meetings: Sequence[Meeting],
-) -> list[tuple[int, int]] | None:
-    """First fit in the first region with room, buffer by buffer in `order`: (region, offset) of each; None: no room."""
-    sizes = [_aligned(buffer.bytes, alignment) for buffer in buffers]
-    conflicts = _conflicts(buffers, meetings)
-    places: list[tuple[int, int]] = [(-1, 0)] * len(buffers)
-    for index in order:
-        for region, capacity in enumerate(capacities):
-            forbidden = sorted(
-                (places[other][1] + low, places[other][1] + high)
-                for other, low, high in conflicts[index]
-                if places[other][0] == region
-            )
-            offset = _lowest_permitted(forbidden, alignment)
-            if offset + sizes[index] <= capacity:
-                places[index] = region, offset
-                break
-        else:
-            return None
-    return places
-
-
-class _Search:
-    """The best placement found so far, and the order of first fit that gave it."""
-
-    def __init__(
-        self,
-        buffers: Sequence[BufferLifetime],
-        alignment: int,
-        meetings: Sequence[Meeting],
-        bound: int,
-        orders: int,
-    ) -> None:
-        self._buffers = buffers
-        self._alignment = alignment
-        self._sizes = [_aligned(buffer.bytes, alignment) for buffer in buffers]
-        self._conflicts = _conflicts(buffers, meetings)
-        self._bound = bound
-        self._generator = random.Random(0)
-        self._orders_left = max(1, min(orders, SEARCH_VISITS // max(1, sum(map(len, self._conflicts)))))
-        self._order = list(range(len(buffers)))
-        self.offsets: list[int] = []
-        self.arena_bytes = sum(self._sizes) + 1  # more than any first fit needs
-
-    @property
-    def _is_done(self) -> bool:
-        return self.arena_bytes == self._bound or self._orders_left <= 0
-
-    def run(self) -> None:
-        """Rules of thumb, then noise, then small changes of what was best."""
-        for order in self._orders():
-            self._try(order)
-            if self._is_done:
-                return
-        while not self._is_done:
-            self._try(self._changed())
-
-    def _orders(self) -> Iterator[list[int]]:
-        """Orders in which to place the buffers, the most promising first."""
-        buffers, indices = self._buffers, range(len(self._buffers))
-        keys = (
-            lambda i: (-buffers[i].bytes, buffers[i].first),
-            lambda i: (-buffers[i].bytes * (buffers[i].last - buffers[i].first + 1), buffers[i].first),
-            lambda i: (buffers[i].first, -buffers[i].bytes),
-            lambda i: (-buffers[i].last, -buffers[i].bytes),
-        )
-        for key in keys:
-            yield sorted(indices, key=key)
-        for _ in range(SHUFFLES):
-            # large buffers first, roughly: noise on the size explores the neighbourhood of the best rule
-            yield sorted(indices, key=lambda i: -buffers[i].bytes * self._generator.uniform(0.5, 1.5))
-
-    def _changed(self) -> list[int]:
-        """The best order with one buffer moved to an earlier place: mostly one of those that reach the arena's end."""
-        order = list(self._order)
-        highest = [i for i, at in enumerate(self.offsets) if at + self._sizes[i] == self.arena_bytes]
-        for _ in range(self._generator.choice((1, 1, 2, 3))):
-            moved = self._generator.choice(highest if self._generator.random() < 0.5 else order)
-            order.remove(moved)
-            order.insert(self._generator.randrange(len(order) + 1), moved)
-        return order
-
-    def _try(self, order: list[int]) -> None:
-        """Keep the placement by `order` where it is not worse than the best one: steps sideways lead out of corners."""
-        self._orders_left -= 1
-        offsets = self._first_fit(order)
-        if offsets is None:
-            return
-        self.offsets, self._order = offsets, order
-        self.arena_bytes = max(at + size for at, size in zip(offsets, self._sizes, strict=True))
-
-    def _first_fit(self, order: Sequence[int]) -> list[int] | None:
-        """Each buffer at the lowest offset that is permitted beside those placed before; None if this takes more."""
-        offsets = [-1] * len(order)
-        alignment = self._alignment
-        for index in order:
-            forbidden = sorted(
-                (offsets[other] + low, offsets[other] + high)
-                for other, low, high in self._conflicts[index]
-                if offsets[other] >= 0
-            )
-            offset = _lowest_permitted(forbidden, alignment)
-            if offset + self._sizes[index] > self.arena_bytes:
-                return None
-            offsets[index] = offset
-        return offsets
-
-
-def _lowest_permitted(forbidden: Sequence[tuple[int, int]], alignment: int) -> int:
-    """The lowest offset that is in none of the open intervals, which are sorted."""
-    offset = 0
-    for low, high in forbidden:
-        if low >= offset:
-            break
-        if high > offset:
-            offset = -(-high // alignment) * alignment
-    return offset
-
-
-def _conflicts(buffers: Sequence[BufferLifetime], meetings: Sequence[Meeting]) -> list[list[tuple[int, int, int]]]:
+def conflicts(buffers: Sequence[BufferLifetime], meetings: Sequence[Meeting]) -> list[list[tuple[int, int, int]]]:
     """For each buffer (other, low, high): it must not begin between low and high bytes after the other, both open."""
     met: dict[tuple[int, int], list[Meeting]] = {}
     for meeting in meetings:
@@ -305,7 +148,7 @@ def _merged(intervals: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
 
 def most_shared(later: int, earlier: int, forbidden: Sequence[tuple[int, int]], alignment: int) -> int:
     """The most bytes that buffers of these sizes share at any distance that their meeting permits."""
-    ours, theirs = _aligned(later, alignment), _aligned(earlier, alignment)
+    ours, theirs = aligned(later, alignment), aligned(earlier, alignment)
     # what is shared grows and falls linearly with the distance: its maximum is at a corner
     corners = {0, theirs - ours}
     for low, high in forbidden:
@@ -314,5 +157,5 @@ def most_shared(later: int, earlier: int, forbidden: Sequence[tuple[int, int]], 
     return max((min(d + ours, theirs) - max(d, 0) for d in permitted), default=0)
 
 
-def _aligned(size: int, alignment: int) -> int:
+def aligned(size: int, alignment: int) -> int:
     return -(-size // alignment) * alignment

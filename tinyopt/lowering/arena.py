@@ -12,7 +12,8 @@ from tinyopt.lowering.overlaps import forbidden_distances
 from tinyopt.lowering.program import ARENA_ALIGNMENT, ArenaBuffer, ArenaSlot, UsedRegion
 from tinyopt.lowering.regions import place_in_regions
 from tinyopt.lowering.views import Views
-from tinyopt.memory_plan import BufferLifetime, Meeting, lower_bound, plan_memory
+from tinyopt.memory_plan import BufferLifetime, Meeting, lower_bound
+from tinyopt.memory_search import plan_memory
 from tinyopt.ops import OPERATORS
 from tinyopt.options import MemoryRegion
 from tinyopt.targets.kernel import Kernel, ScratchArgument

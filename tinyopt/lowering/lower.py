@@ -23,7 +23,7 @@ from tinyopt.lowering.program import (
 from tinyopt.lowering.request import KernelRequest, request_for
 from tinyopt.lowering.schedule import schedule
 from tinyopt.lowering.views import VIEWS, Views
-from tinyopt.memory_plan import plan_memory
+from tinyopt.memory_search import plan_memory
 from tinyopt.options import MemoryRegion
 from tinyopt.targets.kernel import (
     ConstantArgument,
@@ -36,7 +36,8 @@ from tinyopt.targets.kernel import (
 )
 from tinyopt.targets.target import Target
 
-QUICK_ORDERS = 100  # of first fit, for a plan among many that are compared
+WORTH_MOVING = 0.95  # of the arena: for so much the inputs of a Concat are moved rather than joined where they are
+QUICK_ORDERS, QUICK_STATES = 100, 1_000  # for a plan among many that are compared
 
 
 @dataclass(frozen=True, eq=False)
@@ -88,34 +89,48 @@ def lower(
 def _best_arena(graph: Graph, kernels: Mapping[Node, Kernel], memory: Sequence[MemoryRegion]) -> tuple[Arena, Views]:
     """Put the nodes into the running order with the smallest arena; returns that arena, or the regions' plan."""
     joined = Views.of(graph)
-    plans = _plans(graph, kernels, joined)
-    if joined.concats and all(arena.bytes > arena.lower_bound_bytes for _, _, arena in plans):
+    best = _best_plan(graph, kernels, joined)
+    if joined.concats and best.arena.bytes > best.arena.lower_bound_bytes:
         # parts that wait in their places for the others may leave gaps that are too small for anything else
-        plans += _plans(graph, kernels, Views.of(graph, kept_apart=joined.concats))
-    # where several are as good the present order, and inputs of a Concat that need not be moved
-    graph.nodes, problem, arena = min(plans, key=lambda plan: plan[2].bytes)
-    return plan_regions(problem, memory) if memory else arena, problem.views
+        moved = _best_plan(graph, kernels, Views.of(graph, kept_apart=joined.concats))
+        best = moved if moved.arena.bytes < WORTH_MOVING * best.arena.bytes else best
+    graph.nodes = best.order
+    return plan_regions(best.problem, memory) if memory else best.arena, best.problem.views
 
 
-def _plans(graph: Graph, kernels: Mapping[Node, Kernel], views: Views) -> list[tuple[list[Node], ArenaProblem, Arena]]:
-    """The arenas of the present order and of the best one that was found."""
+@dataclass(frozen=True, eq=False)
+class _Plan:
+    """A running order and its arena."""
+
+    order: list[Node]
+    problem: ArenaProblem
+    arena: Arena
+
+
+def _best_plan(graph: Graph, kernels: Mapping[Node, Kernel], views: Views) -> _Plan:
+    """The smaller arena of the present order and the best one that was found; the present one where they are equal."""
     needed = {node: kernel for node, kernel in kernels.items() if node not in views.nodes}
-    plans: list[tuple[list[Node], ArenaProblem, Arena]] = []
+    plans: list[_Plan] = []
     for order in (graph.nodes, schedule(graph, views, needed)):
-        if all(order != tried for tried, *_ in plans):
+        if all(order != plan.order for plan in plans):
             problem = ArenaProblem.of(replace(graph, nodes=order), needed, views)
-            plans.append((order, problem, plan_arena(problem)))
-    return plans
+            plans.append(_Plan(order, problem, plan_arena(problem)))
+    return min(plans, key=lambda plan: plan.arena.bytes)
 
 
 def planned_arena_bytes(graph: Graph, target: Target) -> int:
-    """About the arena of `graph` with its nodes in their present order: planned, but not searched for long.
+    """About the arena of `graph`: its order and its plan are searched, but not for long.
 
     Raises UnsupportedOperatorError as `lower` does.
     """
     kernels = {node: kernel for node, (kernel, _) in _choose_kernels(graph, target).items()}
-    problem = ArenaProblem.of(graph, kernels, Views.of(graph))
-    return plan_memory(problem.buffers, ARENA_ALIGNMENT, problem.meetings, QUICK_ORDERS).arena_bytes
+    views = Views.of(graph)
+    needed = {node: kernel for node, kernel in kernels.items() if node not in views.nodes}
+    problems = (
+        ArenaProblem.of(replace(graph, nodes=order), needed, views)
+        for order in (graph.nodes, schedule(graph, views, needed, QUICK_STATES))
+    )
+    return min(plan_memory(p.buffers, ARENA_ALIGNMENT, p.meetings, QUICK_ORDERS).arena_bytes for p in problems)
 
 
 def choose_kernel(node: Node, target: Target) -> tuple[Kernel, tuple[str, ...]] | None:

@@ -8,7 +8,8 @@ from collections.abc import Iterator, Sequence
 
 from tinyopt.errors import BudgetError
 from tinyopt.lowering.program import ARENA_ALIGNMENT
-from tinyopt.memory_plan import BufferLifetime, Meeting, MemoryPlan, fill_regions, plan_memory
+from tinyopt.memory_plan import BufferLifetime, Meeting, conflicts
+from tinyopt.memory_search import MemoryPlan, fill_regions, plan_memory
 from tinyopt.options import MemoryRegion
 
 SHUFFLES = 60
@@ -28,9 +29,10 @@ def place_in_regions(
     Raises BudgetError where none was found that fits.
     """
     capacities = [region.bytes // ARENA_ALIGNMENT * ARENA_ALIGNMENT for region in memory]
+    distances = conflicts(buffers, meetings)
     best: tuple[float, Places] | None = None
     for order in _orders(buffers, accesses):
-        places = fill_regions(buffers, order, capacities, ARENA_ALIGNMENT, meetings)
+        places = fill_regions(buffers, distances, order, capacities, ARENA_ALIGNMENT)
         if places is not None:
             cost = sum(count * region for count, (region, _) in zip(accesses, places, strict=True))
             if best is None or cost < best[0]:
@@ -89,8 +91,9 @@ def _too_small(
     largest = max(range(len(memory)), key=lambda i: memory[i].bytes)
     open_ended = [math.inf if i == largest else capacity for i, capacity in enumerate(capacities)]
     needed: list[int] = []
+    distances = conflicts(buffers, meetings)
     for order in _orders(buffers, accesses):
-        places = fill_regions(buffers, order, open_ended, ARENA_ALIGNMENT, meetings)
+        places = fill_regions(buffers, distances, order, open_ended, ARENA_ALIGNMENT)
         assert places is not None, "one region has no end"
         inside = [i for i, (region, _) in enumerate(places) if region == largest]
         needed.append(_plan_of(buffers, meetings, inside).arena_bytes)

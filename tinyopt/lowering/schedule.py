@@ -19,17 +19,17 @@ SEARCH_STATES = 12_000  # sets of finished nodes that the search looks at, at mo
 STATES_PER_LEVEL = 2_000
 
 
-def schedule(graph: Graph, views: Views, kernels: Mapping[Node, Kernel]) -> list[Node]:
+def schedule(graph: Graph, views: Views, kernels: Mapping[Node, Kernel], states: int = SEARCH_STATES) -> list[Node]:
     """A running order of the graph's nodes with a low peak of live bytes, scratch and overlaps counted.
 
     What is alive depends on which nodes have run, not on their order: dynamic programming over the sets of nodes that
-    may have run, from none to all, is exact while those sets are few. Beyond STATES_PER_LEVEL sets of equal size the
-    best are kept. An order that is no better than the present one is not taken.
+    may have run, from none to all, is exact while those sets are few. Where there are more than `states`, the best of
+    equal size are kept. An order that is no better than the present one is not taken.
     """
     model = _Model(graph, views, kernels)
     best = _peak(model, range(len(graph.nodes)))
     if best > model.unavoidable:
-        found = _search(model, best)
+        found = _search(model, best, states)
         if found is not None:
             return [graph.nodes[index] for index in found]
     return graph.nodes
@@ -110,9 +110,9 @@ class _Model:
         return _State(done, ready, needed - sum(m.bytes for m in died), max(peak, state.peak), index, state)
 
 
-def _search(model: _Model, best: int) -> list[int] | None:
+def _search(model: _Model, best: int, states: int) -> list[int] | None:
     """The order with the lowest peak that was found, None where none is below `best`."""
-    width = max(8, min(STATES_PER_LEVEL, SEARCH_STATES // max(1, len(model.nodes))))
+    width = max(8, min(STATES_PER_LEVEL, states // max(1, len(model.nodes))))
     levels: list[dict[int, _State]] = [{} for _ in range(len(model.nodes) + 1)]
     levels[0][0] = model.start
     for level in levels[:-1]:
