@@ -17,10 +17,7 @@ __all__ = ["DSP"]
 
 DSP: Mapping[str, tuple[KernelPlanner, ...]] = {
     "QConv": (plan_clustered, plan_pointwise, plan_depthwise, plan_convolution),
-    "QDense": (
-        plan_clustered_dense,
-        plan_dense,
-    ),
+    "QDense": (plan_clustered_dense, plan_dense),
     "QAdd": (plan_add,),
     "QLookup": (plan_lookup,),
     "QMul": (plan_mul,),
