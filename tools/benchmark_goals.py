@@ -29,6 +29,9 @@ ARENA_BYTES = {"kws01": 10_000, "vww01": 40_000, "ic01": 38_000, "ad01": 2_200}
 RESIDUAL_PER_ELEMENT = {"cortex-m4": 8.0, "cortex-m55": 2.0}
 STACK_BYTES = 1024
 
+# (where, what) of goals that are known to be missed: a test wants this list to be neither too short nor too long
+NOT_YET = {("a residual on cortex-m55", "instructions per element")}
+
 
 @dataclass(frozen=True)
 class Miss:
