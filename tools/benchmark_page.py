@@ -53,14 +53,14 @@ def _is_built(line: Figures, choice: CompilerChoice) -> bool:
 def _verdict(figures: Sequence[Figures], layers: Sequence[Layer]) -> str:
     wrong = sum(line.different_bytes for line in figures)
     varying = [line for line in figures if line.is_input_dependent]
-    varying_cores = ", ".join(core for core in CORES if any(line.core == core for line in varying))
+    varying_cores = ", ".join(core for core in CORES if any(line.core == core for line in varying)) or "no core"
     slower = [layer for layer in layers if layer.is_slower]
     lines = [
         f"**Bytes that differ from the reference**: {wrong}, in {len(figures)} combinations of model, core and build.",
         f"**Most stack**: {max(line.stack_bytes for line in figures):,} bytes.",
         f"**Static RAM beside the arena**: {max(line.static_ram_bytes for line in figures)} bytes.",
         f"**Layers slower than CMSIS-NN's**: {len(slower)} of {len(layers)}.",
-        f"**Lines whose instructions depend on the input**: {len(varying)} of {len(figures)} ({varying_cores or 'no core'}).",
+        f"**Lines whose instructions depend on the input**: {len(varying)} of {len(figures)} ({varying_cores}).",
     ]
     missed = [f"- {miss}" for miss in misses(figures, layers)]
     goals = ["", "**Goals missed:**", "", *missed] if missed else ["", "**Goals missed**: none."]
