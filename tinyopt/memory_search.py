@@ -10,9 +10,9 @@ from typing import Any
 from tinyopt.memory_plan import BufferLifetime, Meeting, aligned, conflicts, lower_bound
 
 SHUFFLES = 200  # orders near rules of thumb, before the best order found is improved step by step
-SEARCH_VISITS = 600_000  # pairs of buffers looked at in the search: about a second
+SEARCH_VISITS = 2_000_000  # pairs of buffers looked at in the search: about a second
 SEARCH_ORDERS = 4_000
-KEPT = 6  # placements that are improved
+KEPT = 12  # placements that are improved
 
 
 @dataclass(frozen=True)

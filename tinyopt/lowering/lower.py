@@ -37,7 +37,7 @@ from tinyopt.targets.kernel import (
 from tinyopt.targets.target import Target
 
 WORTH_MOVING = 0.95  # of the arena: for so much the inputs of a Concat are moved rather than joined where they are
-QUICK_ORDERS, QUICK_STATES = 100, 1_000  # for a plan among many that are compared
+QUICK_ORDERS, QUICK_STATES = 400, 1_000  # for a plan among many that are compared
 
 
 @dataclass(frozen=True, eq=False)
