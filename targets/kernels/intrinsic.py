@@ -41,6 +41,9 @@ NAKED = Intrinsic(
 )
 
 
+_STATEMENT_CHARACTERS = 4000  # of one assembly statement, its first line not counted
+
+
 def micro_kernel(
     name: str,
     parameters: Sequence[str],
@@ -57,7 +60,22 @@ def micro_kernel(
     """
     declared = ", ".join(f"{parameter} __attribute__((unused))" for parameter in parameters) or "void"
     lines = [line.partition("@")[0].strip() for line in assembly.strip().splitlines()]
-    body = "".join(f'      "{line}\\n\\t"\n' for line in [".syntax unified", *lines] if line)
+    statements = "".join(map(_assembly_statement, _in_parts([line for line in lines if line])))
     kind = {"void": "void", "int32": "int32_t"}[result]
-    text = f"TINYOPT_NAKED {kind} {name}({declared}) {{\n  __asm volatile(\n{body.rstrip()});\n}}\n"
+    text = f"TINYOPT_NAKED {kind} {name}({declared}) {{\n{statements}}}\n"
     return Intrinsic(name, result, ("stdint.h", *headers), text, meaning)
+
+
+def _in_parts(lines: Sequence[str]) -> list[list[str]]:
+    """The lines in several statements' worth: a C99 compiler need not take a string beyond 4095 characters."""
+    parts: list[list[str]] = [[]]
+    for line in lines:
+        if sum(len(other) + len("\n\t") for other in [*parts[-1], line]) > _STATEMENT_CHARACTERS:
+            parts.append([])
+        parts[-1].append(line)
+    return parts
+
+
+def _assembly_statement(lines: Sequence[str]) -> str:
+    body = "".join(f'      "{line}\\n\\t"\n' for line in [".syntax unified", *lines])
+    return f"  __asm volatile(\n{body.rstrip()});\n"
