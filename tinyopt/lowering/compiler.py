@@ -34,7 +34,7 @@ def lower_to_c(function: Any, symbol: str, written: Sequence[bool], may_alias: b
     target = {"kind": "c"}
     module = _bare_module(function, symbol, target)
     source = str(tvm.get_global_func("target.build.c")(module, Target(target)).inspect_source("c"))
-    return with_float_literals(_without_unused_variables(_static_definition(source, symbol, written, may_alias)))
+    return with_float_literals(_static_definition(_without_unused_variables(source), symbol, written, may_alias))
 
 
 def lower_to_object(function: Any, symbol: str, target: Mapping[str, Any], may_alias: bool, path: Path) -> None:
