@@ -48,8 +48,8 @@ def estimate_instructions(graph: Graph, costs: InstructionCosts) -> int:
     return sum(costs.instructions(node) for node in graph.nodes)
 
 
-DSP_COSTS = InstructionCosts(1.25, 2.2, 5.0, 3.0, 1 / 2, 1.0)  # SMLAD: two products; VFMA: one
-MVE_COSTS = InstructionCosts(0.18, 1.2, 5.0, 1.5, 1 / 16, 1 / 4)  # VMLADAVA: sixteen products; VFMA: four
+DSP_COSTS = InstructionCosts(0.9, 1.8, 5.0, 3.0, 1 / 2, 1.0)  # SMLAD: two products; VFMA: one
+MVE_COSTS = InstructionCosts(0.16, 0.65, 5.0, 1.5, 1 / 16, 1 / 4)  # VMLADAVA: sixteen products; VFMA: four
 THUMB1_COSTS = InstructionCosts(2.7, 9.5, 60.0, 8.0, 1 / 2, 30.0)  # MULS: two products of int8; float in software
 THUMB2_COSTS = InstructionCosts(1.85, 6.7, 60.0, 6.0, 1 / 2, 30.0)  # MLA: two products of int8; float in software
 SDOT_COSTS = InstructionCosts(0.095, 0.4, 0.33, 1.0, 1 / 16, 1 / 4)  # SDOT: sixteen products; FMLA: four
