@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 
 from tinyopt.targets.kernel import KernelPlanner
+from tinyopt.targets.kernels.decoding import InstructionsPerMac, plan_modelled
+from tinyopt.targets.kernels.dsp.clustered import clustered_kernel, dense_kernel
 from tinyopt.targets.kernels.mve.convolution import plan_convolution
 from tinyopt.targets.kernels.mve.dense import plan_dense
 from tinyopt.targets.kernels.mve.depthwise import plan_depthwise
@@ -15,9 +18,12 @@ from tinyopt.targets.kernels.mve.pool import plan_average_pool, plan_max_pool, p
 
 __all__ = ["MVE"]
 
+_INT8 = InstructionsPerMac(convolution=0.15, depthwise=0.66, dense=0.17)
+
+# Clustered weights are decoded by the kernels for the DSP.
 MVE: Mapping[str, tuple[KernelPlanner, ...]] = {
-    "QConv": (plan_pointwise, plan_depthwise, plan_convolution),
-    "QDense": (plan_dense,),
+    "QConv": (partial(plan_modelled, _INT8, clustered_kernel), plan_pointwise, plan_depthwise, plan_convolution),
+    "QDense": (partial(plan_modelled, _INT8, dense_kernel), plan_dense),
     "QAdd": (plan_add,),
     "QMul": (plan_multiply,),
     "QLookup": (plan_lookup,),

@@ -10,6 +10,8 @@ from collections.abc import Mapping
 from functools import partial
 
 from tinyopt.targets.kernel import KernelPlanner
+from tinyopt.targets.kernels.decoding import InstructionsPerMac, plan_estimated
+from tinyopt.targets.kernels.scalar.clustered import plan_clustered_qconv, plan_clustered_qdense
 from tinyopt.targets.kernels.thumb.convolution import plan_convolution
 from tinyopt.targets.kernels.thumb.dense import plan_dense
 from tinyopt.targets.kernels.thumb.depthwise import plan_depthwise
@@ -28,5 +30,19 @@ def _kernels(core: str) -> Mapping[str, tuple[KernelPlanner, ...]]:
 
 _SPARSE: Mapping[str, tuple[KernelPlanner, ...]] = {"QDense": (partial(plan_sparse_dense, "thumb1"),)}
 
-THUMB1 = layered(_SPARSE, _kernels("thumb1"))
-THUMB2 = _kernels("thumb2")
+
+def _clustered(plain: InstructionsPerMac, decoded: InstructionsPerMac) -> Mapping[str, tuple[KernelPlanner, ...]]:
+    """The scalar kernels, which decode clustered weights, where they are worthwhile."""
+    return {
+        "QConv": (partial(plan_estimated, plain, decoded, plan_clustered_qconv),),
+        "QDense": (partial(plan_estimated, plain, decoded, plan_clustered_qdense),),
+    }
+
+
+_THUMB1_INT8 = InstructionsPerMac(convolution=2.8, depthwise=10.9, dense=2.5)
+_THUMB1_DECODED = InstructionsPerMac(convolution=8.5, depthwise=19.9, dense=10.5)
+_THUMB2_INT8 = InstructionsPerMac(convolution=1.9, depthwise=7.6, dense=1.7)
+_THUMB2_DECODED = InstructionsPerMac(convolution=5.4, depthwise=9.9, dense=5.3)
+
+THUMB1 = layered(_clustered(_THUMB1_INT8, _THUMB1_DECODED), _SPARSE, _kernels("thumb1"))
+THUMB2 = layered(_clustered(_THUMB2_INT8, _THUMB2_DECODED), _kernels("thumb2"))

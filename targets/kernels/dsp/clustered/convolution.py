@@ -12,7 +12,7 @@ import numpy as np
 
 from tinyopt.ir import Node
 from tinyopt.targets.kernel import Kernel, Overlap, Refusal, ScratchArgument
-from tinyopt.targets.kernels.dsp.clustered.costs import with_costs, worthwhile
+from tinyopt.targets.kernels.dsp.clustered.costs import with_costs
 from tinyopt.targets.kernels.dsp.clustered.layer import (
     ANY_SIZE,
     GATHERING,
@@ -38,11 +38,6 @@ _NUMBERS = (
     *("height", "row_bytes", "copied_bytes", "output_width", "first_row", "rows_left_out"),
     *("kept_rows", "pitch", "interior", "begin", "filler", "rows", "run", "words", "step"),
 )
-
-
-def plan_clustered_convolution(node: Node) -> Kernel | Refusal:
-    """`convolution_kernel` where it is worthwhile."""
-    return worthwhile(node, convolution_kernel(node))
 
 
 def convolution_kernel(node: Node) -> Kernel | Refusal:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from tinyopt.ir import Node
-from tinyopt.targets.kernel import ConstantArgument, Decoding, Kernel, Refusal
+from tinyopt.targets.kernel import ConstantArgument, Decoding, Kernel
 from tinyopt.targets.kernels.dsp.clustered.decode_steps import decode_instructions, decode_one_instructions
 from tinyopt.targets.kernels.dsp.clustered.layer import RESCALING_BYTES, Depth, LayerSpec, block_pixels
 from tinyopt.targets.kernels.dsp.clustered.tiles import NARROW, WIDE
@@ -35,24 +35,6 @@ def with_costs(node: Node, kernel: Kernel, spec: LayerSpec, depth: Depth) -> Ker
         int8_instructions=round(_plain(node, depth) + _PLAIN_GATHERING * gathering),
     )
     return replace(kernel, decoding=decoding)
-
-
-def worthwhile(node: Node, kernel: Kernel | Refusal) -> Kernel | Refusal:
-    """`kernel`, or why int8 weights are better: it saves no flash, or costs more than the clusters permit."""
-    clusters = node.input(1).clusters
-    if isinstance(kernel, Refusal) or kernel.decoding is None or clusters is None:
-        return kernel
-    decoding = kernel.decoding
-    saved = decoding.int8_bytes - decoding.bytes
-    if saved <= 0:
-        return Refusal(f"packed indices and codebook take {decoding.bytes} bytes, {decoding.int8_bytes} as int8")
-    if decoding.instructions > clusters.cost_limit * decoding.int8_instructions:
-        factor = decoding.instructions / decoding.int8_instructions
-        return Refusal(
-            f"decoding its weights would take {factor:.2f} times the instructions of int8 weights (the limit is"
-            f" {clusters.cost_limit:g}) to save {saved} bytes"
-        )
-    return kernel
 
 
 def _pixels(node: Node) -> int:

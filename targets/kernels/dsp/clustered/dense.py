@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from tinyopt.ir import Node
 from tinyopt.targets.kernel import Kernel, Refusal
-from tinyopt.targets.kernels.dsp.clustered.costs import with_costs, worthwhile
+from tinyopt.targets.kernels.dsp.clustered.costs import with_costs
 from tinyopt.targets.kernels.dsp.clustered.layer import (
     ANY_SIZE,
     CHANNELS,
@@ -29,11 +29,6 @@ from tinyopt.targets.kernels.intrinsic import NAKED
 from tinyopt.targets.kernels.tir import KernelBuilder, PrimFunc
 
 _DEPTH, _ROW_BYTES = GATHERING, GATHERING + 1
-
-
-def plan_clustered_dense(node: Node) -> Kernel | Refusal:
-    """`dense_kernel` where it is worthwhile."""
-    return worthwhile(node, dense_kernel(node))
 
 
 def dense_kernel(node: Node) -> Kernel | Refusal:

@@ -6,18 +6,12 @@ from dataclasses import replace
 
 from tinyopt.ir import Node
 from tinyopt.targets.kernel import Argument, ConstantArgument, Decoding, Kernel, Refusal, ScratchArgument
-from tinyopt.targets.kernels.dsp.clustered.costs import worthwhile
 from tinyopt.targets.kernels.dsp.clustered.pairs import MOST_BITS
 from tinyopt.targets.kernels.dsp.decoding import INSTRUCTIONS_PER_TAP, packed_taps
 from tinyopt.targets.kernels.dsp.depthwise import plan_depthwise
 from tinyopt.targets.kernels.dsp.plane_micro_kernels import GROUP
 
 _INT8_PER_MAC, _INT8_PER_CHANNEL = 1.7, 100  # instructions; a mean over the layers of the MLPerf Tiny models
-
-
-def plan_clustered_depthwise(node: Node) -> Kernel | Refusal:
-    """`depthwise_kernel` where it is worthwhile."""
-    return worthwhile(node, depthwise_kernel(node))
 
 
 def depthwise_kernel(node: Node) -> Kernel | Refusal:

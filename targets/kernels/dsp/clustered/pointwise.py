@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from tinyopt.ir import Node
 from tinyopt.targets.kernel import Kernel, Overlap, Refusal
-from tinyopt.targets.kernels.dsp.clustered.costs import with_costs, worthwhile
+from tinyopt.targets.kernels.dsp.clustered.costs import with_costs
 from tinyopt.targets.kernels.dsp.clustered.layer import (
     ANY_SIZE,
     GATHERING,
@@ -29,11 +29,10 @@ def is_pointwise(node: Node) -> bool:
     return is_whole and node.input(1).shape[1:3] == (1, 1)
 
 
-def plan_clustered_pointwise(node: Node) -> Kernel | Refusal:
-    """A pointwise QConv, where decoding is worthwhile."""
-    if reason := refusal(node):
-        return Refusal(reason)
-    return worthwhile(node, rows_kernel(node))
+def pointwise_kernel(node: Node) -> Kernel | Refusal:
+    """A pointwise QConv."""
+    reason = refusal(node)
+    return Refusal(reason) if reason else rows_kernel(node)
 
 
 def rows_kernel(node: Node) -> Kernel:
