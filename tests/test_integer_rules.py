@@ -220,6 +220,29 @@ def test_a_residual_of_a_larger_scale_makes_the_shift_smaller() -> None:
     assert steps_from_onnxruntime(before, graph) <= 1
 
 
+@pytest.mark.parametrize(
+    ("scale", "multiplier"),
+    [
+        (0.3, round(0.3 * 2**16) << 16),  # 16 bits behind the point
+        (0.499999, round(0.499999 * 2**32)),  # rounded it would not fit
+        (0.001, round(0.001 * 2**32)),  # too few bits would be left
+    ],
+)
+def test_the_multiplier_of_a_residual_is_rounded_where_that_does_not_matter(scale: float, multiplier: int) -> None:
+    build = GraphBuilder()
+    x = build.input("x", (1, 2), "int8", Q(0.01, 0))
+    r = build.input("r", (1, 2), "int8", Q(scale, -3))
+    y = build("Dense", real(build, x), weights(build, (2, 2)), None, real(build, r))
+    graph = build.graph_of(quantize(build, y, 1.0, 0))
+    before = graph.copy()
+    lowered(graph)
+    (node,) = graph.nodes
+    assert node.int("shift") == 32
+    assert abs(node.int("residual_multiplier") - multiplier) < 2**8  # scales are float32
+    assert (node.int("residual_multiplier") % 2**16 == 0) == (multiplier % 2**16 == 0)
+    assert steps_from_onnxruntime(before, graph) <= 1
+
+
 def test_clusters_stay_on_the_weights_of_the_integer_operator() -> None:
     build = GraphBuilder()
     x = build.input("x", (1, 2), "int8", Q(0.5, 10))

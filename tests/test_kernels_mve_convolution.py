@@ -36,6 +36,41 @@ def with_large_multipliers(make: CaseMaker, planner: KernelPlanner, case: Case) 
     return made
 
 
+def with_residual_multiplier(make: CaseMaker, planner: KernelPlanner, case: Case, multiplier: int, ending: str) -> Case:
+    """The same node with that multiplier, and the ending that its planner must choose then."""
+    case.node.attributes["residual_multiplier"] = multiplier
+    made = make.case(case.node, planner)
+    assert isinstance(made.kernel.spec, ConvolutionSpec | DenseSpec | PointwiseSpec)
+    assert made.kernel.spec.tile.finish.ending == ending
+    return made
+
+
+SHORT_MULTIPLIERS = (1 << 16, 0x1234 << 16, 0x6666 << 16, 0x7FFF << 16, -0x3333 << 16)
+
+
+def short_residual_cases(make: CaseMaker) -> Iterator[Case]:
+    """Residuals whose multiplier has 16 bits behind the point, and some beside them that have more."""
+    for (depth, count), multiplier in product(
+        ((1, 3), (16, 4), (17, 10), (40, 5), (144, 8), (640, 2)), SHORT_MULTIPLIERS
+    ):
+        low = -128 if depth % 2 else -20
+        case = make.conv(plan_pointwise, (3, 5, depth), count, residual=1, low=low)
+        yield with_residual_multiplier(make, plan_pointwise, case, multiplier, "short_residual")
+        case = make.dense(plan_dense, (1, depth), count + 3, residual=1, low=low)
+        yield with_residual_multiplier(make, plan_dense, case, multiplier, "short_residual")
+    for depth, count, multiplier in product((3, 16, 33), (1, 6, 8), SHORT_MULTIPLIERS[1:3]):
+        for beside, ending in ((0, "short_residual"), (1, "residual")):
+            pads, low = (1, 1, 1, 1), -7 if count == 6 else -128
+            case = make.conv(plan_convolution, (5, 4, depth), count, (3, 3), (1, 1), pads, residual=1, low=low)
+            yield with_residual_multiplier(make, plan_convolution, case, multiplier + beside, ending)
+    for shift in (20, 28, 31):  # the multipliers are doubled to shift 32 first
+        case = make.conv(plan_pointwise, (3, 3, 16), 5, residual=1, shift=shift)
+        yield with_residual_multiplier(make, plan_pointwise, case, 0xFFFF << shift - 16, "short_residual")
+    for output_zero, input_zero in product((-128, 127), repeat=2):
+        case = make.conv(plan_pointwise, (3, 4, 24), 6, residual=1, output_zero=output_zero, input_zero=input_zero)
+        yield with_residual_multiplier(make, plan_pointwise, case, 0x7FFF << 16, "short_residual")
+
+
 def pointwise_cases(make: CaseMaker) -> Iterator[Case]:
     depths, channels = (1, 3, 8, 15, 16, 17, 32, 40, 48, 64, 80, 96, 112, 128), (1, 2, 4, 7, 8, 16)
     for depth, count in product(depths, channels):
@@ -103,7 +138,12 @@ def dense_cases(make: CaseMaker) -> Iterator[Case]:
     yield make.dense(plan_dense, (1, 640), 12)
 
 
-FAMILIES = {"pointwise": pointwise_cases, "convolution": convolution_cases, "dense": dense_cases}
+FAMILIES = {
+    "pointwise": pointwise_cases,
+    "convolution": convolution_cases,
+    "dense": dense_cases,
+    "short residual": short_residual_cases,
+}
 
 
 @pytest.mark.qemu
@@ -186,6 +226,25 @@ def test_multipliers_are_doubled_as_long_as_they_fit_so_that_the_shift_is_32() -
     assert isinstance(found, Rescaling)
     assert (found.shift, found.multipliers.tolist()) == (32, [2**29 + 16, 112])
     assert (found.residual_multiplier, found.finish.residual_shift) == (2**30 + 6, 3)
+
+
+def test_a_residual_whose_sums_may_exceed_32_bits_keeps_64() -> None:
+    node = CaseMaker(1).conv(plan_pointwise, (3, 3, 4), 2, residual=1).node
+    node.attributes["residual_multiplier"] = 2**30
+
+    def ending(multiplier: int, bias: int) -> str:
+        node.input(1).constant = np.zeros((2, 1, 1, 4), np.int8)
+        node.input(2).constant = np.array([5, bias], np.int32)
+        node.input(3).constant = np.array([9, multiplier], np.int32)
+        found = rescaling_of(node)
+        assert isinstance(found, Rescaling)
+        return found.finish.ending
+
+    assert ending(2**30, 2**16 - 2**9) == "short_residual"
+    assert ending(2**30, 2**16) == "residual"  # the sum has 32 bits
+    assert ending(2**15, 2**30) == "short_residual"
+    assert ending(2**16, 2**30) == "residual"  # no shift of the two leaves enough of the product
+    assert ending(9, -(2**31)) == "residual"
 
 
 def test_what_another_kernel_must_take_is_refused_with_the_reason() -> None:

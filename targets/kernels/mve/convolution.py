@@ -82,7 +82,7 @@ class ConvolutionSpec:
 
     @property
     def has_residual(self) -> bool:
-        return self.tile.finish.ending == "residual"
+        return self.tile.finish.has_residual
 
     @property
     def intrinsics(self) -> tuple[Intrinsic, ...]:

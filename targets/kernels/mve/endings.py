@@ -38,8 +38,11 @@ _SATURATE = ("vqmovnb.s16 q0, q0",)  # the lanes' lower bytes are what is stored
 
 def ending(finish: Finish, lanes: Lanes) -> list[str]:
     """For tiles that hold no pixels in vectors."""
+    limit = _LIMIT if finish.is_clamped else _SATURATE
+    if finish.ending == "short_residual":
+        return [*_with_short_residual(lanes), *limit]
     rescaled = {"high": _high, "shift": _shifted, "residual": _with_residual}[finish.ending](finish, lanes)
-    return [*rescaled, "vqadd.s16 q0, q0, q5", *(_LIMIT if finish.is_clamped else _SATURATE)]
+    return [*rescaled, "vqadd.s16 q0, q0, q5", *limit]
 
 
 def ending_of_held() -> list[str]:
@@ -118,6 +121,34 @@ def _with_residual(finish: Finish, lanes: Lanes) -> list[str]:
         *_two_products("q1", "q5", "q2", "q7"),
         "vqmovnt.s32 q0, q1",
         "vldmdb r3!, {d10-d15}" if finish.is_clamped else "vldrw.32 q5, [r3, #-48]",
+    ]
+
+
+def _with_short_residual(lanes: Lanes) -> list[str]:
+    """The upper half of (accumulator * multiplier >> 16) + residual * residual multiplier + what is added to all.
+
+    VQDMLASH: (accumulator << shift) * (multiplier << 15 - shift) >> 31, to which it adds the scalar.
+    """
+    return [
+        "ldrd r3, r7, [sp, #12]",  # levels, residual - y
+        "add r7, r7, r11",
+        lanes.predicate,
+        "vpst",
+        "vldrbt.s16 q2, [r7, q4]",
+        *_moved("q1", FIRST),
+        *_moved("q0", SECOND),
+        "ldm r3, {r0, r2, r4}",  # the residual's multiplier, what is added, the accumulators' shift
+        "vldrw.32 q3, [r1], #16",
+        "vshl.s32 q1, r4",
+        "vqdmlash.s32 q1, q3, r2",
+        "vmovlb.s16 q5, q2",
+        "vmla.s32 q1, q5, r0",
+        *lanes.second,
+        "vshl.s32 q0, r4",
+        "vqdmlash.s32 q0, q3, r2",
+        "vmovlt.s16 q2, q2",
+        "vmla.s32 q0, q2, r0",
+        "vsri.32 q0, q1, #16",
     ]
 
 

@@ -51,7 +51,7 @@ class PointwiseSpec:
 
     @property
     def has_residual(self) -> bool:
-        return self.tile.finish.ending == "residual"
+        return self.tile.finish.has_residual
 
     @property
     def intrinsics(self) -> tuple[Intrinsic, ...]:

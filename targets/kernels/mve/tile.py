@@ -18,7 +18,7 @@ PAIR_CHANNELS = 4  # of a tile of two pixels
 DENSE_CHANNELS = 8  # of a tile of one pixel
 MAXIMUM_CHANNELS = 65532  # of two pixels, whose lanes' places have 16 bits
 Walk = Literal["once", "blocks", "rows", "unrolled"]
-Ending = Literal["high", "shift", "residual"]
+Ending = Literal["high", "shift", "residual", "short_residual"]
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,8 @@ class Finish:
     """What becomes of accumulators.
 
     ending: "high" is for shift 32, "shift" for any from 2 on, "residual" for shift 32 and a residual, which is first
-    shifted up by `residual_shift`. is_clamped: to other limits than those of int8.
+    shifted up by `residual_shift`, "short_residual" for a residual and sums that fit 32 bits with 16 bits behind the
+    point. is_clamped: to other limits than those of int8.
     """
 
     ending: Ending
@@ -39,9 +40,13 @@ class Finish:
         return f"{self.ending}{shift}{'_clamped' if self.is_clamped else ''}"
 
     @property
+    def has_residual(self) -> bool:
+        return self.ending in {"residual", "short_residual"}
+
+    @property
     def levels_words(self) -> int:
         """The length of what `levels` points to, see `levels_of`."""
-        return 19 + {"high": 0, "shift": 2, "residual": 8}[self.ending]
+        return 19 + {"high": 0, "shift": 2, "residual": 8, "short_residual": 3}[self.ending]
 
 
 @dataclass(frozen=True)
@@ -77,13 +82,15 @@ class Rescaling:
     """Multipliers and the shift, both made as large as they can be without changing any result.
 
     The shift is 32 but where a multiplier is too large for that. The residual's multiplier counts for the residual
-    times 2^finish.residual_shift.
+    times 2^finish.residual_shift; with a short residual it is in units of 2^-16, and the multipliers are times
+    2^(15 - accumulator_shift).
     """
 
     finish: Finish
     shift: int
     multipliers: NDArray[np.int32]
     residual_multiplier: int = 0
+    accumulator_shift: int = 0
 
 
 def rescaling_of(node: Node) -> Rescaling | Refusal:
@@ -99,11 +106,44 @@ def rescaling_of(node: Node) -> Rescaling | Refusal:
     if shift < 32:
         return Refusal("it has a residual, and its scale is 1/2 or more")
     residual_multiplier = node.int("residual_multiplier") << doubled
+    if short := _short_residual(node, multipliers << doubled, residual_multiplier, is_clamped):
+        return short
     residual_shift = max(residual_multiplier.bit_length() - 31, 0)
     if residual_shift > MAXIMUM_RESIDUAL_SHIFT:
         return Refusal("its residual is scaled by more than 64")
     finish = Finish("residual", is_clamped, residual_shift)
     return Rescaling(finish, 32, scaled, residual_multiplier >> residual_shift)
+
+
+def _short_residual(
+    node: Node, multipliers: NDArray[np.int64], residual_multiplier: int, is_clamped: bool
+) -> Rescaling | None:
+    """How it is done with 16 bits behind the point, if that changes no result and everything fits 32 bits.
+
+    The residual's multiplier has nothing behind those bits, so that what the product loses there decides nothing.
+    """
+    if residual_multiplier % (1 << 16):
+        return None
+    in_units = residual_multiplier >> 16
+    sums = _largest_sums(node)
+    largest = int((sums * multipliers).max() >> 16) + 1
+    beside = 255 * abs(in_units) + (130 << 16)  # residual, output's zero point, and what rounds
+    accumulator_shift = min(31 - int(sums.max()).bit_length(), 15)
+    scaled = multipliers << 15 - max(accumulator_shift, 0)
+    if accumulator_shift < 0 or int(scaled.max()) >= 1 << 31 or largest + beside >= 1 << 31:
+        return None
+    finish = Finish("short_residual", is_clamped)
+    return Rescaling(finish, 32, scaled.astype(np.int32), in_units, accumulator_shift)
+
+
+def _largest_sums(node: Node) -> NDArray[np.int64]:
+    """The largest absolute value that each channel's accumulator can get."""
+    channels = node.input(2).shape[0]
+    weights = node.input(1).data.astype(np.int64).reshape(channels, -1)
+    bias = node.input(2).data.astype(np.int64)
+    above, below = np.maximum(weights, 0).sum(1), np.minimum(weights, 0).sum(1)
+    largest: NDArray[np.int64] = np.maximum(bias + 127 * above - 128 * below, 128 * above - 127 * below - bias)
+    return largest
 
 
 MAXIMUM_RESIDUAL_SHIFT = 7  # a residual less its zero point has 9 bits and is shifted in 16
@@ -121,7 +161,8 @@ def levels_of(
 
     The first numbers: channels, bytes from pair to pair of pixels in the input, and in the output from the last group
     to the next pair. The vectors: where each lane's byte is, counted from the first channel's, zero point, low, and
-    high. The last numbers: 32 - shift and -shift, or vectors of the residual's zero point (int16) and multiplier.
+    high. The last numbers: 32 - shift and -shift, or vectors of the residual's zero point (int16) and multiplier, or,
+    for a short residual, its multiplier, what is added to all sums, and the accumulators' shift.
     """
     channels = node.output.shape[-1]
     steps = np.array([channels, input_step, output_step - channels // PAIR_CHANNELS * PAIR_CHANNELS], np.int32)
@@ -132,6 +173,10 @@ def levels_of(
     if rescaling.finish.ending == "residual":
         zero_point = zero_point_of(node, node.input(4))
         found += [_halves([zero_point] * 8), np.full(4, rescaling.residual_multiplier, np.int32)]
+    if rescaling.finish.ending == "short_residual":
+        above_zero = (2 * zero_point_of(node, node.output) + 1) << 15  # with the half that rounds
+        added = above_zero - zero_point_of(node, node.input(4)) * rescaling.residual_multiplier
+        found.append(np.array([rescaling.residual_multiplier, added, rescaling.accumulator_shift], np.int32))
     return np.concatenate(found)
 
 
@@ -209,6 +254,11 @@ def _levels(
         accumulator = int(group[place])
         for start, row in zip(places, weights, strict=True):
             accumulator += int(row.astype(np.int64) @ x[start : start + STEP].astype(np.int64))
+        if finish.ending == "short_residual":
+            multiplier, added, accumulator_shift = (int(number) for number in levels[19:22])
+            product = (accumulator << accumulator_shift) * int(group[place - len(order)]) >> 31
+            found.append(min(max((product + added + int(residual[channel]) * multiplier) >> 16, low), high))
+            continue
         product, shift = accumulator * int(group[place - len(order)]), 32
         if finish.ending == "shift":
             shift = -int(levels[20])
