@@ -15,7 +15,7 @@ from tinyopt.targets.kernel import ConstantArgument, Decoding, Kernel, KernelPla
 
 @dataclass(frozen=True)
 class InstructionsPerMac:
-    """Of the kernels of a core: means over the layers of the MLPerf Tiny models, counted under QEMU."""
+    """Of the kernels of a core, roughly: means over large layers counted under QEMU; small ones cost more."""
 
     convolution: float
     depthwise: float
