@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -20,30 +21,35 @@ def add_block(shift: int, is_clamped: bool) -> Intrinsic:
     highs too, which have the limit in each byte.
     """
     assert 1 <= shift <= 31, shift
-    lines = [
-        "push {r4-r11, lr}",
-        *("ldrd r4, r5, [sp, #36]", "ldr r6, [sp, #44]"),
-        *("lsl r4, r4, #8", "lsl r5, r5, #8", "mov r7, #0xFF00FF00"),
-        "cmp r3, #0",
-        "beq 2f",
-        "1:",
-        *_four_sums(shift, is_clamped),
-        *_four_sums(shift, is_clamped),
-        "subs r3, r3, #1",
-        "bne 1b",
-        "2:",
-        "pop {r4-r11, pc}",
-    ]
-    limits = ("int32_t lows", "int32_t highs") if is_clamped else ()
+    set_up = ["ldrd r4, r5, [sp, #36]", "ldr r6, [sp, #44]"]
+    set_up += ["lsl r4, r4, #8", "lsl r5, r5, #8", "mov r7, #0xFF00FF00"]
+    factors = ("multiplier_a", "multiplier_b", "offset")
+    return _over_blocks(
+        f"tinyopt_add_asr{shift}", factors, is_clamped, set_up, _four_sums(shift, is_clamped), _sums(shift)
+    )
+
+
+def _over_blocks(
+    name: str,
+    factors: Sequence[str],
+    is_clamped: bool,
+    set_up: Sequence[str],
+    four: Sequence[str],
+    meaning: Callable[..., Any],
+) -> Intrinsic:
+    """The loop over blocks of two tensors. factors: the numbers passed on the stack; four: code of four elements."""
+    lines = ["push {r4-r11, lr}", *set_up, "cmp r3, #0", "beq 2f"]
+    lines += ["1:", *four, *four, "subs r3, r3, #1", "bne 1b"]
+    lines += ["2:", "pop {r4-r11, pc}"]
+    limits = ("lows", "highs") if is_clamped else ()
     return micro_kernel(
-        f"tinyopt_add_asr{shift}{'_clamped' if is_clamped else ''}",
+        f"{name}{'_clamped' if is_clamped else ''}",
         (
             *("const int8_t *a", "const int8_t *b", "int8_t *y", "int32_t blocks"),
-            *("int32_t multiplier_a", "int32_t multiplier_b", "int32_t offset"),
-            *limits,
+            *(f"int32_t {number}" for number in (*factors, *limits)),
         ),
         "\n".join(lines),
-        _sums(shift),
+        meaning,
     )
 
 
@@ -74,31 +80,10 @@ def multiply_block(is_clamped: bool) -> Intrinsic:
 
     is_clamped: between lows and highs too, which have the limit in each byte.
     """
-    lines = [
-        "push {r4-r11, lr}",
-        *("ldrd r4, r5, [sp, #36]", "ldrd r6, r7, [sp, #44]"),
-        *("pkhbt r4, r4, r4, lsl #16", "pkhbt r5, r5, r5, lsl #16"),
-        "cmp r3, #0",
-        "beq 2f",
-        "1:",
-        *_four_products(is_clamped),
-        *_four_products(is_clamped),
-        "subs r3, r3, #1",
-        "bne 1b",
-        "2:",
-        "pop {r4-r11, pc}",
-    ]
-    limits = ("int32_t lows", "int32_t highs") if is_clamped else ()
-    return micro_kernel(
-        f"tinyopt_multiply_elements{'_clamped' if is_clamped else ''}",
-        (
-            *("const int8_t *a", "const int8_t *b", "int8_t *y", "int32_t blocks"),
-            *("int32_t minus_a", "int32_t minus_b", "int32_t multiplier", "int32_t zero_point"),
-            *limits,
-        ),
-        "\n".join(lines),
-        _products,
-    )
+    set_up = ["ldrd r4, r5, [sp, #36]", "ldrd r6, r7, [sp, #44]"]
+    set_up += ["pkhbt r4, r4, r4, lsl #16", "pkhbt r5, r5, r5, lsl #16"]
+    factors = ("minus_a", "minus_b", "multiplier", "zero_point")
+    return _over_blocks("tinyopt_multiply_elements", factors, is_clamped, set_up, _four_products(is_clamped), _products)
 
 
 def _four_products(is_clamped: bool) -> list[str]:

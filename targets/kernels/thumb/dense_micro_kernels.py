@@ -18,6 +18,7 @@ import numpy as np
 
 from tinyopt.ir import Array
 from tinyopt.targets.kernels.intrinsic import micro_kernel
+from tinyopt.targets.kernels.thumb.thumb1_text import RESTORE_AND_RETURN, SAVE_REGISTERS
 
 PLACES = 4  # weights in a word
 CHANNELS = 4  # at a time
@@ -87,12 +88,7 @@ THUMB1_DOT = micro_kernel(
     "tinyopt_dot_thumb1",
     _DOT_PARAMETERS,
     f"""
-    push {{r4, r5, r6, r7, lr}}
-    mov r4, r8
-    mov r5, r9
-    mov r6, r10
-    mov r7, r11
-    push {{r4, r5, r6, r7}}
+    {SAVE_REGISTERS}
     sub sp, #20
     str r2, [sp, #0]
     str r3, [sp, #4]
@@ -142,12 +138,7 @@ THUMB1_DOT = micro_kernel(
     b 0b
 3:
     add sp, #20
-    pop {{r4, r5, r6, r7}}
-    mov r8, r4
-    mov r9, r5
-    mov r10, r6
-    mov r11, r7
-    pop {{r4, r5, r6, r7, pc}}
+    {RESTORE_AND_RETURN}
 """,
     dot_meaning,
 )

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from tinyopt.targets.kernels.intrinsic import micro_kernel
 from tinyopt.targets.kernels.thumb.meanings import rescaled
+from tinyopt.targets.kernels.thumb.thumb1_text import SCALE
 
 
 def finish_meaning(sums: Sequence[int], multipliers: Sequence[int], to: Sequence[int]) -> list[int]:
@@ -46,19 +47,9 @@ THUMB1_FINISH = micro_kernel(
     ldrh r5, [r3, #0]
     ldrh r6, [r3, #2]
     adds r3, r3, #4
-    asrs r1, r0, #16
-    uxth r0, r0
-    movs r2, r0
-    muls r2, r5, r2
-    lsrs r2, r2, #16
-    muls r0, r6, r0
-    adds r0, r0, r2
-    movs r2, r1
-    muls r2, r5, r2
-    adds r0, r0, r2
-    muls r1, r6, r1
-    asrs r0, r0, #16
-    adcs r1, r0
+"""
+    + SCALE
+    + """
     add r1, r8
     cmp r1, r9
     bhi 3f

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from tinyopt.targets.kernels.intrinsic import micro_kernel
 from tinyopt.targets.kernels.thumb.meanings import columns_meaning, pack_pair
+from tinyopt.targets.kernels.thumb.thumb1_text import RESTORE_AND_RETURN, SAVE_REGISTERS, SCALE
 
 UNROLLED = 4  # pairs of places
 STEP_BYTES = 32  # code of one pair of places
@@ -45,23 +46,13 @@ _FRAME = 72
 _PASSED = _FRAME + 36  # arguments on the stack lie above nine saved registers
 
 _ENTER = f"""
-    push {{r4, r5, r6, r7, lr}}
-    mov r4, r8
-    mov r5, r9
-    mov r6, r10
-    mov r7, r11
-    push {{r4, r5, r6, r7}}
+    {SAVE_REGISTERS}
     sub sp, #{_FRAME}
 """
 
 _LEAVE = f"""
     add sp, #{_FRAME}
-    pop {{r4, r5, r6, r7}}
-    mov r8, r4
-    mov r9, r5
-    mov r10, r6
-    mov r11, r7
-    pop {{r4, r5, r6, r7, pc}}
+    {RESTORE_AND_RETURN}
 """
 
 _SET_UP = f"""
@@ -159,19 +150,7 @@ _FINISH = f"""
     mov r9, r0
 2:
     ldmia r4!, {{r0}}
-    asrs r1, r0, #16
-    uxth r0, r0
-    movs r2, r0
-    muls r2, r5, r2
-    lsrs r2, r2, #16
-    muls r0, r6, r0
-    adds r0, r0, r2
-    movs r2, r1
-    muls r2, r5, r2
-    adds r0, r0, r2
-    muls r1, r6, r1
-    asrs r0, r0, #16
-    adcs r1, r0
+    {SCALE}
     add r1, r9
     cmp r1, r11
     bhi 5f

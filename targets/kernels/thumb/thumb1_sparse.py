@@ -12,6 +12,7 @@ import numpy as np
 
 from tinyopt.ir import Array
 from tinyopt.targets.kernels.intrinsic import micro_kernel
+from tinyopt.targets.kernels.thumb.thumb1_text import RESTORE_AND_RETURN, SAVE_REGISTERS
 
 CHANNELS = 8  # at a time
 ENTRIES = 2  # of the list at a time
@@ -107,12 +108,7 @@ SPARSE = micro_kernel(
         "int32_t group_bytes",
     ),
     f"""
-    push {{r4, r5, r6, r7, lr}}
-    mov r4, r8
-    mov r5, r9
-    mov r6, r10
-    mov r7, r11
-    push {{r4, r5, r6, r7}}
+    {SAVE_REGISTERS}
     sub sp, #{_FRAME}
     ldmia r0!, {{r4}}
     str r0, [sp, #{_LIST}]
@@ -172,12 +168,7 @@ SPARSE = micro_kernel(
     str r5, [sp, #{_GROUPS}]
     bne 0b
     add sp, #{_FRAME}
-    pop {{r4, r5, r6, r7}}
-    mov r8, r4
-    mov r9, r5
-    mov r10, r6
-    mov r11, r7
-    pop {{r4, r5, r6, r7, pc}}
+    {RESTORE_AND_RETURN}
 """,
     sparse_meaning,
 )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from tinyopt.targets.kernels.intrinsic import micro_kernel
 from tinyopt.targets.kernels.thumb.meanings import interleave_rows, taps_meaning
+from tinyopt.targets.kernels.thumb.thumb1_text import RESTORE_AND_RETURN, SAVE_REGISTERS
 
 UNROLLED = 5  # pairs of taps
 STEP_BYTES = 16  # code of one pair of taps
@@ -25,12 +26,7 @@ _FRAME = 40
 _PASSED = _FRAME + 36
 
 _ENTER = f"""
-    push {{r4, r5, r6, r7, lr}}
-    mov r4, r8
-    mov r5, r9
-    mov r6, r10
-    mov r7, r11
-    push {{r4, r5, r6, r7}}
+    {SAVE_REGISTERS}
     sub sp, #{_FRAME}
     mov r11, r0
     str r1, [sp, #{_TAPS}]
@@ -133,12 +129,7 @@ _COLUMNS = f"""
 
 _LEAVE = f"""
     add sp, #{_FRAME}
-    pop {{r4, r5, r6, r7}}
-    mov r8, r4
-    mov r9, r5
-    mov r10, r6
-    mov r11, r7
-    pop {{r4, r5, r6, r7, pc}}
+    {RESTORE_AND_RETURN}
 """
 
 TAPS = micro_kernel(
