@@ -55,6 +55,7 @@ class Quantize(Pass):
             return False
         ranges = self._observe(graph, choice.activations(), context)
         known = set(graph.nodes)
+        context.float_graph = graph.copy()
         make_explicit(graph, choice, parameters_of(graph, choice, ranges), context)
         context.did(
             f"quantized {len(choice.nodes)} operators with {self._ranges()} of {len(context.samples)} samples",

@@ -50,6 +50,7 @@ class PassContext:
     remarks: list[Remark] = field(default_factory=list[Remark])
     on_progress: Callable[[str, int, int], None] = lambda _what, _done, _total: None
     arena_bytes: Callable[[Graph], int] | None = None  # what a graph's activations would take on the target, planned
+    float_graph: Graph | None = None  # a copy of what quantize found, whose nodes keep their names; None before it ran
 
     def did(self, message: str, before: Iterable[Node] = (), after: Iterable[Node] = ()) -> None:
         """Say what was changed, and which nodes took the place of which."""
