@@ -9,8 +9,9 @@ from typing import ClassVar
 from tinyopt.errors import UsageError
 from tinyopt.ir import Graph, Node, TensorType, Value
 from tinyopt.ops import OPERATORS, QuantizationRule
+from tinyopt.ops.integer_rules import ACTIVATION_DTYPES, level_limits
 from tinyopt.pass_manager import Pass, PassContext
-from tinyopt.passes.integer_rules import RULES, Refusal, Site, rescaling_table
+from tinyopt.passes.integer_rules import RULES, Refusal, Site, rescaled, rescaling_table
 from tinyopt.passes.integer_rules.movers import (
     forward,
     is_float_mover,
@@ -19,7 +20,7 @@ from tinyopt.passes.integer_rules.movers import (
     quantizers_of,
     sink_dequantize,
 )
-from tinyopt.passes.integer_rules.site import quantization_of
+from tinyopt.passes.integer_rules.site import is_activation, quantization_of
 
 BOUNDARIES = ("float", "int8")
 
@@ -30,7 +31,8 @@ class LowerInteger(Pass):
 
     What: every operator whose inputs come from DequantizeLinear and whose output goes to QuantizeLinear becomes one
         operator on int8 that multiplies, adds and shifts integers; functions of one variable become tables of 256
-        entries; operators that move values work on int8 directly.
+        entries; operators that move values work on int8 directly. Values that QuantizeLinear makes int16 stay int16,
+        and operators take and give any mix of the two; only tables are of int8.
     Before -> After:
         int8 -> DequantizeLinear -> Conv -> QuantizeLinear -> int8    =>    int8 -> QConv -> int8
         with boundary=int8 also: float input -> QuantizeLinear    =>    int8 input, its scale in the header
@@ -38,8 +40,8 @@ class LowerInteger(Pass):
         at most for each operator, where a value lies between two levels. Tables and moved values are exact. The factor
         of a residual has 16 bits behind the point, which moves a value by 0.002 steps at most before it is rounded.
     Refuses when: an input or the output is not quantized, weights have zero points or are float, a sum could exceed
-        32 bits, or the operator has no integer form. It then stays in float between DequantizeLinear and
-        QuantizeLinear.
+        32 bits, a function that is no sum, product or clamp reads int16, or the operator has no integer form. It then
+        stays in float between DequantizeLinear and QuantizeLinear.
     Source: Jacob et al., arXiv:1712.05877, section 2.
     """
 
@@ -61,7 +63,7 @@ class LowerInteger(Pass):
 
 
 def _is_quantized_activation(value: Value) -> bool:
-    return value.dtype == "int8" and value.quantization is not None and not value.is_constant
+    return value.dtype in ACTIVATION_DTYPES and value.quantization is not None and not value.is_constant
 
 
 def _lift(graph: Graph, context: PassContext) -> bool:
@@ -70,7 +72,8 @@ def _lift(graph: Graph, context: PassContext) -> bool:
     for node in [node for node in reversed(graph.nodes) if is_float_mover(node)]:
         known = list(graph.nodes)
         if lift_quantize(graph, node):
-            context.did(f"{node.op} '{node.name}' works on int8", *_difference(known, graph.nodes))
+            dtype = next(moved.outputs[0].dtype for moved in graph.nodes if moved.name == node.name)
+            context.did(f"{node.op} '{node.name}' works on {dtype}", *_difference(known, graph.nodes))
             is_changed = True
     return is_changed
 
@@ -103,8 +106,15 @@ def _lower(graph: Graph, node: Node, context: PassContext) -> bool:
         context.declined(f"{node.op} '{node.name}' stays in float: {lowered.reason}", [node])
         return False
     replaced, new = _difference(known, graph.nodes)
-    context.did(f"{node.op} '{node.name}' became {lowered.op} on int8", [*dequantizers, *replaced], new)
+    context.did(f"{node.op} '{node.name}' became {lowered.op} on {_types(lowered)}", [*dequantizers, *replaced], new)
     return True
+
+
+def _types(node: Node) -> str:
+    """int8, or what the node reads and gives where that is not all int8."""
+    read = sorted({value.dtype for value in node.variable_inputs})
+    given = node.outputs[0].dtype
+    return given if read == [given] else f"{' and '.join(read)}, giving {given}"
 
 
 def _lower_by_rule(graph: Graph, node: Node) -> Node | Refusal:
@@ -139,12 +149,12 @@ def _operands(graph: Graph, node: Node) -> tuple[Value | None, ...] | Refusal:
 
 
 def _join_quantize(graph: Graph, node: Node, context: PassContext) -> bool:
-    """DequantizeLinear -> QuantizeLinear: nothing where the parameters are equal, else a table."""
+    """DequantizeLinear -> QuantizeLinear: nothing where the parameters are equal, else a table or a QRequantize."""
     producer = graph.producers().get(node.input(0))
-    if producer is None or producer.op != "DequantizeLinear" or producer.input(0).dtype != "int8":
+    if producer is None or producer.op != "DequantizeLinear" or producer.input(0).dtype not in ACTIVATION_DTYPES:
         return False
     source, target = producer.input(0), node.output
-    if quantization_of(source) == quantization_of(target):
+    if (quantization_of(source), source.dtype) == (quantization_of(target), target.dtype):
         graph.remove([node])
         forward(graph, target, source, node)
         context.did(f"'{source.name}' already has the scale of '{target.name}'", [producer, node])
@@ -152,16 +162,28 @@ def _join_quantize(graph: Graph, node: Node, context: PassContext) -> bool:
     if not (quantization_of(source).is_per_tensor and quantization_of(target).is_per_tensor):
         context.declined(f"'{node.name}' stays: '{source.name}' has more than one scale", [node])
         return False
-    levels = rescaling_table(quantization_of(source), quantization_of(target))
-    table = Value.of(graph.unique_name(f"{node.name}_table"), levels)
-    lookup = Node("QLookup", node.name, [source, table], [target], {}, node.origins)
-    graph.replace_node(node, [lookup])
-    context.did(f"'{source.name}' is rescaled by a table", [node], [lookup])
+    lowered = _rescaling(graph, node, source)
+    if isinstance(lowered, Refusal):
+        context.declined(f"'{node.name}' stays in float: {lowered.reason}", [node])
+        return False
+    graph.replace_node(node, [lowered])
+    how = "is rescaled by a table" if lowered.op == "QLookup" else f"of {source.dtype} is rescaled to {target.dtype}"
+    context.did(f"'{source.name}' {how}", [node], [lowered])
     return True
 
 
+def _rescaling(graph: Graph, node: Node, source: Value) -> Node | Refusal:
+    """From int8 to int8 by a table, else by a multiplication."""
+    target = node.output
+    if source.dtype != "int8" or target.dtype != "int8":
+        return rescaled(node, source, target, *level_limits(target.dtype))
+    levels = rescaling_table(quantization_of(source), quantization_of(target))
+    table = Value.of(graph.unique_name(f"{node.name}_table"), levels)
+    return Node("QLookup", node.name, [source, table], [target], {}, node.origins)
+
+
 def _quantize_boundary(graph: Graph, context: PassContext) -> bool:
-    """Take int8 where a float input is only quantized, give int8 where a float output is only dequantized."""
+    """Take integers where a float input is only quantized, give them where a float output is only dequantized."""
     is_changed = False
     for value in list(graph.inputs):
         if value.dtype == "float32":
@@ -178,13 +200,13 @@ def _quantize_input(graph: Graph, value: Value, context: PassContext) -> bool:
     if not quantizers:
         context.declined(f"input '{value.name}' stays float: not all its readers quantize it alike")
         return False
-    quantization = quantization_of(quantizers[0].output)
-    twin = Value(value.name, TensorType("int8", value.shape), quantization=quantization)
+    quantization, dtype = quantization_of(quantizers[0].output), quantizers[0].output.dtype
+    twin = Value(value.name, TensorType(dtype, value.shape), quantization=quantization)
     graph.inputs = [twin if old is value else old for old in graph.inputs]
     graph.remove(quantizers)
     for node in quantizers:
         forward(graph, node.output, twin, node)
-    context.did(f"input '{value.name}' is int8 with scale {quantization.scale[0]:g}", quantizers)
+    context.did(f"input '{value.name}' is {dtype} with scale {quantization.scale[0]:g}", quantizers)
     return True
 
 
@@ -193,13 +215,13 @@ def _quantize_output(graph: Graph, value: Value, producer: Node | None, context:
         context.declined(f"output '{value.name}' stays float: it is computed in float")
         return False
     source = producer.input(0)
-    if source.dtype != "int8" or not quantization_of(source).is_per_tensor:
-        context.declined(f"output '{value.name}' stays float: '{source.name}' is not int8 with one scale")
+    if not is_activation(source):
+        context.declined(f"output '{value.name}' stays float: '{source.name}' is not int8 or int16 with one scale")
         return False
     if graph.is_output(source) or source.is_constant or any(source is given for given in graph.inputs):
         context.declined(f"output '{value.name}' stays float: '{source.name}' is an input or output under its own name")
         return False
     graph.outputs = [source if old is value else old for old in graph.outputs]
     source.name, value.name = value.name, source.name
-    context.did(f"output '{source.name}' is int8 with scale {quantization_of(source).scale[0]:g}", [producer])
+    context.did(f"output '{source.name}' is {source.dtype} with scale {quantization_of(source).scale[0]:g}", [producer])
     return True

@@ -94,10 +94,11 @@ class GraphBuilder:
         *inputs: Value | None,
         name: str | None = None,
         quantization: Quantization | None = None,
+        dtype: str = "float32",
         **attributes: Attribute,
     ) -> Value:
         """A node of one output; returns that output."""
-        (output,) = self.many(op, *inputs, outputs=1, name=name, quantization=quantization, **attributes)
+        (output,) = self.many(op, *inputs, outputs=1, name=name, quantization=quantization, dtype=dtype, **attributes)
         return output
 
     def many(
@@ -107,13 +108,17 @@ class GraphBuilder:
         outputs: int,
         name: str | None = None,
         quantization: Quantization | None = None,
+        dtype: str = "float32",
         **attributes: Attribute,
     ) -> list[Value]:
-        """A node of `outputs` outputs. Integer outputs take the first input's quantization unless one is given."""
+        """A node of `outputs` outputs. Integer outputs take the first input's quantization unless one is given.
+
+        dtype: int16 for operators that give int8 or int16, as their output says.
+        """
         node_name = self._unique(name or op.lower())
         padded = [*inputs, *[None] * (INPUT_COUNTS.get(op, 0) - len(inputs))]
         node = Node(op, node_name, padded, [], {**DEFAULTS.get(op, {}), **attributes}, (node_name,))
-        node.outputs = [Value(f"{node_name}_out", TensorType("float32", ())) for _ in range(outputs)]
+        node.outputs = [Value(f"{node_name}_out", TensorType(dtype, ())) for _ in range(outputs)]
         inherited = None if op == "DequantizeLinear" else quantization or node.input(0).quantization
         for index, value in enumerate(node.outputs):
             value.name = f"{node_name}_out" if outputs == 1 else f"{node_name}_out{index}"

@@ -4,12 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from tinyopt.passes.integer_rules.elementwise import lower_mul, lower_prelu, lower_sum, lower_unary, rescaling_table
+from tinyopt.passes.integer_rules.elementwise import (
+    lower_mul,
+    lower_prelu,
+    lower_sum,
+    lower_unary,
+    rescaled,
+    rescaling_table,
+)
 from tinyopt.passes.integer_rules.linear import lower_conv, lower_conv_transpose, lower_dense, lower_matmul
 from tinyopt.passes.integer_rules.pooling import lower_average_pool, lower_reduction, lower_softmax
 from tinyopt.passes.integer_rules.site import Refusal, Rule, Site
 
-__all__ = ["RULES", "Refusal", "Rule", "Site", "rescaling_table"]
+__all__ = ["RULES", "Refusal", "Rule", "Site", "rescaled", "rescaling_table"]
 
 RULES: Mapping[str, Rule] = {
     "Conv": lower_conv,

@@ -1,4 +1,4 @@
-"""Operators that work element by element, on int8: sums, products, PRelu, and functions of one variable as tables."""
+"""Operators that work element by element: sums, products, PRelu, and functions of one variable as tables of int8."""
 
 from __future__ import annotations
 
@@ -25,14 +25,15 @@ _LEVELS = np.arange(-128, 128, dtype=np.int8)
 
 def lower_sum(site: Site) -> Node | Refusal:
     """Add and Sub."""
-    if is_unary(site):
+    if is_table(site):
         return lower_unary(site)
     if refusal := activations(site, 0, 1):
         return refusal
     a, b = site.operand(0), site.operand(1)
     sign = -1.0 if site.node.op == "Sub" else 1.0
     scales = np.array([scale_of(a), sign * scale_of(b)]) / scale_of(site.output)
-    found = multipliers(scales, SUM_MULTIPLIER_BITS, SUM_LARGEST_SHIFT)
+    is_narrow = all(value.dtype == "int8" for value in (a, b, site.output))
+    found = multipliers(scales, SUM_MULTIPLIER_BITS, SUM_LARGEST_SHIFT) if is_narrow else multipliers(scales)
     if isinstance(found, Refusal):
         return found
     (of_a, of_b), shift = found
@@ -42,7 +43,7 @@ def lower_sum(site: Site) -> Node | Refusal:
 
 def lower_mul(site: Site) -> Node | Refusal:
     """Mul: one multiplier, sa * sb / sy."""
-    if is_unary(site):
+    if is_table(site):
         return lower_unary(site)
     if refusal := activations(site, 0, 1):
         return refusal
@@ -56,7 +57,7 @@ def lower_mul(site: Site) -> Node | Refusal:
 
 def lower_prelu(site: Site) -> Node | Refusal:
     """The slope becomes part of a multiplier of its own: slope * sx / sy."""
-    if is_unary(site):
+    if is_table(site):
         return lower_unary(site)
     x, slope = site.operand(0), site.operand(1)
     if not slope.is_constant:
@@ -80,17 +81,42 @@ def lower_unary(site: Site) -> Node | Refusal:
     x = next(value for value in site.operands if value is not None and not value.is_constant)
     if refusal := activations(site, site.operands.index(x)):
         return refusal
+    if x.dtype != "int8":
+        return _clamped(site, x) or Refusal(f"its input '{x.name}' is {x.dtype}: a table has the 256 levels of int8")
     reals = quantization_of(x).dequantize(_LEVELS)
     arrays = [None if value is None else _argument(value, reals) for value in site.operands]
     (result,) = OPERATORS[site.node.op].evaluate(site.node, arrays)
     if not np.all(np.isfinite(result)):
         return Refusal("it gives NaN or infinity within the range of its input")
-    table = quantization_of(site.output).quantize(np.asarray(result).reshape(256), "int8")
+    table = quantization_of(site.output).quantize(np.asarray(result).reshape(256), site.output.dtype)
     return site.replaced_by("QLookup", [x, site.constant("table", table)], {})
 
 
+def _clamped(site: Site, x: Value) -> Node | Refusal | None:
+    """Relu and Clip of int16, which only rescale and clamp; None for any other function."""
+    if site.node.op not in ("Relu", "Clip"):
+        return None
+    bounds = (0.0, np.inf) if site.node.op == "Relu" else (site.node.float("low"), site.node.float("high"))
+    low, high = quantization_of(site.output).quantize(np.array(bounds), site.output.dtype)
+    return rescaled(site.node, x, site.output, int(low), int(high))
+
+
+def rescaled(node: Node, x: Value, output: Value, low: int, high: int) -> Node | Refusal:
+    """The QRequantize from `x` to `output` in the place of `node`."""
+    found = multipliers([scale_of(x) / scale_of(output)])
+    if isinstance(found, Refusal):
+        return found
+    attributes: dict[str, Attribute] = {"multiplier": int(found[0][0]), "shift": found[1], "low": low, "high": high}
+    return Node("QRequantize", node.name, [x], [output], attributes, node.origins)
+
+
+def is_table(site: Site) -> bool:
+    """Whether a table of the levels of one int8 value says it all."""
+    return is_unary(site) and all(value.dtype == "int8" for value in site.operands if value and not value.is_constant)
+
+
 def is_unary(site: Site) -> bool:
-    """Whether the result depends on one int8 value, element by element; constants of one element do not matter."""
+    """Whether the result depends on one value, element by element; constants of one element do not matter."""
     variables = {id(value) for value in site.operands if value is not None and not value.is_constant}
     constants = [value for value in site.operands if value is not None and value.is_constant]
     first = next((value for value in site.operands if value is not None and not value.is_constant), None)

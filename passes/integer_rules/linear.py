@@ -1,4 +1,4 @@
-"""Conv, Dense, ConvTranspose and MatMul on int8.
+"""Conv, Dense, ConvTranspose and MatMul on int8 and int16 with weights of int8.
 
 The accumulator counts in units of sx * sw, so the bias becomes round(b / (sx * sw)), and one multiplier for each output
 channel, sx * sw / sy, leads to the output's scale. Conv and Dense take the input's zero point into the bias:
@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tinyopt.ir import Attribute, Node, Quantization, Value
+from tinyopt.ops.integer_rules import largest_magnitude
 from tinyopt.ops.requantize import MULTIPLIER_BITS
 from tinyopt.passes.integer_rules.site import (
     ACCUMULATOR_LIMIT,
@@ -63,8 +64,8 @@ def lower_matmul(site: Site) -> Node | Refusal:
     if refusal := activations(site, 0, 1):
         return refusal
     a = site.operand(0)
-    if a.shape[-1] * 255 * 255 > ACCUMULATOR_LIMIT:
-        return Refusal(f"a sum over {a.shape[-1]} products does not fit 32 bits")
+    if a.shape[-1] * largest_magnitude(a) * largest_magnitude(b) > ACCUMULATOR_LIMIT:
+        return Refusal(f"a sum over {a.shape[-1]} products of {a.dtype} and {b.dtype} does not fit 32 bits")
     found = multipliers([scale_of(a) * scale_of(b) / scale_of(site.output)])
     if isinstance(found, Refusal):
         return found
@@ -87,8 +88,8 @@ def lower_conv_transpose(site: Site) -> Node | Refusal:
     found = _accumulator(site, scale, by_group.transpose(0, 2, 1).reshape(group * per_group, -1))
     if isinstance(found, Refusal):
         return found
-    if np.any(found.largest * 255 + np.abs(found.bias) > ACCUMULATOR_LIMIT):
-        return Refusal("its sums do not fit 32 bits")
+    if np.any(found.largest * largest_magnitude(site.operand(0)) + np.abs(found.bias) > ACCUMULATOR_LIMIT):
+        return Refusal(f"its sums of {site.operand(0).dtype} do not fit 32 bits")
     factors = multipliers(found.scale / scale_of(site.output))
     if isinstance(factors, Refusal):
         return factors
@@ -120,8 +121,9 @@ def _lower_folded(site: Site, op: str, weights: Value, attributes: dict[str, Att
         return found
     x = site.operand(0)
     folded = found.bias - zero_point_of(x) * found.sums
-    if np.any(found.largest * 128 + np.abs(folded) > ACCUMULATOR_LIMIT):
-        return Refusal("its sums do not fit 32 bits")
+    largest_level = 1 << (7 if x.dtype == "int8" else 15)
+    if np.any(found.largest * largest_level + np.abs(folded) > ACCUMULATOR_LIMIT):
+        return Refusal(f"its sums of {x.dtype} do not fit 32 bits")
     residual = site.operands[3] if len(site.operands) > 3 else None
     if residual is not None and (refusal := activations(site, 3)):
         return refusal
@@ -130,7 +132,8 @@ def _lower_folded(site: Site, op: str, weights: Value, attributes: dict[str, Att
     if isinstance(factors, Refusal):
         return factors
     (*by_channel, of_residual), shift = factors
-    residual_multiplier = _short_multiplier(int(of_residual), shift)
+    is_short = residual is None or residual.dtype == "int8"
+    residual_multiplier = _short_multiplier(int(of_residual), shift) if is_short else int(of_residual)
     rounding: dict[str, Attribute] = {"residual_multiplier": residual_multiplier, "shift": shift, **site.levels()}
     bias = site.constant("bias", folded.astype(np.int32))
     multiplier = site.constant("multiplier", np.array(by_channel, np.int32))

@@ -1,10 +1,12 @@
-"""Operators that select or move values work on int8 as they are.
+"""Operators that select or move values work on int8 and int16 as they are.
 
 QuantizeLinear is lifted above them, or DequantizeLinear sunk below, until no float lies between. Both are exact:
 rounding acts on each element by itself, and it is monotonic, so that the largest stays the largest.
 
     float -> Mover -> Quantize(q)            =>   float -> Quantize(q) -> Mover (int8)
     int8 -> Dequantize -> Mover -> float     =>   int8 -> Mover (int8) -> Dequantize -> float
+
+A constant that is moved takes the type of what it is moved with.
 """
 
 from __future__ import annotations
@@ -12,7 +14,7 @@ from __future__ import annotations
 import numpy as np
 
 from tinyopt.ir import Graph, Node, Quantization, TensorType, Value
-from tinyopt.passes.integer_rules.site import Refusal, quantization_of
+from tinyopt.passes.integer_rules.site import Refusal, is_activation, quantization_of
 
 MOVERS = frozenset(
     ("Reshape", "Transpose", "Concat", "Split", "Slice", "Pad", "Gather", "Identity", "MaxPool", "ReduceMax", "Resize")
@@ -33,22 +35,22 @@ def lift_quantize(graph: Graph, node: Node) -> bool:
     quantizers = quantizers_of(graph, node.output)
     if not quantizers:
         return False
-    quantization = quantization_of(quantizers[0].output)
+    target = quantizers[0].output
+    quantization = quantization_of(target)
     inputs: list[Value | None] = []
     for value in node.inputs:
         if value is None or value.dtype != "float32":
             inputs.append(value)
         elif value.is_constant:
-            levels = quantization.quantize(value.data, "int8")
-            inputs.append(Value.of(graph.unique_name(f"{value.name}_int8"), levels, quantization))
+            levels = quantization.quantize(value.data, target.dtype)
+            inputs.append(Value.of(graph.unique_name(f"{value.name}_{target.dtype}"), levels, quantization))
         else:
-            quantize = _quantize(graph, value, quantization, node)
+            quantize = _quantize(graph, value, target, node)
             graph.insert(node, [quantize])
             inputs.append(quantize.output)
-    target = quantizers[0].output
     attributes = dict(node.attributes)
     if node.op == "Pad":
-        attributes["value"] = _level(node.float("value"), quantization)
+        attributes["value"] = _level(node.float("value"), target)
     lifted = Node(node.op, node.name, inputs, [target], attributes, node.origins)
     graph.replace_node(node, [lifted])
     merge_quantizers(graph, quantizers)
@@ -68,17 +70,17 @@ def sink_dequantize(graph: Graph, node: Node) -> Node | Refusal:
             return Refusal(f"'{value.name}' is not quantized")
         sources.append(producer.input(0))
     floats = [source for source, value in zip(sources, node.inputs, strict=True) if source is not value and source]
-    quantization = quantization_of(floats[0])
-    if not quantization.is_per_tensor or any(source.dtype != "int8" for source in floats):
-        return Refusal(f"'{floats[0].name}' is not int8 with one scale")
-    if any(quantization_of(source) != quantization for source in floats):
+    quantization, dtype = quantization_of(floats[0]), floats[0].dtype
+    if not all(is_activation(source) for source in floats):
+        return Refusal(f"'{floats[0].name}' is not int8 or int16 with one scale")
+    if any((quantization_of(source), source.dtype) != (quantization, dtype) for source in floats):
         return Refusal("its inputs have different scales and its output is not quantized")
     attributes = dict(node.attributes)
     if node.op == "Pad":
-        level = attributes["value"] = _level(node.float("value"), quantization)
+        level = attributes["value"] = _level(node.float("value"), floats[0])
         if node.str("mode") == "constant" and _real(level, quantization) != node.float("value"):
             return Refusal(f"it pads with {node.float('value'):g}, which is no level of its input")
-    moved = [_twin(graph, output, "int8", quantization) for output in node.outputs]
+    moved = [_twin(graph, output, dtype, quantization) for output in node.outputs]
     integer = Node(node.op, node.name, sources, moved, attributes, node.origins)
     names = [graph.unique_name(f"{output.name}_dequantize") for output in node.outputs]
     dequantize = [
@@ -94,9 +96,9 @@ def quantizers_of(graph: Graph, value: Value) -> list[Node]:
     readers = graph.consumers()[value]
     if graph.is_output(value) or not readers or any(reader.op != "QuantizeLinear" for reader in readers):
         return []
-    quantization = quantization_of(readers[0].output)
-    is_common = quantization.is_per_tensor and all(quantization_of(r.output) == quantization for r in readers)
-    return readers if is_common else []
+    first = readers[0].output
+    kinds = {(quantization_of(reader.output), reader.output.dtype) for reader in readers}
+    return readers if quantization_of(first).is_per_tensor and len(kinds) == 1 else []
 
 
 def merge_quantizers(graph: Graph, quantizers: list[Node]) -> None:
@@ -115,8 +117,9 @@ def forward(graph: Graph, old: Value, new: Value, node: Node) -> None:
         graph.nodes.append(Node("Identity", node.name, [new], [old], {}, node.origins))
 
 
-def _quantize(graph: Graph, value: Value, quantization: Quantization, node: Node) -> Node:
-    quantized = _twin(graph, value, "int8", quantization)
+def _quantize(graph: Graph, value: Value, target: Value, node: Node) -> Node:
+    """QuantizeLinear of `value` with the parameters of `target`."""
+    quantized = _twin(graph, value, target.dtype, quantization_of(target))
     return Node("QuantizeLinear", graph.unique_name(f"{value.name}_quantize"), [value], [quantized], {}, node.origins)
 
 
@@ -124,8 +127,9 @@ def _twin(graph: Graph, value: Value, dtype: str, quantization: Quantization) ->
     return Value(graph.unique_name(f"{value.name}_{dtype}"), TensorType(dtype, value.shape), quantization=quantization)
 
 
-def _level(real: float, quantization: Quantization) -> int:
-    return int(quantization.quantize(np.array([real]), "int8")[0])
+def _level(real: float, like: Value) -> int:
+    """The level of `real` with the parameters of `like`."""
+    return int(quantization_of(like).quantize(np.array([real]), like.dtype)[0])
 
 
 def _real(level: int, quantization: Quantization) -> float:

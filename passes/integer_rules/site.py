@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from tinyopt.errors import UnsupportedOperatorError
 from tinyopt.ir import Array, Attribute, Graph, Node, Quantization, Value
+from tinyopt.ops.integer_rules import ACTIVATION_DTYPES
 from tinyopt.ops.requantize import LARGEST_SHIFT, MULTIPLIER_BITS, multiplier_and_shift
 
 ACCUMULATOR_LIMIT = 2**31 - 1
@@ -28,7 +29,7 @@ class Site:
     """A float operator whose inputs are dequantized integers and whose output is quantized.
 
     operands: for each input the integers behind its DequantizeLinear, a float constant as itself, None where absent.
-    output: the int8 value that QuantizeLinear makes of the result.
+    output: the int8 or int16 value that QuantizeLinear makes of the result.
     """
 
     graph: Graph
@@ -55,9 +56,9 @@ class Site:
         return {key: self.node.attributes[key] for key in keys}
 
     def levels(self) -> dict[str, Attribute]:
-        """low and high: the int8 levels of the clamp, for round(clip(x)) = clip(round(x))."""
+        """low and high: the output's levels of the clamp, for round(clip(x)) = clip(round(x))."""
         limits = [self.node.float(key) for key in ("clamp_low", "clamp_high") if key in self.node.attributes]
-        low, high = quantization_of(self.output).quantize(np.array(limits or [-np.inf, np.inf]), "int8")
+        low, high = quantization_of(self.output).quantize(np.array(limits or [-np.inf, np.inf]), self.output.dtype)
         return {"low": int(low), "high": int(high)}
 
 
@@ -81,8 +82,11 @@ def zero_point_of(value: Value) -> int:
 
 
 def is_activation(value: Value) -> bool:
-    """Whether the value is int8 with one scale and zero point, constant or not."""
-    return value.dtype == "int8" and value.quantization is not None and value.quantization.is_per_tensor
+    """Whether the value is int8 or int16 with one scale and zero point (0 for int16), constant or not."""
+    quantization = value.quantization
+    if value.dtype not in ACTIVATION_DTYPES or quantization is None or not quantization.is_per_tensor:
+        return False
+    return value.dtype == "int8" or quantization.is_symmetric
 
 
 def real_data(value: Value) -> Array:
@@ -91,7 +95,7 @@ def real_data(value: Value) -> Array:
 
 
 def activations(site: Site, *indices: int) -> Refusal | None:
-    """The refusal where one of these operands is not int8 with one scale."""
+    """The refusal where one of these operands is not int8 or int16 with one scale."""
     for index in indices:
         value = site.operand(index)
         if not is_activation(value):

@@ -98,6 +98,17 @@ class Emitter:
             return self.derived(value, suffix, lambda array: array.transpose(perm))
         return self("Transpose", value.name, perm=perm)
 
+    def as_runnable(self, tensor: str, dtype: str) -> tuple[str, str]:
+        """(tensor, dtype): int16 as float32, which holds its levels exactly, for operators that have no int16.
+
+        `as_stored` leads back.
+        """
+        return (self("Cast", tensor, to=TensorProto.FLOAT), "float32") if dtype == "int16" else (tensor, dtype)
+
+    def as_stored(self, tensor: str, dtype: str) -> str:
+        """The result of an operator on what `as_runnable` gave, in the type of the graph's value."""
+        return self("Cast", tensor, to=TensorProto.INT16) if dtype == "int16" else tensor
+
     def clamped(self, tensor: str, low: float, high: float, name: str | None = None) -> str:
         """Relu, Clip or nothing at all."""
         if low == -np.inf and high == np.inf:

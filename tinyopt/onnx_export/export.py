@@ -15,6 +15,7 @@ from tinyopt.onnx_export.integer_rules import INTEGER_RULES
 from tinyopt.onnx_export.movement_rules import MOVEMENT_RULES
 
 OPSET = 20  # the first with Gelu
+OPSET_INT16 = 21  # the first that quantizes to int16
 IR_VERSION = 10  # the first with metadata on nodes
 
 RULES: Mapping[str, ExportRule] = {**FLOAT_RULES, **MOVEMENT_RULES, **INTEGER_RULES}
@@ -44,7 +45,7 @@ def export_model(graph: Graph, extra_outputs: Sequence[Value] = ()) -> ModelProt
         emit.initializers,
         value_info=[_info(v) for node in graph.nodes for v in node.outputs if not any(v is o for o in outputs)],
     )
-    opsets = [helper.make_opsetid("", OPSET)]
+    opsets = [helper.make_opsetid("", OPSET_INT16 if any(v.dtype == "int16" for v in graph.values()) else OPSET)]
     return helper.make_model(proto, producer_name="tinyopt", opset_imports=opsets, ir_version=IR_VERSION)
 
 

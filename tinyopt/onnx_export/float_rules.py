@@ -74,12 +74,12 @@ def _dense(node: Node, emit: Emitter) -> None:
 
 
 def _max_pool(node: Node, emit: Emitter) -> None:
-    x, pads = image(node, emit, node.input(0)), node.ints("pads")
+    stored, pads = node.input(0).dtype, node.ints("pads")
+    x, dtype = emit.as_runnable(image(node, emit, node.input(0)), stored)
     if are_pads_wide(node):
         top, left, bottom, right = pads
         around = emit.ints((0, 0, top, left, 0, 0, bottom, right), f"{node.name}/pads")
-        dtype = node.input(0).dtype
-        lowest = emit.array(np.array(lowest_value(dtype), DTYPES[dtype]), f"{node.name}/lowest")
+        lowest = emit.array(np.array(lowest_value(stored), DTYPES[dtype]), f"{node.name}/lowest")
         x, pads = emit("Pad", x, around, lowest), (0, 0, 0, 0)
     result = emit(
         "MaxPool",
@@ -90,7 +90,7 @@ def _max_pool(node: Node, emit: Emitter) -> None:
         pads=pads,
         dilations=node.ints("dilations"),
     )
-    emit.bind(image_result(node, emit, result), node.output)
+    emit.bind(image_result(node, emit, emit.as_stored(result, stored)), node.output)
 
 
 def are_pads_wide(node: Node) -> bool:

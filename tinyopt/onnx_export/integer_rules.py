@@ -16,6 +16,7 @@ from tinyopt.ir import Array, Node, Quantization, Value
 from tinyopt.onnx_export.emitter import TO_NCHW, TO_NHWC, Emitter, ExportRule
 from tinyopt.onnx_export.float_rules import are_pads_wide, emit_window_sums
 from tinyopt.onnx_export.movement_rules import reduction
+from tinyopt.ops.integer_rules import level_limits
 from tinyopt.ops.windows import window_cell_counts
 
 _SAME = 1e-3  # relative: multipliers are rounded, what they stand for is recovered from them up to this
@@ -37,8 +38,9 @@ def _finish(node: Node, emit: Emitter, tensor: str, residual: Value | None = Non
         tensor = emit("Add", tensor, emit.dequantized(residual))
     scale, zero_point = _scale(node.output), _parameters(node.output).zero_point[0]
     low, high = node.int("low"), node.int("high")
-    real_low = -math.inf if low == -128 else (low - zero_point) * scale
-    real_high = math.inf if high == 127 else (high - zero_point) * scale
+    lowest, highest = level_limits(node.output.dtype)
+    real_low = -math.inf if low == lowest else (low - zero_point) * scale
+    real_high = math.inf if high == highest else (high - zero_point) * scale
     emit.bind(emit.quantized(emit.clamped(tensor, real_low, real_high), node.output), node.output)
 
 
@@ -146,6 +148,11 @@ def _prelu(node: Node, emit: Emitter) -> None:
     _finish(node, emit, emit("PRelu", emit.dequantized(node.input(0)), slope, name=node.name))
 
 
+def _requantize(node: Node, emit: Emitter) -> None:
+    """What is read is dequantized, what is given quantized: the change of scale is all that there is."""
+    _finish(node, emit, emit.dequantized(node.input(0)))
+
+
 def _lookup(node: Node, emit: Emitter) -> None:
     level = emit("Cast", emit.value(node.input(0)), to=TensorProto.INT32)
     index = emit("Add", level, emit.array(np.array(128, np.int32), f"{node.name}/offset"))
@@ -226,6 +233,7 @@ INTEGER_RULES: Mapping[str, ExportRule] = {
     "QAdd": _add,
     "QMul": _mul,
     "QPRelu": _prelu,
+    "QRequantize": _requantize,
     "QLookup": _lookup,
     "QAveragePool": _average_pool,
     "QReduceSum": _reduce_sum,

@@ -40,10 +40,11 @@ def _slice(node: Node, emit: Emitter) -> None:
 
 def _pad(node: Node, emit: Emitter) -> None:
     x, mode = node.input(0), node.str("mode")
-    inputs = [emit.value(x), emit.ints(node.ints("pads"), f"{node.name}/pads")]
+    tensor, dtype = emit.as_runnable(emit.value(x), x.dtype)
+    inputs = [tensor, emit.ints(node.ints("pads"), f"{node.name}/pads")]
     if mode == "constant":
-        inputs.append(emit.array(np.array(node.float("value"), DTYPES[x.dtype]), f"{node.name}/value"))
-    emit.bind(emit("Pad", *inputs, name=node.name, mode=mode), node.output)
+        inputs.append(emit.array(np.array(node.float("value"), DTYPES[dtype]), f"{node.name}/value"))
+    emit.bind(emit.as_stored(emit("Pad", *inputs, name=node.name, mode=mode), x.dtype), node.output)
 
 
 def _resize(node: Node, emit: Emitter) -> None:
@@ -60,20 +61,21 @@ def _resize(node: Node, emit: Emitter) -> None:
         inputs = ("", "", emit.ints(sizes, f"{node.name}/sizes"))
     result = emit(
         "Resize",
-        emit.value(x),
+        emit.as_runnable(emit.value(x), x.dtype)[0],
         *inputs,
         name=node.name,
         mode=node.str("mode"),
         coordinate_transformation_mode=node.str("coordinate_mode"),
         nearest_mode=node.str("nearest_mode"),
     )
-    emit.bind(result, node.output)
+    emit.bind(emit.as_stored(result, x.dtype), node.output)
 
 
 def _reduce(node: Node, emit: Emitter) -> None:
-    axes = emit.ints(node.ints("axes"), f"{node.name}/axes")
-    result = emit(node.op, emit.value(node.input(0)), axes, name=node.name, **reduction(node))
-    emit.bind(result, node.output)
+    axes, x = emit.ints(node.ints("axes"), f"{node.name}/axes"), node.input(0)
+    tensor, _ = emit.as_runnable(emit.value(x), x.dtype)
+    result = emit(node.op, tensor, axes, name=node.name, **reduction(node))
+    emit.bind(emit.as_stored(result, x.dtype), node.output)
 
 
 def reduction(node: Node) -> dict[str, int]:

@@ -1,4 +1,4 @@
-"""Make IR nodes for ONNX nodes: names, types, origins, and the quantization of int8 values that are only moved.
+"""Make IR nodes for ONNX nodes: names, types, origins, and the quantization of integers that are only moved.
 
 Tensors of uint8 live in the IR as int8 (x ^ 0x80, zero point less 128); `Builder.unsigned` remembers which they are.
 """
@@ -13,6 +13,7 @@ import numpy as np
 from tinyopt.ir import Array, Attribute, Node, Quantization, TensorType, Value, merged_origins
 from tinyopt.onnx_import.onnx_node import OnnxNode, Refusal
 from tinyopt.ops import OPERATORS
+from tinyopt.ops.integer_rules import ACTIVATION_DTYPES
 
 LARGEST_TENSOR_BYTES = 2**31 - 1  # kernels count elements, and the arena its bytes, in 32 bits
 LARGEST_RANK = 16
@@ -24,10 +25,10 @@ _MOVERS = frozenset(
 )
 _HELPERS = frozenset({"Reshape", "Transpose", "Identity", "DequantizeLinear"})  # made around the node that is meant
 _TAKEN_DTYPES: Mapping[str, tuple[str, ...]] = {
-    "DequantizeLinear": ("int8", "int32"),
+    "DequantizeLinear": ("int8", "int16", "int32"),
     "FlipSign": ("int8", "uint8"),
-    "Gather": ("float32", "int8", "int64"),
-    **dict.fromkeys(sorted(_MOVERS - {"FlipSign", "Gather"}), ("float32", "int8")),
+    "Gather": ("float32", "int8", "int16", "int64"),
+    **dict.fromkeys(sorted(_MOVERS - {"FlipSign", "Gather"}), ("float32", "int8", "int16")),
 }
 
 
@@ -97,9 +98,13 @@ class Builder:
         inputs: Sequence[Value | None],
         attributes: Mapping[str, Attribute] | None = None,
         quantization: Quantization | None = None,
+        dtype: str = "float32",
     ) -> Value:
-        """The output of a new node. Raises Refusal where `op` does not take inputs of these types."""
-        return self.emit_many(op, inputs, attributes or {}, 1, quantization)[0]
+        """The output of a new node. Raises Refusal where `op` does not take inputs of these types.
+
+        dtype: for an operator that gives whatever type is asked of it.
+        """
+        return self.emit_many(op, inputs, attributes or {}, 1, quantization, dtype)[0]
 
     def emit_many(
         self,
@@ -108,8 +113,9 @@ class Builder:
         attributes: Mapping[str, Attribute],
         count: int,
         quantization: Quantization | None = None,
+        dtype: str = "float32",
     ) -> list[Value]:
-        """The `count` outputs of a new node; `quantization` is theirs, int8 that is only moved keeps its own."""
+        """The `count` outputs of a new node; `quantization` is theirs, integers that are only moved keep their own."""
         signed = [value if value is None or op == "FlipSign" else self.signed(value) for value in inputs]
         _check_dtypes(op, signed)
         is_unsigned = op in _MOVERS and any(value in self.unsigned for value in signed)
@@ -117,9 +123,7 @@ class Builder:
             quantization = self._common_quantization(signed)
             signed = [self._agreeing(value, quantization) for value in signed]
         stem = f"{self._stem}_{op.lower()}"
-        outputs = [
-            Value(self.unique_value_name(stem), TensorType("float32", ()), None, quantization) for _ in range(count)
-        ]
+        outputs = [Value(self.unique_value_name(stem), TensorType(dtype, ()), None, quantization) for _ in range(count)]
         node = Node(op, self._label, signed, outputs, dict(attributes), self._origin)  # as errors shall name it
         for output, inferred in zip(outputs, OPERATORS[op].infer(node), strict=True):
             output.type = inferred
@@ -222,8 +226,8 @@ class Builder:
         return copy
 
     def _spread(self, value: Value, quantization: Quantization) -> None:
-        """Set the quantization of `value` and of all int8 values that are the same numbers moved."""
-        if value.quantization is not None or value.dtype not in ("int8", "int32"):
+        """Set the quantization of `value` and of all integers that are the same numbers moved."""
+        if value.quantization is not None or value.dtype not in ("int8", "int16", "int32"):
             return
         value.quantization = quantization
         for node in self.nodes:
@@ -233,11 +237,11 @@ class Builder:
                     self._spread(other, quantization)
 
     def _common_quantization(self, inputs: Sequence[Value | None]) -> Quantization | None:
-        found = [v.quantization for v in inputs if v is not None and v.dtype == "int8" and v.quantization is not None]
+        found = [v.quantization for v in inputs if v is not None and v.dtype in ACTIVATION_DTYPES and v.quantization]
         return found[0] if found else None
 
     def _agreeing(self, value: Value | None, quantization: Quantization | None) -> Value | None:
-        if value is None or quantization is None or value.dtype != "int8":
+        if value is None or quantization is None or value.dtype not in ACTIVATION_DTYPES:
             return value
         return self.with_quantization(value, quantization)
 

@@ -22,11 +22,12 @@ from tinyopt.onnx_import.onnx_node import OnnxNode, Refusal
 from tinyopt.onnx_import.reading import check_model, check_structure, read_model
 from tinyopt.onnx_import.rules import RULES
 from tinyopt.onnx_import.shapes import fix_input_shapes
+from tinyopt.ops.integer_rules import ACTIVATION_DTYPES
 from tinyopt.verify import verify
 
 G_LOGGER.severity = G_LOGGER.CRITICAL + 1  # it prints to stdout, which belongs to the user's data
 
-_INPUT_DTYPES = ("float32", "int8", "uint8")
+_INPUT_DTYPES = ("float32", "int8", "uint8", "int16")
 
 
 @dataclass(frozen=True)
@@ -222,17 +223,20 @@ class _Importer:
             self._notes.append(f"output '{name}' is an input, too: it is copied to '{outer.name}'")
             return outer
         if inner.name == name:
-            inner.name = self._builder.unique_value_name(f"{name}_int8" if inner.dtype == "int8" else f"{name}_inner")
+            suffix = inner.dtype if inner.dtype in ACTIVATION_DTYPES else "inner"
+            inner.name = self._builder.unique_value_name(f"{name}_{suffix}")
         outer.name = name
         return outer
 
     def _settle_quantization(self, graph: Graph) -> None:
-        """Give a scale to int8 values that no QuantizeLinear or DequantizeLinear says anything about."""
+        """Give a scale to integers that no QuantizeLinear or DequantizeLinear says anything about."""
         for value in graph.values():
-            if value.dtype == "int8" and value.quantization is None:
+            if value.dtype in ACTIVATION_DTYPES and value.quantization is None:
                 zero_point = -128 if value in self._builder.unsigned else 0
                 self._builder.with_quantization(value, Quantization.per_tensor(1.0, zero_point))
-                self._notes.append(f"'{value.name}' is int8 without a scale: taken as scale 1, integers as they are")
+                self._notes.append(
+                    f"'{value.name}' is {value.dtype} without a scale: taken as scale 1, integers as they are"
+                )
         for node in graph.nodes:
             if node.op == "FlipSign":
                 outside, inside = sorted((node.input(0), node.output), key=lambda v: v.dtype == "int8")

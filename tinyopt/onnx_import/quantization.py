@@ -1,6 +1,7 @@
-"""QuantizeLinear and DequantizeLinear: scales and zero points move from inputs onto the int8 value.
+"""QuantizeLinear and DequantizeLinear: scales and zero points move from inputs onto the int8 or int16 value.
 
-uint8 becomes int8 with a zero point less 128. Constants stay integers behind their DequantizeLinear.
+uint8 becomes int8 with a zero point less 128; int16 has the zero point 0. Constants stay integers behind their
+DequantizeLinear.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from tinyopt.onnx_import.builder import Builder
 from tinyopt.onnx_import.elementwise import Rule
 from tinyopt.onnx_import.onnx_node import OnnxNode, Refusal
 
-_ONNX_UINT8, _ONNX_INT8 = 2, 3
+_ONNX_UINT8, _ONNX_INT8, _ONNX_INT16 = 2, 3, 5
 
 
 def _quantize(builder: Builder, node: OnnxNode) -> Sequence[Value]:
@@ -28,19 +29,21 @@ def _dequantize(builder: Builder, node: OnnxNode) -> Sequence[Value]:
 
 
 def quantized(builder: Builder, node: OnnxNode, x: Value, scale: Array, zero_point: Array | None) -> Value:
-    """QuantizeLinear(x) as an int8 value, marked unsigned where ONNX has uint8."""
+    """QuantizeLinear(x) as an int8 or int16 value, marked unsigned where ONNX has uint8."""
     dtype = _output_dtype(node) if zero_point is None else zero_point.dtype.name
-    if dtype not in ("int8", "uint8"):
-        raise Refusal(f"it quantizes to {dtype}; tinyopt takes int8 and uint8")
+    if dtype not in ("int8", "uint8", "int16"):
+        raise Refusal(f"it quantizes to {dtype}; tinyopt takes int8, uint8 and int16")
     is_unsigned = dtype == "uint8"
     quantization = parameters(node, x, scale, zero_point, is_unsigned)
+    inside = "int16" if dtype == "int16" else "int8"
+    _check_is_centred(inside, quantization)
     if x.constant is not None:
-        result = builder.constant(quantization.quantize(x.constant, "int8"), x.name, quantization)
+        result = builder.constant(quantization.quantize(x.constant, inside), x.name, quantization)
     elif quantization.axis is not None:
         raise Refusal(f"it quantizes '{x.name}', which is no constant, per axis; tinyopt takes per tensor")
     else:
         _check_activation_scale(node, quantization)
-        result = builder.emit("QuantizeLinear", [x], quantization=quantization)
+        result = builder.emit("QuantizeLinear", [x], quantization=quantization, dtype=inside)
     if is_unsigned:
         builder.unsigned.add(result)
     return result
@@ -49,9 +52,10 @@ def quantized(builder: Builder, node: OnnxNode, x: Value, scale: Array, zero_poi
 def dequantized(builder: Builder, node: OnnxNode, x: Value, scale: Array, zero_point: Array | None) -> Value:
     """DequantizeLinear(x) with the parameters on the integer value that it reads."""
     x = builder.signed(x)
-    if x.dtype not in ("int8", "int32") or (x.dtype == "int32" and not x.is_constant):
-        raise Refusal(f"it dequantizes '{x.name}' of {x.dtype}; tinyopt takes int8, uint8, and int32 constants")
+    if x.dtype not in ("int8", "int16", "int32") or (x.dtype == "int32" and not x.is_constant):
+        raise Refusal(f"it dequantizes '{x.name}' of {x.dtype}; tinyopt takes int8, uint8, int16, and int32 constants")
     quantization = parameters(node, x, scale, zero_point, x in builder.unsigned)
+    _check_is_centred(x.dtype, quantization)
     if not x.is_constant:
         if quantization.axis is not None:
             raise Refusal(f"it dequantizes '{x.name}', which is no constant, per axis; tinyopt takes per tensor")
@@ -79,6 +83,11 @@ def parameters(node: OnnxNode, x: Value, scale: Array, zero_point: Array | None,
     return Quantization.per_channel(scale.tolist(), zeros.tolist(), axis)
 
 
+def _check_is_centred(dtype: str, quantization: Quantization) -> None:
+    if dtype == "int16" and not quantization.is_symmetric:
+        raise Refusal("its zero point is not 0; tinyopt takes int16 with 0 alone")
+
+
 def _check_activation_scale(node: OnnxNode, quantization: Quantization) -> None:
     if not quantization.scale[0]:
         raise node.invalid("its scale is 0")
@@ -86,7 +95,8 @@ def _check_activation_scale(node: OnnxNode, quantization: Quantization) -> None:
 
 def _output_dtype(node: OnnxNode) -> str:
     chosen = node.integer("output_dtype", 0)
-    return {0: "uint8", _ONNX_UINT8: "uint8", _ONNX_INT8: "int8"}.get(chosen, f"ONNX type {chosen}")
+    known = {0: "uint8", _ONNX_UINT8: "uint8", _ONNX_INT8: "int8", _ONNX_INT16: "int16"}
+    return known.get(chosen, f"ONNX type {chosen}")
 
 
 QUANTIZATION_RULES: dict[tuple[str, str], Rule] = {

@@ -17,9 +17,16 @@ from typing import Any
 
 import numpy as np
 
-from tinyopt.ir import Array, Node, TensorType
+from tinyopt.ir import Array, Node, TensorType, Value
 from tinyopt.ops.dense import matmul_type
-from tinyopt.ops.integer_rules import require_activation, require_constant, require_output, require_rounding, zero_point
+from tinyopt.ops.integer_rules import (
+    output_dtype,
+    require_activation,
+    require_constant,
+    require_output,
+    require_rounding,
+    zero_point,
+)
 from tinyopt.ops.record import ChannelRelation, Operator, QuantizationRule
 from tinyopt.ops.requantize import requantize, rounded_shift
 from tinyopt.ops.rules import present, require, require_rank
@@ -52,7 +59,8 @@ def _finish(node: Node, acc: Array, inputs: Sequence[Array | None]) -> list[Arra
     residual = node.optional_input(4)
     if residual is not None:
         product += (present(inputs[4]).astype(np.int64) - zero_point(residual)) * node.int("residual_multiplier")
-    return [rounded_shift(product, node.int("shift"), zero_point(node.output), node.int("low"), node.int("high"))]
+    low, high = node.int("low"), node.int("high")
+    return [rounded_shift(product, node.int("shift"), zero_point(node.output), low, high, node.output.dtype)]
 
 
 def _infer_conv(node: Node) -> list[TensorType]:
@@ -71,16 +79,17 @@ def _infer_conv(node: Node) -> list[TensorType]:
     require(min(plane) > 0, node, f"the image {x.shape[1:3]} is smaller than the kernel")
     shape = (x.shape[0], *plane, outputs)
     _require_residual(node, shape)
-    return [TensorType("int8", shape)]
+    return [TensorType(output_dtype(node), shape)]
 
 
-def _exact_dtype(terms: int) -> np.dtype[Any]:
-    """In which sums of so many products of two int8 are exact: each product is at most 2^14."""
-    return np.dtype(np.float32 if terms << 14 <= 1 << 24 else np.float64)
+def _exact_dtype(x: Value, terms: int) -> np.dtype[Any]:
+    """In which sums of so many products of x and int8 are exact: each product is at most 2^14, for int16 2^22."""
+    bits = 14 if x.dtype == "int8" else 22
+    return np.dtype(np.float32 if terms << bits <= 1 << 24 else np.float64)
 
 
 def _evaluate_conv(node: Node, inputs: Sequence[Array | None]) -> list[Array]:
-    dtype = _exact_dtype(math.prod(node.input(1).shape[1:]))
+    dtype = _exact_dtype(node.input(0), math.prod(node.input(1).shape[1:]))
     acc = convolve(
         present(inputs[0]).astype(dtype),
         present(inputs[1]).astype(dtype),
@@ -110,11 +119,11 @@ def _infer_dense(node: Node) -> list[TensorType]:
     _require_weights(node, outputs)
     shape = (*x.shape[:-1], outputs)
     _require_residual(node, shape)
-    return [TensorType("int8", shape)]
+    return [TensorType(output_dtype(node), shape)]
 
 
 def _evaluate_dense(node: Node, inputs: Sequence[Array | None]) -> list[Array]:
-    dtype = _exact_dtype(node.input(1).shape[1])
+    dtype = _exact_dtype(node.input(0), node.input(1).shape[1])
     acc = present(inputs[0]).astype(dtype) @ present(inputs[1]).astype(dtype).T
     return _finish(node, acc, inputs)
 
@@ -139,7 +148,7 @@ def _infer_conv_transpose(node: Node) -> list[TensorType]:
         node.ints("output_padding"),
     )
     require(min(plane) > 0, node, f"the padding leaves nothing of the image {x.shape[1:3]}")
-    return [TensorType("int8", (x.shape[0], *plane, per_group * group))]
+    return [TensorType(output_dtype(node), (x.shape[0], *plane, per_group * group))]
 
 
 def _evaluate_conv_transpose(node: Node, inputs: Sequence[Array | None]) -> list[Array]:
@@ -166,7 +175,7 @@ def _infer_matmul(node: Node) -> list[TensorType]:
     require_activation(node, b)
     require_output(node)
     require_rounding(node)
-    return [TensorType("int8", matmul_type(node).shape)]
+    return [TensorType(output_dtype(node), matmul_type(node).shape)]
 
 
 def _evaluate_matmul(node: Node, inputs: Sequence[Array | None]) -> list[Array]:
@@ -174,7 +183,8 @@ def _evaluate_matmul(node: Node, inputs: Sequence[Array | None]) -> list[Array]:
     b = present(inputs[1]).astype(np.float64) - zero_point(node.input(1))
     acc = np.asarray(a @ b, np.int64)
     low, high = node.int("low"), node.int("high")
-    return [requantize(acc, node.int("multiplier"), node.int("shift"), zero_point(node.output), low, high)]
+    multiplier, shift = node.int("multiplier"), node.int("shift")
+    return [requantize(acc, multiplier, shift, zero_point(node.output), low, high, node.output.dtype)]
 
 
 def _macs_matmul(node: Node) -> int:

@@ -1,11 +1,13 @@
-"""Integer operators that work element by element: QAdd, QMul, QPRelu, QLookup.
+"""Integer operators that work element by element: QAdd, QMul, QPRelu, QRequantize, QLookup.
 
     QAdd    clamp((((a - za) * multiplier_a + (b - zb) * multiplier_b + 2^(shift-1)) >> shift) + zy)
     QMul    requantize((a - za) * (b - zb), multiplier)
     QPRelu  requantize(x - zx, multiplier where x >= zx, slope_multiplier elsewhere)
-    QLookup table[x + 128]
+    QRequantize requantize(x - zx, multiplier)
+    QLookup table[x + 128], x is int8 and the table has the output's type
 
-The multipliers of QAdd stay below 2^21 in size, so that its sum fits 32 bits; they are negative for a subtraction.
+The multipliers of QAdd are negative for a subtraction. Where all its values are int8 they stay below 2^21 in size, so
+that the sum fits 32 bits.
 """
 
 from __future__ import annotations
@@ -15,9 +17,17 @@ from collections.abc import Sequence
 import numpy as np
 
 from tinyopt.ir import Array, Node, TensorType
-from tinyopt.ops.integer_rules import require_activation, require_constant, require_output, require_rounding, zero_point
+from tinyopt.ops.integer_rules import (
+    output_dtype,
+    require_activation,
+    require_constant,
+    require_int8,
+    require_output,
+    require_rounding,
+    zero_point,
+)
 from tinyopt.ops.record import ChannelRelation, Operator, QuantizationRule
-from tinyopt.ops.requantize import requantize, rounded_shift
+from tinyopt.ops.requantize import MULTIPLIER_BITS, requantize, rounded_shift
 from tinyopt.ops.rules import broadcast_shape, no_macs, one_per_output_element, present, require
 
 ADD_MULTIPLIER_BITS = 21
@@ -29,19 +39,22 @@ def _infer_binary(node: Node) -> list[TensorType]:
     require_activation(node, b)
     require_output(node)
     require_rounding(node)
-    return [TensorType("int8", broadcast_shape(node, a.shape, b.shape))]
+    return [TensorType(output_dtype(node), broadcast_shape(node, a.shape, b.shape))]
 
 
 def _infer_add(node: Node) -> list[TensorType]:
+    is_narrow = all(value.dtype == "int8" for value in (node.input(0), node.input(1), node.output))
+    bits = ADD_MULTIPLIER_BITS if is_narrow else MULTIPLIER_BITS
     for key in ("multiplier_a", "multiplier_b"):
-        require(abs(node.int(key)) < 1 << ADD_MULTIPLIER_BITS, node, f"{key} does not fit {ADD_MULTIPLIER_BITS} bits")
+        require(abs(node.int(key)) < 1 << bits, node, f"{key} does not fit {bits} bits")
     return _infer_binary(node)
 
 
 def _evaluate_add(node: Node, inputs: Sequence[Array | None]) -> list[Array]:
     a = (present(inputs[0]).astype(np.int64) - zero_point(node.input(0))) * node.int("multiplier_a")
     b = (present(inputs[1]).astype(np.int64) - zero_point(node.input(1))) * node.int("multiplier_b")
-    return [rounded_shift(a + b, node.int("shift"), zero_point(node.output), node.int("low"), node.int("high"))]
+    low, high = node.int("low"), node.int("high")
+    return [rounded_shift(a + b, node.int("shift"), zero_point(node.output), low, high, node.output.dtype)]
 
 
 def _evaluate_mul(node: Node, inputs: Sequence[Array | None]) -> list[Array]:
@@ -58,7 +71,7 @@ def _infer_prelu(node: Node) -> list[TensorType]:
     require_constant(node, slope, "int32", slope.shape, "slope multiplier")
     shape = broadcast_shape(node, x.shape, slope.shape)
     require(shape == x.shape, node, f"the slope's shape {slope.shape} does not broadcast to the input's {x.shape}")
-    return [TensorType("int8", x.shape)]
+    return [TensorType(output_dtype(node), x.shape)]
 
 
 def _evaluate_prelu(node: Node, inputs: Sequence[Array | None]) -> list[Array]:
@@ -68,15 +81,29 @@ def _evaluate_prelu(node: Node, inputs: Sequence[Array | None]) -> list[Array]:
 
 def _requantized(node: Node, acc: Array, multiplier: Array | int) -> Array:
     low, high = node.int("low"), node.int("high")
-    return requantize(acc, multiplier, node.int("shift"), zero_point(node.output), low, high)
+    return requantize(acc, multiplier, node.int("shift"), zero_point(node.output), low, high, node.output.dtype)
+
+
+def _infer_requantize(node: Node) -> list[TensorType]:
+    x = node.input(0)
+    require_activation(node, x)
+    require_output(node)
+    require_rounding(node)
+    require(0 <= node.int("multiplier") < 1 << MULTIPLIER_BITS, node, f"multiplier is {node.int('multiplier')}")
+    return [TensorType(output_dtype(node), x.shape)]
+
+
+def _evaluate_requantize(node: Node, inputs: Sequence[Array | None]) -> list[Array]:
+    centred = present(inputs[0]).astype(np.int64) - zero_point(node.input(0))
+    return [_requantized(node, centred, node.int("multiplier"))]
 
 
 def _infer_lookup(node: Node) -> list[TensorType]:
     x = node.input(0)
-    require_activation(node, x)
+    require_int8(node, x)
     require_output(node)
-    require_constant(node, node.input(1), "int8", (256,), "table")
-    return [TensorType("int8", x.shape)]
+    require_constant(node, node.input(1), output_dtype(node), (256,), "table")
+    return [TensorType(output_dtype(node), x.shape)]
 
 
 def _evaluate_lookup(_node: Node, inputs: Sequence[Array | None]) -> list[Array]:
@@ -107,6 +134,15 @@ INTEGER_ELEMENTWISE_OPERATORS = (
         infer=_infer_prelu,
         evaluate=_evaluate_prelu,
         macs=one_per_output_element,
+        channels=ChannelRelation.PER_CHANNEL,
+        quantization=QuantizationRule.INTEGER,
+        is_elementwise=True,
+    ),
+    Operator(
+        name="QRequantize",
+        infer=_infer_requantize,
+        evaluate=_evaluate_requantize,
+        macs=no_macs,
         channels=ChannelRelation.PER_CHANNEL,
         quantization=QuantizationRule.INTEGER,
         is_elementwise=True,

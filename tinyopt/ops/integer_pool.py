@@ -15,7 +15,14 @@ from collections.abc import Sequence
 import numpy as np
 
 from tinyopt.ir import Array, Node, TensorType
-from tinyopt.ops.integer_rules import require_activation, require_constant, require_output, require_rounding, zero_point
+from tinyopt.ops.integer_rules import (
+    output_dtype,
+    require_activation,
+    require_constant,
+    require_output,
+    require_rounding,
+    zero_point,
+)
 from tinyopt.ops.pool import pool_macs, pool_type
 from tinyopt.ops.record import ChannelRelation, Operator, QuantizationRule
 from tinyopt.ops.reduce import reduced_type
@@ -32,7 +39,7 @@ def _infer_average_pool(node: Node) -> list[TensorType]:
     pooled = pool_type(node, NHWC)
     positions = 1 if multiplier.shape == (1,) else math.prod(pooled.shape[1:3])
     require_constant(node, multiplier, "int32", (positions,), "multiplier")
-    return [pooled]
+    return [TensorType(output_dtype(node), pooled.shape)]
 
 
 def _evaluate_average_pool(node: Node, inputs: Sequence[Array | None]) -> list[Array]:
@@ -50,7 +57,7 @@ def _infer_reduce_sum(node: Node) -> list[TensorType]:
     require_activation(node, node.input(0))
     require_output(node)
     require_rounding(node)
-    return [TensorType("int8", reduced_type(node).shape)]
+    return [TensorType(output_dtype(node), reduced_type(node).shape)]
 
 
 def _evaluate_reduce_sum(node: Node, inputs: Sequence[Array | None]) -> list[Array]:
@@ -61,7 +68,7 @@ def _evaluate_reduce_sum(node: Node, inputs: Sequence[Array | None]) -> list[Arr
 
 def _requantized(node: Node, acc: Array, multiplier: Array | int) -> Array:
     low, high = node.int("low"), node.int("high")
-    return requantize(acc, multiplier, node.int("shift"), zero_point(node.output), low, high)
+    return requantize(acc, multiplier, node.int("shift"), zero_point(node.output), low, high, node.output.dtype)
 
 
 INTEGER_POOL_OPERATORS = (

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from tinyopt.ir import Array, Node, Quantization, TensorType, Value
+from tinyopt.ops.integer_rules import output_dtype
 from tinyopt.ops.record import ChannelRelation, Operator, QuantizationRule
 from tinyopt.ops.rules import invalid, no_macs, present, require
 
@@ -29,7 +30,7 @@ def _infer_quantize(node: Node) -> list[TensorType]:
         x.dtype in ("float32", "float16", "float64"), node, f"it reads '{x.name}' of {x.dtype}: it takes floating point"
     )
     quantization_of(node, node.output)
-    return [TensorType("int8", x.shape)]
+    return [TensorType(output_dtype(node), x.shape)]
 
 
 def _evaluate_quantize(node: Node, inputs: Sequence[Array | None]) -> list[Array]:
@@ -39,7 +40,8 @@ def _evaluate_quantize(node: Node, inputs: Sequence[Array | None]) -> list[Array
 
 def _infer_dequantize(node: Node) -> list[TensorType]:
     x = node.input(0)
-    require(x.dtype in ("int8", "int32"), node, f"it reads '{x.name}' of {x.dtype}: it takes int8 or int32")
+    is_taken = x.dtype in ("int8", "int16", "int32")
+    require(is_taken, node, f"it reads '{x.name}' of {x.dtype}: it takes int8, int16 or int32")
     quantization_of(node, x)
     return [TensorType("float32", x.shape)]
 

@@ -1,4 +1,4 @@
-"""Requantization: from an int32 accumulator to int8 with one multiplication and one rounding.
+"""Requantization: from an int32 accumulator to int8 or int16 with one multiplication and one rounding.
 
     requantize(acc) = min(max(((acc * M + 2^(shift-1)) >> shift) + zero_point, low), high)
 
@@ -15,25 +15,28 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tinyopt.errors import UnsupportedOperatorError
-from tinyopt.ir import Array
+from tinyopt.ir import DTYPES, Array
 
 MULTIPLIER_BITS = 31
 LARGEST_SHIFT = 32
 
 
 def requantize(
-    acc: Array, multiplier: Array | int, shift: int, zero_point: int, low: int, high: int
-) -> NDArray[np.int8]:
-    """clamp(((acc * multiplier + 2^(shift-1)) >> shift) + zero_point, low, high); the multiplier broadcasts."""
+    acc: Array, multiplier: Array | int, shift: int, zero_point: int, low: int, high: int, dtype: str = "int8"
+) -> Array:
+    """clamp(((acc * multiplier + 2^(shift-1)) >> shift) + zero_point, low, high) as `dtype`; the multiplier broadcasts.
+
+    low and high must be levels of `dtype`, int8 or int16.
+    """
     product = acc.astype(np.int64) * np.asarray(multiplier, np.int64)
-    return rounded_shift(product, shift, zero_point, low, high)
+    return rounded_shift(product, shift, zero_point, low, high, dtype)
 
 
-def rounded_shift(product: Array, shift: int, zero_point: int, low: int, high: int) -> NDArray[np.int8]:
+def rounded_shift(product: Array, shift: int, zero_point: int, low: int, high: int, dtype: str = "int8") -> Array:
     """The second half of `requantize`, for operators that add several products before they round."""
     assert 1 <= shift <= LARGEST_SHIFT, shift
     levels = ((product.astype(np.int64) + (1 << (shift - 1))) >> shift) + zero_point
-    return np.asarray(np.clip(levels, low, high), np.int8)
+    return np.asarray(np.clip(levels, low, high), DTYPES[dtype])
 
 
 def multiplier_and_shift(
