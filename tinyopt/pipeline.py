@@ -19,6 +19,7 @@ from tinyopt.passes.eliminate_dead_channels import EliminateDeadChannels
 from tinyopt.passes.fold_batchnorm import FoldBatchNorm
 from tinyopt.passes.fold_constants import FoldConstants
 from tinyopt.passes.fuse_operators import FuseOperators
+from tinyopt.passes.infer_scales import InferScales
 from tinyopt.passes.lower_integer import LowerInteger
 from tinyopt.passes.nhwc_layout import NhwcLayout
 from tinyopt.passes.prune_channels import PruneChannels
@@ -39,6 +40,7 @@ DEFAULT_PASSES: tuple[type[Pass], ...] = (
     EliminateDeadChannels,
     PruneChannels,
     ClusterWeights,
+    InferScales,
     Quantize,
     LowerInteger,
     SplitRows,

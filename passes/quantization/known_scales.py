@@ -1,0 +1,216 @@
+"""Which scale each activation of a partly quantized graph has: as the model says, or as follows from its neighbours.
+
+    known:     v -> QuantizeLinear(q)                        the model says it
+    forward:   int8(q) -> DequantizeLinear -> MaxPool -> v   v has no other values than its input: q
+    backward:  v -> Reshape -> QuantizeLinear(q)             every value of v is in what it becomes: q
+    fixed:     Softmax -> v                                  v lies in [0, 1]
+
+Rules run until none finds anything new.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from tinyopt.ir import Array, Graph, Node, Quantization, Value
+from tinyopt.ops import OPERATORS, QuantizationRule
+from tinyopt.passes.integer_rules.movers import is_float_mover
+from tinyopt.passes.quantization.parameters import FIXED, PARAMETER_INPUTS, from_range
+
+_ROUNDING_OPS = ("QuantizeLinear", "DequantizeLinear")
+_SAME_RANGE = frozenset({"Relu", "Clip", "AveragePool", "ReduceMean"})  # what they give lies between what they read
+_FUNCTIONS = frozenset({"LeakyRelu", "HardSwish", "Gelu", "PRelu", "Add", "Sub", "Mul"})  # where one input varies
+_KEEPS_ALL = frozenset({"Reshape", "Transpose", "Identity", "Pad", "Concat"})  # all they read is in what they give
+
+
+@dataclass(frozen=True)
+class Known:
+    """The scale of an activation and where it is from. is_given: the model says it."""
+
+    quantization: Quantization
+    reason: str
+    is_given: bool
+
+
+@dataclass
+class Wiring:
+    """Who makes and who reads each value of a graph, and which values are constants behind DequantizeLinear."""
+
+    graph: Graph
+    producers: Mapping[Value, Node] = field(init=False)
+    readers: Mapping[Value, list[Node]] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.producers = self.graph.producers()
+        self.readers = self.graph.consumers()
+
+    def is_fixed(self, value: Value) -> bool:
+        """Whether the value is a constant, or a constant's DequantizeLinear."""
+        return value.is_constant or self.integers(value) is not None
+
+    def integers(self, value: Value) -> Value | None:
+        """The integer constant that `value` is dequantized from; None where it is no such."""
+        node = self.producers.get(value)
+        is_stored = node is not None and node.op == "DequantizeLinear" and node.input(0).is_constant
+        return node.input(0) if node is not None and is_stored else None
+
+    def activations(self, node: Node) -> list[Value]:
+        """The float inputs that change from run to run and are no parameters."""
+        parameters = PARAMETER_INPUTS.get(node.op, ())
+        return [
+            value
+            for index, value in enumerate(node.inputs)
+            if value is not None and value.dtype == "float32" and index not in parameters and not self.is_fixed(value)
+        ]
+
+    def constants(self, node: Node) -> list[Array]:
+        """The real numbers of the float operands that never change and are no parameters."""
+        parameters = PARAMETER_INPUTS.get(node.op, ())
+        found = [v for i, v in enumerate(node.inputs) if v is not None and i not in parameters and self.is_fixed(v)]
+        return [real for value in found if (real := self.real(value)).dtype == np.float32]
+
+    def real(self, value: Value) -> Array:
+        """The numbers that a fixed value stands for."""
+        source = self.integers(value)
+        if source is None:
+            return value.data
+        assert source.quantization is not None, source.name
+        return source.quantization.dequantize(source.data)
+
+    def float_nodes(self) -> list[Node]:
+        """The nodes that compute in float and could be part of an integer graph, in running order."""
+        return [node for node in self.graph.nodes if node.op not in _ROUNDING_OPS and self.activations(node)]
+
+
+class Scales:
+    """The known scales of a graph's float activations, and their inference."""
+
+    def __init__(self, wiring: Wiring) -> None:
+        self.known: dict[Value, Known] = {}
+        self._wiring = wiring
+        for node in wiring.graph.nodes:
+            source = node.input(0).quantization if node.op == "DequantizeLinear" else None
+            if source is not None and source.is_per_tensor and not node.input(0).is_constant:
+                self.known[node.output] = Known(source, "it is dequantized", is_given=True)
+        for value, readers in wiring.readers.items():
+            found = [reader.output.quantization for reader in readers if reader.op == "QuantizeLinear"]
+            if value not in self.known and (given := [q for q in found if q is not None and q.is_per_tensor]):
+                self.known[value] = Known(max(given, key=_span), "the model quantizes it", is_given=True)
+
+    def quantization(self, value: Value) -> Quantization | None:
+        """The scale of a value; None where it is not known."""
+        found = self.known.get(value)
+        return None if found is None else found.quantization
+
+    def set(self, value: Value, quantization: Quantization, reason: str) -> None:
+        """From now on `value` has this scale."""
+        self.known[value] = Known(quantization, reason, is_given=False)
+
+    def infer(self) -> None:
+        """Apply all rules until nothing new is found."""
+        nodes = self._wiring.float_nodes()
+        count = -1
+        while count != len(self.known):
+            count = len(self.known)
+            for node in reversed(nodes):  # backward first: it adds no rounding
+                self._backward(node)
+            for node in nodes:
+                self._forward(node)
+
+    def _forward(self, node: Node) -> None:
+        missing = [output for output in node.outputs if output not in self.known and output.dtype == "float32"]
+        found = self._of_outputs(node) if missing else None
+        if found is not None:
+            for output in missing:
+                self.set(output, found, f"it follows from what {node.op} '{node.name}' reads")
+
+    def _of_outputs(self, node: Node) -> Quantization | None:
+        """The scale of what the operator gives; None where nothing tells."""
+        if fixed := FIXED.get(OPERATORS[node.op].quantization):
+            return fixed
+        sources = [self.quantization(value) for value in self._wiring.activations(node)]
+        inputs = [source for source in sources if source is not None]
+        found = _from_inputs(self._wiring, node, inputs) if len(inputs) == len(sources) else None
+        return found or _from_clamp(node)
+
+    def _backward(self, node: Node) -> None:
+        if not is_float_mover(node) or len(node.outputs) != 1:
+            return
+        quantization = self.quantization(node.output)
+        if quantization is None:
+            return
+        for value in self._wiring.activations(node):
+            is_alone = len(self._wiring.readers[value]) == 1 and not self._wiring.graph.is_output(value)
+            if value not in self.known and (is_alone or node.op in _KEEPS_ALL):
+                self.set(value, quantization, f"{node.op} '{node.name}' gives it on in a known scale")
+
+
+def limits(quantization: Quantization) -> tuple[float, float]:
+    """The smallest and the largest real number that int8 stands for."""
+    scale, zero_point = quantization.scale[0], quantization.zero_point[0]
+    return (-128 - zero_point) * scale, (127 - zero_point) * scale
+
+
+def _span(quantization: Quantization) -> float:
+    return quantization.scale[0]
+
+
+def _from_clamp(node: Node) -> Quantization | None:
+    """The scale that a clamp with two ends gives, whatever is clamped."""
+    keys = ("low", "high") if node.op == "Clip" else ("clamp_low", "clamp_high")
+    if any(key not in node.attributes for key in keys):
+        return None
+    low, high = (node.float(key) for key in keys)
+    return from_range(low, high) if math.isfinite(low) and math.isfinite(high) else None
+
+
+def _from_inputs(wiring: Wiring, node: Node, inputs: Sequence[Quantization]) -> Quantization | None:
+    """The scale of the output by those of the inputs, all of which are known; None where they do not tell."""
+    if is_float_mover(node):
+        extra = [np.array([node.float("value")])] if node.op == "Pad" and node.str("mode") == "constant" else []
+        return _covering(inputs, [*wiring.constants(node), *extra])
+    if node.op in _SAME_RANGE:
+        return inputs[0]
+    return _of_function(wiring, node, inputs[0]) if node.op in _FUNCTIONS and len(inputs) == 1 else None
+
+
+def _covering(inputs: Sequence[Quantization], constants: Sequence[Array]) -> Quantization:
+    """One scale for all that is put together: the inputs' own where they agree and constants fit in."""
+    ranges = [limits(quantization) for quantization in inputs]
+    low, high = min(low for low, _ in ranges), max(high for _, high in ranges)
+    numbers = [number for array in constants for number in (float(array.min()), float(array.max()))]
+    if all(quantization == inputs[0] for quantization in inputs) and all(low <= n <= high for n in numbers):
+        return inputs[0]
+    return from_range(min([low, *numbers]), max([high, *numbers]))
+
+
+def _of_function(wiring: Wiring, node: Node, quantization: Quantization) -> Quantization | None:
+    """The range that a function of one variable takes over the 256 levels of its input."""
+    reals = quantization.dequantize(np.arange(-128, 128, dtype=np.int8))
+    arrays = [
+        None if value is None else wiring.real(value) if wiring.is_fixed(value) else reals for value in node.inputs
+    ]
+    if any(array is not None and array is not reals and array.size != 1 for array in arrays):
+        return None
+    scalars = [array if array is None or array is reals else array.reshape(()) for array in arrays]
+    with np.errstate(all="ignore"):  # a range that is not finite is refused below
+        (result,) = OPERATORS[node.op].evaluate(node, scalars)
+    return from_range(float(result.min()), float(result.max())) if np.all(np.isfinite(result)) else None
+
+
+def structural_refusal(wiring: Wiring, node: Node) -> str | None:
+    """Why a node could not be an integer operator whatever scales were known; None where it could."""
+    rule = OPERATORS[node.op].quantization
+    if rule is QuantizationRule.FLOAT_ONLY or (node.op == "Resize" and not is_float_mover(node)):
+        return f"{node.op} has no integer form"
+    if any(output.dtype != "float32" for output in node.outputs):
+        return "it gives no real numbers"
+    for index in PARAMETER_INPUTS.get(node.op, ()):
+        value = node.optional_input(index)
+        if value is not None and not wiring.is_fixed(value):
+            return f"its parameter '{value.name}' is not a constant"
+    return None
