@@ -14,7 +14,14 @@ from numpy.typing import NDArray
 
 from tinyopt.ir import Array, Attribute, Graph, Node, Value
 from tinyopt.pass_manager import Pass, PassContext
-from tinyopt.passes.linear_layers import LAYERS_WITH_BIAS, is_finished, output_axis, per_channel, scaled_weights
+from tinyopt.passes.linear_layers import (
+    LAYERS_WITH_BIAS,
+    is_finished,
+    output_axis,
+    per_channel,
+    scaled_integers,
+    scaled_weights,
+)
 from tinyopt.passes.rewriting import Rewriter, is_unclamped, rewrite, stored_constant
 
 _ARITHMETIC = ("Add", "Sub", "Mul", "Div")
@@ -26,13 +33,13 @@ class FoldBatchNorm(Pass):
     """Fold batch normalization into the layer before it.
 
     What: BatchNormalization, and Mul, Add, Sub, Div by one constant per channel, become part of the weights and bias of
-        the Conv, ConvTranspose, Dense or MatMul whose only reader they are. Any other BatchNormalization becomes a Mul
-        and an Add.
+        the Conv, ConvTranspose, Dense or MatMul whose only reader they are; of integer weights the scales change. Any
+        other BatchNormalization becomes a Mul and an Add.
     Before -> After: BatchNormalization(Conv(x, w, b), scale, bias, mean, variance) -> Conv(x, w * s, b * s + t)
         with s = scale / sqrt(variance + epsilon), t = bias - mean * s
     Exactness: exact in real arithmetic; in float32 the outputs move by rounding only. Constants are folded in float64.
     Refuses when: the layer's output has another reader, a residual or a clamp comes between, the weights are not
-        constant, are clustered, or are the integers of a quantized model, or the constants differ within a channel.
+        constant, are clustered, or are integers that channels share, or the constants differ within a channel.
     Source: Jacob et al., arXiv:1712.05877, section 3.2.
     """
 
@@ -107,13 +114,14 @@ def _fold_into_layer(rewriter: Rewriter, node: Node) -> bool:
     if reason is not None or affine is None:
         return rewriter.decline(f"{node.op} '{node.name}' is not folded into {layer.op} '{layer.name}': {reason}", node)
     bias = layer.optional_input(2)
-    shift = affine.shift if bias is None else bias.data.astype(np.float64) * affine.scale + affine.shift
-    inputs = list(layer.inputs)
+    shift = affine.shift if bias is None else _real(rewriter, bias) * affine.scale + affine.shift
+    inputs, operands = list(layer.inputs), list[Node]()
     if not affine.is_shift:
-        inputs[1] = _scaled(rewriter, layer, affine)
+        inputs[1], operands = _scaled(rewriter, layer, affine)
     inputs[2] = rewriter.new_constant(f"{layer.name}_bias", shift.astype(np.float32))
     folded = Node(layer.op, layer.name, inputs, [node.output], dict(layer.attributes))
-    rewriter.replace([layer, node], [folded], f"{node.op} '{node.name}' is folded into {layer.op} '{layer.name}'")
+    message = f"{node.op} '{node.name}' is folded into {layer.op} '{layer.name}'"
+    rewriter.replace([layer, node], [folded], message, operands)
     return True
 
 
@@ -138,14 +146,13 @@ def _fold_into_matmul(rewriter: Rewriter, node: Node) -> bool:
     if reason is not None or affine is None:
         return rewriter.decline(f"{node.op} '{node.name}' is not folded into MatMul '{matmul.name}': {reason}", node)
     old = [matmul, node] if add is None or inner is None else [matmul, add, node]
-    rewriter.replace(
-        old, _matmul_and_bias(rewriter, matmul, node, affine), f"{node.op} '{node.name}' is folded into '{matmul.name}'"
-    )
+    weights, operands = (matmul.input(1), []) if affine.is_shift else _scaled(rewriter, matmul, affine)
+    new = _matmul_and_bias(rewriter, matmul, node, affine, weights)
+    rewriter.replace(old, new, f"{node.op} '{node.name}' is folded into '{matmul.name}'", operands)
     return True
 
 
-def _matmul_and_bias(rewriter: Rewriter, matmul: Node, node: Node, affine: Affine) -> list[Node]:
-    weights = matmul.input(1) if affine.is_shift else _scaled(rewriter, matmul, affine)
+def _matmul_and_bias(rewriter: Rewriter, matmul: Node, node: Node, affine: Affine, weights: Value) -> list[Node]:
     if not np.any(affine.shift):
         return [Node("MatMul", matmul.name, [matmul.input(0), weights], [node.output])]
     shift = rewriter.new_constant(f"{matmul.name}_bias", affine.shift.astype(np.float32))
@@ -180,9 +187,30 @@ def _spell_out(rewriter: Rewriter, node: Node) -> bool:
     return True
 
 
-def _scaled(rewriter: Rewriter, layer: Node, affine: Affine) -> Value:
-    weights = layer.input(1)
-    return rewriter.new_constant(f"{layer.name}_weights", scaled_weights(layer, weights.data, affine.scale))
+def _scaled(rewriter: Rewriter, layer: Node, affine: Affine) -> tuple[Value, list[Node]]:
+    """The weights times the factors, and the DequantizeLinear that gives them where they are integers."""
+    stored = stored_constant(rewriter, layer.input(1))
+    assert stored is not None, layer.name
+    name = f"{layer.name}_weights"
+    if stored.dequantize is None:
+        return rewriter.new_constant(name, scaled_weights(layer, stored.value.data, affine.scale)), []
+    found = scaled_integers(layer, stored.value, affine.scale)
+    assert found is not None, layer.name
+    constant = rewriter.new_constant(name, *found)
+    real = rewriter.new_value(f"{name}_real", layer.input(1).type)
+    old = stored.dequantize
+    dequantize = Node("DequantizeLinear", rewriter.graph.unique_name(f"{old.name}_scaled"), [constant], [real])
+    dequantize.origins = old.origins
+    return real, [dequantize]
+
+
+def _real(rewriter: Rewriter, value: Value) -> NDArray[np.float64]:
+    """The numbers of a constant, or of integers behind a DequantizeLinear."""
+    stored = stored_constant(rewriter, value)
+    assert stored is not None, value.name
+    quantization = stored.value.quantization
+    real = stored.value.data if quantization is None else quantization.dequantize(stored.value.data)
+    return np.asarray(real, np.float64)
 
 
 def _refusal(rewriter: Rewriter, layer: Node, affine: Affine | None) -> str | None:
@@ -199,8 +227,11 @@ def _refusal(rewriter: Rewriter, layer: Node, affine: Affine | None) -> str | No
         stored = None if operand is None else stored_constant(rewriter, operand)
         if operand is not None and stored is None:
             return f"'{operand.name}' is not constant"
-        if stored is not None and not stored.is_float:
-            return f"'{stored.value.name}' holds the integers of a quantized model"
         if stored is not None and stored.value.clusters is not None:
             return f"'{stored.value.name}' is clustered"
+    stored = stored_constant(rewriter, layer.input(1))
+    if stored is None or stored.is_float or affine.is_shift:
+        return None
+    if scaled_integers(layer, stored.value, affine.scale) is None:
+        return f"'{stored.value.name}' holds integers that cannot be scaled channel by channel"
     return None

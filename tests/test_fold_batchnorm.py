@@ -136,15 +136,34 @@ def test_refusals_have_reasons(case: str) -> None:
     assert reason in messages(remarks, "declined")[0]
 
 
-def test_integers_of_a_quantized_model_are_not_scaled() -> None:
+def test_integers_of_a_quantized_model_stay_and_their_scales_change() -> None:
+    """As exports of quantization-aware training are that keep the batch normalization behind the quantized weights."""
+
     def body(build: GraphBuilder) -> Value:
         x = build("DequantizeLinear", build.input("x", (1, 2, 3, 3), "int8", Quantization.per_tensor(0.1, 3)))
-        weights = build("DequantizeLinear", build.random_int8((4, 2, 1, 1), Quantization.per_tensor(0.02, 0)))
-        return build("Mul", build("Conv", x, weights), build.random((4, 1, 1)))
+        weights = build("DequantizeLinear", build.random_int8((3, 2, 1, 1), Quantization.per_tensor(0.02, 0)))
+        return build("Mul", build("Conv", x, weights), build.constant([[[3.0]], [[-0.5]], [[0.0]]]))
 
     graph = graph_of(body)
-    (reason,) = messages(changed_by(FoldBatchNorm(), graph), "declined")
-    assert "integers of a quantized model" in reason
+    integers = next(value for value in graph.constants() if value.dtype == "int8").data
+    changed_by(FoldBatchNorm(), graph)
+    assert ops_of(graph).count("Mul") == 0
+    kept = next(value for value in graph.constants() if value.dtype == "int8")
+    np.testing.assert_array_equal(kept.data, integers * np.array([1, -1, 0], np.int8).reshape(3, 1, 1, 1))
+    assert kept.quantization is not None
+    assert list(kept.quantization.scale[:2]) == pytest.approx([0.06, 0.01])
+
+
+def test_a_level_without_a_negative_is_not_scaled_by_a_negative_factor() -> None:
+    def body(build: GraphBuilder) -> Value:
+        x = build("DequantizeLinear", build.input("x", (1, 1, 3, 3), "int8", Quantization.per_tensor(0.1, 3)))
+        levels = build.constant(
+            np.array([-128, 5], np.int8).reshape(2, 1, 1, 1), quantization=Quantization.per_tensor(0.02, 0)
+        )
+        return build("Mul", build("Conv", x, build("DequantizeLinear", levels)), build.constant([[[-1.0]], [[2.0]]]))
+
+    (reason,) = messages(changed_by(FoldBatchNorm(), graph_of(body)), "declined")
+    assert "holds integers that cannot be scaled" in reason
 
 
 def test_weights_that_two_layers_share_are_not_changed_for_the_other() -> None:
