@@ -35,6 +35,12 @@ class UnsupportedOperatorError(InvalidModelError):
         self.parts = tuple(parts)
 
 
+class AccuracyError(TinyoptError):
+    """The compiled model is less accurate than the user allows: the message says by how much, and what would help."""
+
+    exit_code = 4
+
+
 class BudgetError(TinyoptError):
     """The model does not fit what the user allows it: the message says by how much, and what would help."""
 

@@ -10,6 +10,9 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
+import numpy as np
+from numpy.typing import NDArray
+
 from tinyopt.errors import TinyoptError, UsageError
 from tinyopt.ir import Graph, Node
 from tinyopt.samples import Sample
@@ -40,6 +43,14 @@ class TargetFacts:
     is_integer_preferred: bool  # integers are worth it even where a float unit exists
 
 
+@dataclass(frozen=True, eq=False)
+class LabelledSamples:
+    """Samples and the number of the class of each."""
+
+    samples: Sequence[Sample]
+    labels: NDArray[np.int64]
+
+
 @dataclass
 class PassContext:
     """What a pass is given besides the graph, and where it leaves its remarks."""
@@ -50,6 +61,8 @@ class PassContext:
     remarks: list[Remark] = field(default_factory=list[Remark])
     on_progress: Callable[[str, int, int], None] = lambda _what, _done, _total: None
     arena_bytes: Callable[[Graph], int] | None = None  # what a graph's activations would take on the target, planned
+    original: Graph | None = None  # the model as it came, which accuracy is compared with
+    evaluation: LabelledSamples | None = None  # what the user gave to measure accuracy on
     float_graph: Graph | None = None  # a copy of what quantize found, whose nodes keep their names; None before it ran
 
     def did(self, message: str, before: Iterable[Node] = (), after: Iterable[Node] = ()) -> None:

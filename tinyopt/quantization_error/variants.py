@@ -127,6 +127,7 @@ def _widen(graph: Graph, wide: Iterable[Value], limits: Mapping[Value, float]) -
         quantization = Quantization.per_tensor(max(limit, _TINIEST) / _LARGEST_INT16, 0)
         for node in quantizers:
             node.output.type = TensorType("int16", node.output.shape)
+            node.output.name = _wide_name(graph, node.output.name)
             node.output.quantization = quantization
         _widen_constants(graph, group, quantization)
 
@@ -170,7 +171,11 @@ def _widen_constants(graph: Graph, group: set[Value], quantization: Quantization
             old = source.input(0)
             assert old.quantization is not None, old.name
             levels = quantization.quantize(old.quantization.dequantize(old.data), "int16")
-            source.inputs[0] = Value.of(graph.unique_name(f"{old.name}_int16"), levels, quantization)
+            source.inputs[0] = Value.of(_wide_name(graph, old.name), levels, quantization)
+
+
+def _wide_name(graph: Graph, name: str) -> str:
+    return graph.unique_name(f"{name.removesuffix('_int8')}_int16") if name.endswith("_int8") else name
 
 
 def _reach(levels: Value) -> float:
