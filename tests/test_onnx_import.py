@@ -459,3 +459,17 @@ def test_whole_models_give_onnxruntimes_outputs(name: str, models_dir: Path) -> 
     inputs = random_inputs(graph)
     for mine, theirs in zip(evaluate(graph, inputs).values(), runtime_outputs(onnx.load(path), inputs), strict=True):
         np.testing.assert_allclose(mine.astype(_F32), theirs.astype(_F32), rtol=1e-4, atol=2e-4)
+
+
+@pytest.mark.parametrize("dtype", ["int8", "uint8"])
+def test_clipped_integers_are_clipped_before_they_are_rounded(dtype: str) -> None:
+    """As PyTorch exports a range of 7 bits."""
+    nodes = [
+        node("QuantizeLinear", "x s z", "q"),
+        node("Clip", "q low high", "c"),
+        node("DequantizeLinear", "c s z", "y"),
+    ]
+    limits = {"low": np.array(7, dtype), "high": np.array(101, dtype)}
+    constants = {"s": _scale(0.03), "z": np.array(40, dtype), **limits}
+    graph = assert_same_as_runtime(model_of(nodes, {"x": (2, 300)}, constants), tolerance=1e-6)
+    assert _ops(graph) == ["Clip", "QuantizeLinear", "DequantizeLinear"]

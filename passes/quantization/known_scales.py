@@ -138,7 +138,8 @@ class Scales:
         return found or _from_clamp(node)
 
     def _backward(self, node: Node) -> None:
-        if not is_float_mover(node) or len(node.outputs) != 1:
+        is_clamp = node.op in ("Relu", "Clip")  # rounding and clamping can change places, where limits are levels
+        if not (is_float_mover(node) or is_clamp) or len(node.outputs) != 1:
             return
         quantization = self.quantization(node.output)
         if quantization is None:

@@ -143,6 +143,10 @@ class Builder:
         """`value` in `shape`; itself where it has that shape already."""
         return value if value.shape == tuple(shape) else self.emit("Reshape", [value], {"shape": tuple(shape)})
 
+    def producer(self, value: Value) -> Node | None:
+        """The node that gives `value`; None for graph inputs and constants."""
+        return self._producers.get(value)
+
     def _add(self, node: Node) -> None:
         self.nodes.append(node)
         self._producers.update(dict.fromkeys(node.outputs, node))

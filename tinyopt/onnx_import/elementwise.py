@@ -30,7 +30,8 @@ def _sum(builder: Builder, node: OnnxNode) -> Sequence[Value]:
     return [total]
 
 
-def _clip(builder: Builder, node: OnnxNode) -> Sequence[Value]:
+def clip(builder: Builder, node: OnnxNode) -> Sequence[Value]:
+    """Clip of real numbers."""
     if node.opset < 11:
         low, high = node.real("min", -math.inf), node.real("max", math.inf)
     else:
@@ -91,7 +92,6 @@ ELEMENTWISE_RULES: dict[tuple[str, str], Rule] = {
     **{("", op): partial(_binary, op) for op in ("Add", "Sub", "Mul", "Div")},
     **{("", op): partial(_plain, op) for op in ("Relu", "Sigmoid", "Tanh", "HardSwish")},
     ("", "Sum"): _sum,
-    ("", "Clip"): _clip,
     ("", "Max"): partial(_limit, "low"),
     ("", "Min"): partial(_limit, "high"),
     ("", "LeakyRelu"): _leaky_relu,

@@ -10,9 +10,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from tinyopt.ir import Array, Quantization, Value
+from tinyopt.ir import Array, Attribute, Quantization, Value
 from tinyopt.onnx_import.builder import Builder
-from tinyopt.onnx_import.elementwise import Rule
+from tinyopt.onnx_import.elementwise import Rule, clip
 from tinyopt.onnx_import.onnx_node import OnnxNode, Refusal
 
 _ONNX_UINT8, _ONNX_INT8, _ONNX_INT16 = 2, 3, 5
@@ -63,6 +63,43 @@ def dequantized(builder: Builder, node: OnnxNode, x: Value, scale: Array, zero_p
     return builder.emit("DequantizeLinear", [builder.with_quantization(x, quantization)])
 
 
+def _clip(builder: Builder, node: OnnxNode) -> Sequence[Value]:
+    """Clip of integers that were just quantized: the real numbers are clipped to these levels before.
+
+    So does PyTorch export ranges that are narrower than the type, as 0..127 of uint8. Rounding keeps order and the
+    limits are levels, so that both give the same integers.
+    """
+    x = builder.signed(node.value(0))
+    if x.dtype not in ("int8", "int16"):
+        return clip(builder, node)
+    quantize = builder.producer(x)
+    low, high = _integer_limits(builder, node, x)
+    if x.constant is not None:
+        result = builder.constant(np.clip(x.constant, low, high).astype(x.constant.dtype), x.name, x.quantization)
+    elif quantize is None or quantize.op != "QuantizeLinear" or x.quantization is None:
+        raise Refusal(f"it clips '{x.name}' of {x.dtype}, which no QuantizeLinear gives")
+    else:
+        real = x.quantization.dequantize(np.array([low, high]))
+        limits: dict[str, Attribute] = {"low": float(real[0]), "high": float(real[1])}
+        clipped = builder.emit("Clip", [quantize.input(0)], limits)
+        result = builder.emit("QuantizeLinear", [clipped], quantization=x.quantization, dtype=x.dtype)
+    if x in builder.unsigned:
+        builder.unsigned.add(result)
+    return [result]
+
+
+def _integer_limits(builder: Builder, node: OnnxNode, x: Value) -> tuple[int, int]:
+    """The limits as levels of the signed `x`; those of its type where none is given."""
+    given = builder.with_constants(node)
+    shift = 128 if x in builder.unsigned else 0
+    levels = np.iinfo(x.dtype)
+    low, high = given.scalar_of(1, "minimum"), given.scalar_of(2, "maximum")
+    return (
+        levels.min if low is None else max(int(low) - shift, levels.min),
+        levels.max if high is None else min(int(high) - shift, levels.max),
+    )
+
+
 def parameters(node: OnnxNode, x: Value, scale: Array, zero_point: Array | None, is_unsigned: bool) -> Quantization:
     """The quantization that the scale and zero point of `node` say of `x`, for int8 in place of uint8."""
     if scale.dtype.name != "float32":
@@ -102,6 +139,7 @@ def _output_dtype(node: OnnxNode) -> str:
 QUANTIZATION_RULES: dict[tuple[str, str], Rule] = {
     ("", "QuantizeLinear"): _quantize,
     ("", "DequantizeLinear"): _dequantize,
+    ("", "Clip"): _clip,
     ("com.microsoft", "QuantizeLinear"): _quantize,
     ("com.microsoft", "DequantizeLinear"): _dequantize,
 }
