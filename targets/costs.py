@@ -37,7 +37,7 @@ class InstructionCosts:
         return self.ideal_int8_mac if dtype == "int8" else self.ideal_float_mac
 
     def _per_mac(self, node: Node) -> float:
-        if node.outputs[0].dtype != "int8":
+        if node.outputs[0].dtype not in ("int8", "int16"):
             return self.float_mac
         is_depthwise = node.attributes.get("group", 1) != 1
         return self.int8_depthwise_mac if is_depthwise else self.int8_mac

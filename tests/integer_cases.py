@@ -113,8 +113,8 @@ def conv_transpose(group: int, kinds: Kinds = INT8) -> Graph:
 
 def matmul(kinds: Kinds = INT8) -> Graph:
     build = GraphBuilder()
-    a, b = build.input("a", (2, 3, 4), *_of(kinds.x)), build.input("b", (4, 5), *_of(kinds.r))
-    multiplier, shift = multiplier_and_shift(np.array(kinds.x.scale * kinds.r.scale / kinds.y.scale))
+    a, b = build.input("a", (2, 3, 4), *_of(kinds.x)), build.input("b", (4, 5), *_of(R))
+    multiplier, shift = multiplier_and_shift(np.array(kinds.x.scale * R.scale / kinds.y.scale))
     y = build("QMatMul", a, b, **_to(kinds.y), multiplier=int(multiplier), shift=shift, **kinds.levels(-128, 127))
     return build.graph_of(y)
 

@@ -381,6 +381,28 @@ def _quantizers(build: CaseBuilder) -> None:
     build.add("FlipSign", "from int8", [build.variable(levels.view(np.int8))], {}, dtype="uint8")
 
 
+def _int16(build: CaseBuilder) -> None:
+    """What is not computed from multipliers: the way to and from floats, and operators that move or select."""
+    parameters = Quantization.per_tensor(3e-5, 0)
+    halves = (np.arange(-70, 70, dtype=np.float32) + 0.5) * 0.25
+    values = np.concatenate([halves, build.floats(300), np.array([1e30, -1e30, np.inf, -np.inf, 0], np.float32)])
+    for title, quantization in (("ties, int16", Quantization.per_tensor(0.25, 0)), ("random, int16", parameters)):
+        build.add("QuantizeLinear", title, [build.variable(values)], {}, quantization, dtype="int16")
+
+    def levels(*shape: int) -> tuple[Value, Array]:
+        return build.variable(build.random.integers(-(2**15), 2**15, shape).astype(np.int16), parameters)
+
+    build.add("DequantizeLinear", "int16", [levels(3, 50)], {}, dtype="float32")
+    window = {**WINDOW, "kernel": (3, 2), "pads": (1, 0, 2, 1), "strides": (2, 1)}
+    build.add("MaxPool", "padded, int16", [levels(1, 7, 6, 3)], window, parameters)
+    build.add("ReduceMax", "int16", [levels(2, 3, 4)], {"axes": (1,), "keepdims": 0}, parameters)
+    build.add("Concat", "int16", [levels(2, 3), levels(2, 1)], {"axis": 1}, parameters)
+    pad: Mapping[str, Attribute] = {"pads": (0, 1, 2, 0), "mode": "constant", "value": -3000}
+    build.add("Pad", "int16", [levels(3, 4)], pad, parameters)
+    build.add("Slice", "int16", [levels(5, 6)], {"starts": (4, 0), "steps": (-2, 1), "sizes": (3, 4)}, parameters)
+    build.add("Transpose", "int16", [levels(5, 6)], {"perm": (1, 0)}, parameters)
+
+
 _FAMILIES: tuple[Callable[[CaseBuilder], None], ...] = (
     _float_convolutions,
     _integer_convolutions,
@@ -393,4 +415,5 @@ _FAMILIES: tuple[Callable[[CaseBuilder], None], ...] = (
     _resizes,
     _reductions,
     _quantizers,
+    _int16,
 )

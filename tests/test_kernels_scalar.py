@@ -7,13 +7,24 @@ import pytest
 from kernel_cases import Case, CaseBuilder, all_cases, integer_dense
 from kernel_harness import check_kernel, check_outputs, run_kernel_object
 
+from tests.graph_builder import random_inputs
+from tests.integer_cases import MIXED_CASES
 from tinyopt.ops import OPERATORS
 from tinyopt.targets.kernel import ConstantArgument, Kernel, Refusal
 from tinyopt.targets.kernels.packing import pack_rows, row_bytes, unpack_rows
 from tinyopt.targets.kernels.requantize import SMMLAR, SSAT8
 from tinyopt.targets.kernels.scalar import SCALAR
 
-CASES = all_cases()
+
+def mixed_case(title: str) -> Case:
+    """An operator that reads or gives int16, with all its inputs."""
+    graph = MIXED_CASES[title]
+    inputs, node = random_inputs(graph), graph.nodes[0]
+    arrays = [None if value is None else inputs.get(value.name, value.constant) for value in node.inputs]
+    return Case(title, node, tuple(arrays))
+
+
+CASES = [*all_cases(), *(mixed_case(title) for title in MIXED_CASES)]
 VIEWS = {"Reshape", "Identity"}
 
 

@@ -1,4 +1,4 @@
-"""Requantization of accumulators to int8, as TensorIR: what every integer kernel ends with.
+"""Requantization of accumulators to int8 or int16, as TensorIR: what every integer kernel ends with.
 
     requantize(acc, M) = min(max(((acc * M + 2^(shift - 1)) >> shift) + zero_point, low), high)
 
@@ -20,17 +20,22 @@ INT8_LOW, INT8_HIGH = -128, 127
 
 @dataclass(frozen=True)
 class Requantization:
-    """The numbers of one requantization. 1 <= shift <= 32; low and high are int8 levels that include the activation."""
+    """The numbers of one requantization. 1 <= shift <= 32; low and high are levels that include the activation.
+
+    dtype: what the levels are of, int8 or int16.
+    """
 
     shift: int
     zero_point: int
     low: int
     high: int
+    dtype: str
 
     @classmethod
     def of(cls, node: Node) -> Requantization:
         """As the attributes and the output of an integer node say."""
-        return cls(node.int("shift"), zero_point_of(node, node.outputs[0]), node.int("low"), node.int("high"))
+        output = node.outputs[0]
+        return cls(node.int("shift"), zero_point_of(node, output), node.int("low"), node.int("high"), output.dtype)
 
 
 def zero_point_of(node: Node, value: Value) -> int:
@@ -40,18 +45,24 @@ def zero_point_of(node: Node, value: Value) -> int:
     return value.quantization.zero_point[0]
 
 
+def type_suffix(node: Node) -> str:
+    """The end of a kernel's name: s8, s16, or s8_s16 where it reads int8 and gives int16."""
+    names = {"int8": "s8", "int16": "s16"}
+    return "_".join(dict.fromkeys((names[node.input(0).dtype], names[node.output.dtype])))
+
+
 def wide(value: Expr) -> Expr:
     """An int32 as int64."""
     return cast(value, "int64")
 
 
 def requantize(accumulator: Expr, multiplier: Expr, to: Requantization) -> Expr:
-    """The int8 level of an int32 accumulator, as an int32 expression; right on every target."""
+    """The level of an int32 accumulator, as an int32 expression; right on every target."""
     return requantize_sum(wide(accumulator) * wide(multiplier), to)
 
 
 def requantize_sum(products: Expr, to: Requantization) -> Expr:
-    """The int8 level of an int64 sum of products, as an int32 expression. The sum must lie below 2^62."""
+    """The level of an int64 sum of products, as an int32 expression. The sum must lie below 2^62."""
     shifted = (products + constant(1 << (to.shift - 1), "int64")) >> constant(to.shift, "int64")
     if to.shift == 32:  # what is left has 31 bits: the rest can be done on machine words
         return _clamp_after_zero_point(cast(shifted, "int32"), to)

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
-from tinyopt.targets.kernel import KernelPlanner
+from tinyopt.targets.kernels.activation_types import without_int16
 from tinyopt.targets.kernels.dsp.clustered import plan_clustered, plan_clustered_dense
 from tinyopt.targets.kernels.dsp.convolution import plan_convolution
 from tinyopt.targets.kernels.dsp.dense import plan_dense
@@ -15,12 +13,14 @@ from tinyopt.targets.kernels.dsp.pool import plan_average_pool, plan_max_pool
 
 __all__ = ["DSP"]
 
-DSP: Mapping[str, tuple[KernelPlanner, ...]] = {
-    "QConv": (plan_clustered, plan_pointwise, plan_depthwise, plan_convolution),
-    "QDense": (plan_clustered_dense, plan_dense),
-    "QAdd": (plan_add,),
-    "QLookup": (plan_lookup,),
-    "QMul": (plan_mul,),
-    "QAveragePool": (plan_average_pool,),
-    "MaxPool": (plan_max_pool,),
-}
+DSP = without_int16(
+    {
+        "QConv": (plan_clustered, plan_pointwise, plan_depthwise, plan_convolution),
+        "QDense": (plan_clustered_dense, plan_dense),
+        "QAdd": (plan_add,),
+        "QLookup": (plan_lookup,),
+        "QMul": (plan_mul,),
+        "QAveragePool": (plan_average_pool,),
+        "MaxPool": (plan_max_pool,),
+    }
+)

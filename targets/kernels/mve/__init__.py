@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from functools import partial
 
-from tinyopt.targets.kernel import KernelPlanner
+from tinyopt.targets.kernels.activation_types import without_int16
 from tinyopt.targets.kernels.decoding import InstructionsPerMac, plan_modelled
 from tinyopt.targets.kernels.dsp.clustered import clustered_kernel, dense_kernel
 from tinyopt.targets.kernels.mve.convolution import plan_convolution
@@ -21,16 +20,18 @@ __all__ = ["MVE"]
 _INT8 = InstructionsPerMac(convolution=0.15, depthwise=0.66, dense=0.17)
 
 # Clustered weights are decoded by the kernels for the DSP.
-MVE: Mapping[str, tuple[KernelPlanner, ...]] = {
-    "QConv": (partial(plan_modelled, _INT8, clustered_kernel), plan_pointwise, plan_depthwise, plan_convolution),
-    "QDense": (partial(plan_modelled, _INT8, dense_kernel), plan_dense),
-    "QAdd": (plan_add,),
-    "QMul": (plan_multiply,),
-    "QLookup": (plan_lookup,),
-    "QAveragePool": (plan_average_pool,),
-    "QReduceSum": (plan_reduce_sum,),
-    "MaxPool": (plan_max_pool,),
-    "Concat": (plan_concat,),
-    "Slice": (plan_slice,),
-    "Pad": (plan_pad,),
-}
+MVE = without_int16(
+    {
+        "QConv": (partial(plan_modelled, _INT8, clustered_kernel), plan_pointwise, plan_depthwise, plan_convolution),
+        "QDense": (partial(plan_modelled, _INT8, dense_kernel), plan_dense),
+        "QAdd": (plan_add,),
+        "QMul": (plan_multiply,),
+        "QLookup": (plan_lookup,),
+        "QAveragePool": (plan_average_pool,),
+        "QReduceSum": (plan_reduce_sum,),
+        "MaxPool": (plan_max_pool,),
+        "Concat": (plan_concat,),
+        "Slice": (plan_slice,),
+        "Pad": (plan_pad,),
+    }
+)

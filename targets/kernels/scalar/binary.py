@@ -1,4 +1,4 @@
-"""Functions of two tensors with numpy's broadcasting, float32 and int8; they may work in place of an input."""
+"""Functions of two tensors with numpy's broadcasting, float32 and integers; they may work in place of an input."""
 
 from __future__ import annotations
 
@@ -7,16 +7,24 @@ from dataclasses import dataclass
 
 from tinyopt.ir import Node
 from tinyopt.targets.kernel import InputArgument, Kernel, OutputArgument, Overlap, Refusal
-from tinyopt.targets.kernels.requantize import Requantization, requantize, requantize_sum, wide, zero_point_of
+from tinyopt.targets.kernels.requantize import (
+    Requantization,
+    requantize,
+    requantize_sum,
+    type_suffix,
+    wide,
+    zero_point_of,
+)
 from tinyopt.targets.kernels.scalar.loops import Walk, broadcast_strides, clamp_float, row_major, walk_loops
 from tinyopt.targets.kernels.tir import Expr, KernelBuilder, PrimFunc, cast, clamp, constant, select
 
 
 @dataclass(frozen=True)
 class Operands:
-    """How the operands a, b and the output are walked, and how many elements each has."""
+    """How the operands a, b and the output are walked, of what type they are, and how many elements each has."""
 
     walk: Walk
+    dtypes: tuple[str, str, str]
     elements: tuple[int, int, int]
 
     @classmethod
@@ -25,7 +33,8 @@ class Operands:
         walk = Walk.collapsed(
             shape, broadcast_strides(a.shape, shape), broadcast_strides(b.shape, shape), row_major(shape)
         )
-        return cls(walk, (a.type.elements, b.type.elements, node.output.type.elements))
+        dtypes = (a.dtype, b.dtype, node.output.dtype)
+        return cls(walk, dtypes, (a.type.elements, b.type.elements, node.output.type.elements))
 
 
 @dataclass(frozen=True)
@@ -96,20 +105,20 @@ def plan_qadd(node: Node) -> Kernel | Refusal:
     """QAdd."""
     multipliers = (node.int("multiplier_a"), node.int("multiplier_b"))
     spec = AddSpec(Operands.of(node), _zero_points(node), multipliers, Requantization.of(node))
-    return Kernel(add_int8, spec, "add_s8", _ARGUMENTS, overlaps=_overlaps(node))
+    return Kernel(add_integers, spec, f"add_{type_suffix(node)}", _ARGUMENTS, overlaps=_overlaps(node))
 
 
 def plan_qmul(node: Node) -> Kernel | Refusal:
     """QMul."""
     spec = MulSpec(Operands.of(node), _zero_points(node), node.int("multiplier"), Requantization.of(node))
-    return Kernel(multiply_int8, spec, "mul_s8", _ARGUMENTS, overlaps=_overlaps(node))
+    return Kernel(multiply_integers, spec, f"mul_{type_suffix(node)}", _ARGUMENTS, overlaps=_overlaps(node))
 
 
 def plan_qprelu(node: Node) -> Kernel | Refusal:
     """QPRelu."""
     zero_point = zero_point_of(node, node.input(0))
     spec = PReluSpec(Operands.of(node), zero_point, node.int("multiplier"), Requantization.of(node))
-    return Kernel(prelu_int8, spec, "prelu_s8", _ARGUMENTS, overlaps=_overlaps(node))
+    return Kernel(prelu_integers, spec, f"prelu_{type_suffix(node)}", _ARGUMENTS, overlaps=_overlaps(node))
 
 
 def _zero_points(node: Node) -> tuple[int, int]:
@@ -131,57 +140,54 @@ def combine_float(spec: FloatSpec) -> PrimFunc:
     def element(a: Expr, b: Expr) -> Expr:
         return clamp_float(FLOAT_FUNCTIONS[spec.function](a, b), spec.low, spec.high)
 
-    return _elementwise(f"{spec.function.lower()}_f32", ("float32", "float32"), spec.operands, element)
+    return _elementwise(f"{spec.function.lower()}_f32", spec.operands, element)
 
 
-def add_int8(spec: AddSpec) -> PrimFunc:
+def add_integers(spec: AddSpec) -> PrimFunc:
     """y = clamp((((a - za) * ma + (b - zb) * mb + half) >> shift) + zy), in 32 bits where that cannot overflow."""
     (za, zb), (ma, mb), to = spec.zero_points, spec.multipliers, spec.to
-    is_narrow = 256 * (abs(ma) + abs(mb)) + (1 << (to.shift - 1)) < 1 << 31  # the sum before the shift fits 32 bits
+    is_int8 = set(spec.operands.dtypes) == {"int8"}
+    is_narrow = is_int8 and 256 * (abs(ma) + abs(mb)) + (1 << (to.shift - 1)) < 1 << 31  # the sum fits 32 bits
 
     def narrow(a: Expr, b: Expr) -> Expr:
         # One constant for the rounding and both zero points.
         total = cast(a, "int32") * ma + cast(b, "int32") * mb + ((1 << (to.shift - 1)) - za * ma - zb * mb)
-        return cast(clamp((total >> to.shift) + to.zero_point, to.low, to.high), "int8")
+        return cast(clamp((total >> to.shift) + to.zero_point, to.low, to.high), to.dtype)
 
     def exact(a: Expr, b: Expr) -> Expr:
         left = wide(cast(a, "int32") - za) * constant(ma, "int64")
         right = wide(cast(b, "int32") - zb) * constant(mb, "int64")
-        return cast(requantize_sum(left + right, to), "int8")
+        return cast(requantize_sum(left + right, to), to.dtype)
 
-    return _elementwise("add_s8", ("int8", "int8"), spec.operands, narrow if is_narrow else exact)
+    return _elementwise("add_integers", spec.operands, narrow if is_narrow else exact)
 
 
-def multiply_int8(spec: MulSpec) -> PrimFunc:
+def multiply_integers(spec: MulSpec) -> PrimFunc:
     """y = requantize((a - za) * (b - zb))."""
     za, zb = spec.zero_points
 
     def element(a: Expr, b: Expr) -> Expr:
         product = (cast(a, "int32") - za) * (cast(b, "int32") - zb)
-        return cast(requantize(product, constant(spec.multiplier, "int32"), spec.to), "int8")
+        return cast(requantize(product, constant(spec.multiplier, "int32"), spec.to), spec.to.dtype)
 
-    return _elementwise("mul_s8", ("int8", "int8"), spec.operands, element)
+    return _elementwise("multiply_integers", spec.operands, element)
 
 
-def prelu_int8(spec: PReluSpec) -> PrimFunc:
+def prelu_integers(spec: PReluSpec) -> PrimFunc:
     """y = requantize(x - zx), with the multiplier of its sign."""
 
     def element(x: Expr, slope: Expr) -> Expr:
         centred = cast(x, "int32") - spec.zero_point
         multiplier = select(centred >= 0, constant(spec.multiplier, "int32"), slope)
-        return cast(requantize(centred, multiplier, spec.to), "int8")
+        return cast(requantize(centred, multiplier, spec.to), spec.to.dtype)
 
-    return _elementwise("prelu_s8", ("int8", "int32"), spec.operands, element)
+    return _elementwise("prelu_integers", spec.operands, element)
 
 
-def _elementwise(
-    name: str, dtypes: tuple[str, str], operands: Operands, element: Callable[[Expr, Expr], Expr]
-) -> PrimFunc:
+def _elementwise(name: str, operands: Operands, element: Callable[[Expr, Expr], Expr]) -> PrimFunc:
     kernel = KernelBuilder(name)
     with kernel.function():
-        a = kernel.buffer("a", dtypes[0], operands.elements[0])
-        b = kernel.buffer("b", dtypes[1], operands.elements[1])
-        y = kernel.buffer("y", dtypes[0], operands.elements[2])
+        a, b, y = (kernel.buffer(*each) for each in zip("aby", operands.dtypes, operands.elements, strict=True))
         with walk_loops(kernel, operands.walk) as (a_index, b_index, y_index):
             y[y_index] = element(kernel.let(a[a_index]), kernel.let(b[b_index]))
     return kernel.finish()

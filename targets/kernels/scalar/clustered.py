@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from tinyopt.ir import Clusters, Node
 from tinyopt.targets.kernel import ConstantArgument, InputArgument, Kernel, Refusal, ScratchArgument
 from tinyopt.targets.kernels.packing import INDICES_PER_GROUP, pack_rows, row_bytes
+from tinyopt.targets.kernels.requantize import type_suffix
 from tinyopt.targets.kernels.scalar.convolution import ConvolutionSpec, Window, integer_convolution
 from tinyopt.targets.kernels.scalar.dense import dense_shape, integer_dense
 from tinyopt.targets.kernels.scalar.epilogue import IntegerEpilogue, integer_arguments
@@ -41,8 +42,9 @@ class ClusteredConvolutionSpec:
 
 @dataclass(frozen=True)
 class ClusteredDenseSpec:
-    """One vector of packing.count elements."""
+    """One vector of packing.count elements of `dtype`."""
 
+    dtype: str
     outputs: int
     packing: Packing
     epilogue: IntegerEpilogue
@@ -57,7 +59,7 @@ def plan_clustered_qconv(node: Node) -> Kernel | Refusal:
     spec, bias = integer_convolution(node)
     arguments = (InputArgument(0), *weights, ScratchArgument(packing.count, 4), *integer_arguments(node, bias))
     return Kernel(
-        convolve_clustered, ClusteredConvolutionSpec(spec, packing), f"conv_s8_packed{packing.bits}", arguments
+        convolve_clustered, ClusteredConvolutionSpec(spec, packing), f"{spec.name}_packed{packing.bits}", arguments
     )
 
 
@@ -67,11 +69,11 @@ def plan_clustered_qdense(node: Node) -> Kernel | Refusal:
     if isinstance(packed, Refusal):
         return packed
     packing, weights = packed
-    name = f"dense_s8_packed{packing.bits}"
+    name = f"dense_{type_suffix(node)}_packed{packing.bits}"
     end = integer_arguments(node, node.input(2).data)
     shape = dense_shape(node)
     if shape.vertical.input == 1:
-        spec = ClusteredDenseSpec(shape.outputs, packing, IntegerEpilogue.of(node))
+        spec = ClusteredDenseSpec(node.input(0).dtype, shape.outputs, packing, IntegerEpilogue.of(node))
         return Kernel(dense_clustered, spec, name, (InputArgument(0), *weights, *end))
     arguments = (InputArgument(0), *weights, ScratchArgument(packing.count, 4), *end)
     return Kernel(convolve_clustered, ClusteredConvolutionSpec(integer_dense(node), packing), name, arguments)
@@ -97,9 +99,9 @@ def _packing_of(clusters: Clusters) -> Packing:
 def convolve_clustered(spec: ClusteredConvolutionSpec) -> PrimFunc:
     """Channel by channel: unpack its weights, then position by position."""
     shape, packing = spec.convolution.shape, spec.packing
-    kernel = KernelBuilder(f"conv_s8_packed{packing.bits}")
+    kernel = KernelBuilder("conv_packed")
     with kernel.function():
-        x = kernel.buffer("x", "int8", shape.input_elements)
+        x = kernel.buffer("x", spec.convolution.arithmetic.element_a, shape.input_elements)
         packed = kernel.buffer("packed", "uint8", shape.output_channels * packing.row_bytes)
         codebook = kernel.buffer("codebook", "int8", packing.clusters)
         weights = kernel.buffer("weights", "int8", packing.count)
@@ -131,9 +133,9 @@ def convolve_clustered(spec: ClusteredConvolutionSpec) -> PrimFunc:
 def dense_clustered(spec: ClusteredDenseSpec) -> PrimFunc:
     """Every weight is multiplied as it is unpacked."""
     packing = spec.packing
-    kernel = KernelBuilder(f"dense_s8_packed{packing.bits}")
+    kernel = KernelBuilder("dense_packed")
     with kernel.function():
-        x = kernel.buffer("x", "int8", packing.count)
+        x = kernel.buffer("x", spec.dtype, packing.count)
         packed = kernel.buffer("packed", "uint8", spec.outputs * packing.row_bytes)
         codebook = kernel.buffer("codebook", "int8", packing.clusters)
         finish = spec.epilogue.declare(kernel, spec.outputs, spec.outputs)

@@ -1,4 +1,4 @@
-"""Convolution in plain loops, float32 and int8: any stride, padding, dilation and grouping, with a residual.
+"""Convolution in plain loops, float32 and integers: any stride, padding, dilation and grouping, with a residual.
 
 For each output position the taps inside the image are found once; for each output channel the products are summed
 over them. Weights stay [O, KH, KW, I/group], so that the innermost loop runs over neighbouring input channels, and over
@@ -17,7 +17,7 @@ import numpy as np
 
 from tinyopt.ir import Array, Node
 from tinyopt.targets.kernel import InputArgument, Kernel, Refusal
-from tinyopt.targets.kernels.requantize import zero_point_of
+from tinyopt.targets.kernels.requantize import type_suffix, zero_point_of
 from tinyopt.targets.kernels.scalar.epilogue import (
     FLOAT,
     Arithmetic,
@@ -122,8 +122,8 @@ def integer_convolution(node: Node) -> tuple[ConvolutionSpec, Array]:
     if offset:
         sums = node.input(1).data.sum(axis=(1, 2, 3), dtype=np.int64)
         bias = (bias + offset * sums).astype(np.int32)
-    spec = ConvolutionSpec("conv_s8", shape, Arithmetic("int8", "int32", offset_a=offset), IntegerEpilogue.of(node))
-    return spec, bias
+    arithmetic = Arithmetic(node.input(0).dtype, "int8", "int32", offset_a=offset)
+    return ConvolutionSpec(f"conv_{type_suffix(node)}", shape, arithmetic, IntegerEpilogue.of(node)), bias
 
 
 def convolve(spec: ConvolutionSpec) -> PrimFunc:
@@ -131,8 +131,8 @@ def convolve(spec: ConvolutionSpec) -> PrimFunc:
     shape = spec.shape
     kernel = KernelBuilder(spec.name)
     with kernel.function():
-        x = kernel.buffer("x", spec.arithmetic.element, shape.input_elements)
-        weights = kernel.buffer("weights", spec.arithmetic.element, shape.output_channels * shape.channel_weights)
+        x = kernel.buffer("x", spec.arithmetic.element_a, shape.input_elements)
+        weights = kernel.buffer("weights", spec.arithmetic.element_b, shape.output_channels * shape.channel_weights)
         finish = spec.epilogue.declare(kernel, shape.output_channels, shape.output_elements)
         totals = kernel.local(spec.arithmetic.accumulator, CHANNELS_AT_ONCE)
 

@@ -1,9 +1,10 @@
-"""Dense layers, float32 and int8: convolutions of an image of single cells, one for each vector."""
+"""Dense layers, float32 and integers: convolutions of an image of single cells, one for each vector."""
 
 from __future__ import annotations
 
 from tinyopt.ir import Node
 from tinyopt.targets.kernel import InputArgument, Kernel, Refusal
+from tinyopt.targets.kernels.requantize import type_suffix
 from tinyopt.targets.kernels.scalar.convolution import ConvolutionShape, ConvolutionSpec, convolve
 from tinyopt.targets.kernels.scalar.epilogue import (
     FLOAT,
@@ -31,7 +32,8 @@ def plan_qdense(node: Node) -> Kernel | Refusal:
 
 def integer_dense(node: Node) -> ConvolutionSpec:
     """The spec of a QDense; its bias accounts for the input's zero point."""
-    return ConvolutionSpec("dense_s8", dense_shape(node), Arithmetic("int8", "int32"), IntegerEpilogue.of(node))
+    arithmetic = Arithmetic(node.input(0).dtype, "int8", "int32")
+    return ConvolutionSpec(f"dense_{type_suffix(node)}", dense_shape(node), arithmetic, IntegerEpilogue.of(node))
 
 
 def dense_shape(node: Node) -> ConvolutionShape:

@@ -1,4 +1,4 @@
-"""How a sum of products becomes an output element, float32 or int8: bias, residual, activation, requantization.
+"""How a sum of products becomes an output element, float32 or integer: bias, residual, activation, requantization.
 
 Convolution and dense kernels are written once for both: `Arithmetic` says how a product is formed, the epilogue what is
 done with the sum.
@@ -20,19 +20,20 @@ from tinyopt.targets.kernels.tir import Buffer, Expr, KernelBuilder, cast, const
 class Arithmetic:
     """Element types and offsets of a sum of products (a - offset_a) * (b - offset_b)."""
 
-    element: str
+    element_a: str
+    element_b: str
     accumulator: str
     offset_a: int = 0
     offset_b: int = 0
 
     def product(self, a: Expr, b: Expr) -> Expr:
         """One product, in the accumulator's type."""
-        if self.element == self.accumulator:
+        if self.element_a == self.accumulator:
             return a * b
         return (cast(a, self.accumulator) - self.offset_a) * (cast(b, self.accumulator) - self.offset_b)
 
 
-FLOAT = Arithmetic("float32", "float32")
+FLOAT = Arithmetic("float32", "float32", "float32")
 
 
 class Finish(Protocol):
@@ -102,6 +103,7 @@ class IntegerEpilogue:
     """clamp(((acc * multiplier[channel] + (r - zr) * residual_multiplier + 2^(shift-1)) >> shift) + zy)."""
 
     to: Requantization
+    residual_dtype: str
     residual_zero_point: int
     residual_multiplier: int | None
 
@@ -109,14 +111,16 @@ class IntegerEpilogue:
     def of(cls, node: Node) -> IntegerEpilogue:
         residual = node.optional_input(4)
         if residual is None:
-            return cls(Requantization.of(node), 0, None)
-        return cls(Requantization.of(node), zero_point_of(node, residual), node.int("residual_multiplier"))
+            return cls(Requantization.of(node), "int8", 0, None)
+        zero_point, multiplier = zero_point_of(node, residual), node.int("residual_multiplier")
+        return cls(Requantization.of(node), residual.dtype, zero_point, multiplier)
 
     def declare(self, kernel: KernelBuilder, channels: int, elements: int) -> Finish:
         bias = kernel.buffer("bias", "int32", channels)
         multiplier = kernel.buffer("multiplier", "int32", channels)
-        residual = None if self.residual_multiplier is None else kernel.buffer("residual", "int8", elements)
-        return _IntegerFinish(self, bias, multiplier, residual, kernel.buffer("y", "int8", elements))
+        has_residual = self.residual_multiplier is not None
+        residual = kernel.buffer("residual", self.residual_dtype, elements) if has_residual else None
+        return _IntegerFinish(self, bias, multiplier, residual, kernel.buffer("y", self.to.dtype, elements))
 
 
 def integer_arguments(node: Node, bias: Array) -> tuple[Argument, ...]:
@@ -145,4 +149,4 @@ class _IntegerFinish:
         if self.residual is not None:
             centred = cast(self.residual[index], "int32") - self.epilogue.residual_zero_point
             products = products + wide(centred) * constant(self.epilogue.residual_multiplier or 0, "int64")
-        self.y[index] = cast(requantize_sum(products, self.epilogue.to), "int8")
+        self.y[index] = cast(requantize_sum(products, self.epilogue.to), self.epilogue.to.dtype)

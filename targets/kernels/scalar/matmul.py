@@ -1,4 +1,4 @@
-"""Products of two tensors in plain loops, float32 and int8, with the batch dimensions of numpy.matmul."""
+"""Products of two tensors in plain loops, float32 and integers, with the batch dimensions of numpy.matmul."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from tinyopt.ir import Node
 from tinyopt.targets.kernel import InputArgument, Kernel, OutputArgument, Refusal
-from tinyopt.targets.kernels.requantize import Requantization, requantize, zero_point_of
+from tinyopt.targets.kernels.requantize import Requantization, requantize, type_suffix, zero_point_of
 from tinyopt.targets.kernels.scalar.epilogue import FLOAT, Arithmetic
 from tinyopt.targets.kernels.scalar.loops import Walk, broadcast_strides, row_major, walk_loops
 from tinyopt.targets.kernels.tir import Expr, KernelBuilder, PrimFunc, cast, constant
@@ -16,7 +16,7 @@ from tinyopt.targets.kernels.tir import Expr, KernelBuilder, PrimFunc, cast, con
 class MatMulSpec:
     """y[rows, columns] = a[rows, depth] b[depth, columns] for each step of `batches`.
 
-    multiplier and to are for int8 alone.
+    multiplier and to are for integers alone.
     """
 
     name: str
@@ -38,8 +38,8 @@ def plan_matmul(node: Node) -> Kernel | Refusal:
 def plan_qmatmul(node: Node) -> Kernel | Refusal:
     """QMatMul."""
     offset_a, offset_b = (zero_point_of(node, node.input(i)) for i in range(2))
-    arithmetic = Arithmetic("int8", "int32", offset_a, offset_b)
-    return _plan(node, "matmul_s8", arithmetic, node.int("multiplier"), Requantization.of(node))
+    arithmetic = Arithmetic(node.input(0).dtype, node.input(1).dtype, "int32", offset_a, offset_b)
+    return _plan(node, f"matmul_{type_suffix(node)}", arithmetic, node.int("multiplier"), Requantization.of(node))
 
 
 def _plan(node: Node, name: str, arithmetic: Arithmetic, multiplier: int, to: Requantization | None) -> Kernel:
@@ -66,12 +66,12 @@ def _batch(shape: tuple[int, ...], rank: int) -> tuple[int, ...]:
 
 def matmul(spec: MatMulSpec) -> PrimFunc:
     """y = a b, for each pair of matrices of the broadcast batches."""
-    element, accumulator = spec.arithmetic.element, spec.arithmetic.accumulator
+    arithmetic, accumulator = spec.arithmetic, spec.arithmetic.accumulator
     kernel = KernelBuilder(spec.name)
     with kernel.function():
-        a = kernel.buffer("a", element, spec.elements[0])
-        b = kernel.buffer("b", element, spec.elements[1])
-        y = kernel.buffer("y", element, spec.elements[2])
+        a = kernel.buffer("a", arithmetic.element_a, spec.elements[0])
+        b = kernel.buffer("b", arithmetic.element_b, spec.elements[1])
+        y = kernel.buffer("y", accumulator if spec.to is None else spec.to.dtype, spec.elements[2])
         total = kernel.local(accumulator, 1)
         with (
             walk_loops(kernel, spec.batches) as (a_start, b_start, y_start),
@@ -81,7 +81,7 @@ def matmul(spec: MatMulSpec) -> PrimFunc:
             total[0] = constant(0, accumulator)
             with kernel.loop(spec.depth) as k:
                 left, right = a[a_start + row * spec.depth + k], b[b_start + k * spec.columns + column]
-                total[0] = total[0] + spec.arithmetic.product(left, right)
+                total[0] = total[0] + arithmetic.product(left, right)
             y[y_start + row * spec.columns + column] = _finished(spec, total[0])
     return kernel.finish()
 
@@ -89,4 +89,4 @@ def matmul(spec: MatMulSpec) -> PrimFunc:
 def _finished(spec: MatMulSpec, total: Expr) -> Expr:
     if spec.to is None:
         return total
-    return cast(requantize(total, constant(spec.multiplier, "int32"), spec.to), "int8")
+    return cast(requantize(total, constant(spec.multiplier, "int32"), spec.to), spec.to.dtype)

@@ -11,7 +11,7 @@ import numpy as np
 from tinyopt.ir import DTYPES, Node
 from tinyopt.ops.pool import average_divisors
 from tinyopt.targets.kernel import Argument, ConstantArgument, InputArgument, Kernel, OutputArgument, Refusal
-from tinyopt.targets.kernels.requantize import Requantization, requantize, zero_point_of
+from tinyopt.targets.kernels.requantize import Requantization, requantize, type_suffix, zero_point_of
 from tinyopt.targets.kernels.scalar.loops import CONTAINERS, Axis, clamp_float, tap_loop, taps_at, window_axes
 from tinyopt.targets.kernels.tir import Buffer, Expr, KernelBuilder, PrimFunc, cast, constant, maximum
 
@@ -60,10 +60,11 @@ class AverageSpec:
 
 @dataclass(frozen=True)
 class IntegerAverageSpec:
-    """multipliers: 1, or one for each output position."""
+    """multipliers: 1, or one for each output position. dtype: the input's."""
 
     shape: PoolShape
     multipliers: int
+    dtype: str
     zero_point: int
     to: Requantization
 
@@ -71,7 +72,7 @@ class IntegerAverageSpec:
 def plan_max_pool(node: Node) -> Kernel | Refusal:
     """MaxPool of any signed type."""
     dtype = node.input(0).dtype
-    if dtype not in ("int8", "int32", "float32"):
+    if dtype not in ("int8", "int16", "int32", "float32"):
         return Refusal(f"MaxPool of {dtype}")
     spec = MaxSpec(PoolShape.of(node), dtype)
     return Kernel(max_pool, spec, f"max_pool_{dtype}", (InputArgument(0), OutputArgument(0)))
@@ -89,12 +90,10 @@ def plan_average_pool(node: Node) -> Kernel | Refusal:
 
 def plan_qaverage_pool(node: Node) -> Kernel | Refusal:
     """QAveragePool."""
-    multipliers = node.input(1).type.elements
-    spec = IntegerAverageSpec(
-        PoolShape.of(node), multipliers, zero_point_of(node, node.input(0)), Requantization.of(node)
-    )
+    x, multipliers = node.input(0), node.input(1).type.elements
+    spec = IntegerAverageSpec(PoolShape.of(node), multipliers, x.dtype, zero_point_of(node, x), Requantization.of(node))
     arguments = (InputArgument(0), InputArgument(1), OutputArgument(0))
-    return Kernel(average_pool_int8, spec, "average_pool_s8", arguments)
+    return Kernel(average_pool_integers, spec, f"average_pool_{type_suffix(node)}", arguments)
 
 
 def max_pool(spec: MaxSpec) -> PrimFunc:
@@ -141,13 +140,13 @@ def average_pool(spec: AverageSpec) -> PrimFunc:
     return kernel.finish()
 
 
-def average_pool_int8(spec: IntegerAverageSpec) -> PrimFunc:
+def average_pool_integers(spec: IntegerAverageSpec) -> PrimFunc:
     """y = requantize(sum of the cells less their zero points)."""
-    kernel = KernelBuilder("average_pool_s8")
+    kernel = KernelBuilder("average_pool_integers")
     with kernel.function():
-        x = kernel.buffer("x", "int8", spec.shape.input_elements)
+        x = kernel.buffer("x", spec.dtype, spec.shape.input_elements)
         multipliers = kernel.buffer("multipliers", "int32", spec.multipliers)
-        y = kernel.buffer("y", "int8", spec.shape.batch * spec.shape.positions * spec.shape.channels)
+        y = kernel.buffer("y", spec.to.dtype, spec.shape.batch * spec.shape.positions * spec.shape.channels)
         total = kernel.local("int32", 1)
 
         def accumulate(index: Expr) -> None:
@@ -155,7 +154,7 @@ def average_pool_int8(spec: IntegerAverageSpec) -> PrimFunc:
 
         def finish(position: Expr, index: Expr) -> None:
             multiplier = multipliers[position if spec.multipliers > 1 else 0]
-            y[index] = cast(requantize(total[0], multiplier, spec.to), "int8")
+            y[index] = cast(requantize(total[0], multiplier, spec.to), spec.to.dtype)
 
         _each_window(kernel, spec.shape, total, constant(0, "int32"), accumulate, finish)
     return kernel.finish()

@@ -1,23 +1,24 @@
 """Between float32 and integers: QuantizeLinear, DequantizeLinear, FlipSign.
 
-Rounding half to even without libm: for |v| < 2^22, float32(v + 2^23 + 2^10) has no bits behind the point, so that the
-addition itself rounds; what is added is even, so that ties go where they should. The level is clamped before it is
-rounded, which gives the same because the bounds are integers.
+Rounding half to even without libm: for |v| < 2^10, float32(v + 2^23 + 2^10) has no bits behind the point, so that the
+addition itself rounds; what is added is even, so that ties go where they should. For int16 it is 2^23 + 2^22. The level
+is clamped before it is rounded, which gives the same because the bounds are integers.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from math import prod
 
 import numpy as np
 
 from tinyopt.ir import Node, Quantization, Value
+from tinyopt.ops.integer_rules import level_limits
 from tinyopt.targets.kernel import ConstantArgument, InputArgument, Kernel, OutputArgument, Overlap, Refusal
-from tinyopt.targets.kernels.requantize import INT8_HIGH, INT8_LOW
 from tinyopt.targets.kernels.tir import Expr, KernelBuilder, PrimFunc, cast, clamp, constant
 
-_ROUNDING = (1 << 23) + (1 << 10)
+_ROUNDING: Mapping[str, int] = {"int8": (1 << 23) + (1 << 10), "int16": (1 << 23) + (1 << 22)}
 
 
 @dataclass(frozen=True)
@@ -49,22 +50,18 @@ class FlipSpec:
 
 
 def plan_quantize(node: Node) -> Kernel | Refusal:
-    """QuantizeLinear from float32 to int8."""
-    if node.input(0).dtype != "float32" or node.output.dtype != "int8":
+    """QuantizeLinear from float32 to int8 or int16."""
+    if node.input(0).dtype != "float32" or node.output.dtype not in _ROUNDING:
         return Refusal(f"QuantizeLinear from {node.input(0).dtype} to {node.output.dtype}")
     spec, constants = _parameters(node.output)
-    # An element's byte never lies behind the four bytes that it is made from.
-    return Kernel(
-        quantize,
-        spec,
-        "quantize_s8",
-        (InputArgument(0), *constants, OutputArgument(0)),
-        overlaps=(Overlap.in_place(0),),
-    )
+    # An element's byte never lies behind the four bytes that it is made from. (C keeps int16 and floats apart.)
+    overlaps = (Overlap.in_place(0),) if spec.integer == "int8" else ()
+    name = {"int8": "quantize_s8", "int16": "quantize_s16"}[spec.integer]
+    return Kernel(quantize, spec, name, (InputArgument(0), *constants, OutputArgument(0)), overlaps=overlaps)
 
 
 def plan_dequantize(node: Node) -> Kernel | Refusal:
-    """DequantizeLinear from int8 or int32 to float32."""
+    """DequantizeLinear from int8, int16 or int32 to float32."""
     spec, constants = _parameters(node.input(0))
     return Kernel(dequantize, spec, f"dequantize_{spec.integer}", (InputArgument(0), *constants, OutputArgument(0)))
 
@@ -85,31 +82,32 @@ def plan_flip_sign(node: Node) -> Kernel | Refusal:
 
 def quantize(spec: QuantizeSpec) -> PrimFunc:
     """y = clamp(round(x / scale) + zero_point), half to even."""
-    kernel = KernelBuilder("quantize_s8")
+    lowest, highest = level_limits(spec.integer)
+    kernel = KernelBuilder("quantize")
     with kernel.function():
         x = kernel.buffer("x", "float32", spec.elements)
         scale = kernel.buffer("scale", "float32", spec.channels)
         zero_point = kernel.buffer("zero_point", "int32", spec.channels)
-        y = kernel.buffer("y", "int8", spec.elements)
+        y = kernel.buffer("y", spec.integer, spec.elements)
         with kernel.loop(spec.outer) as i, kernel.loop(spec.channels) as channel:
             zero = kernel.let(zero_point[channel])
-            low, high = (kernel.let(cast(bound - zero, "float32")) for bound in (INT8_LOW, INT8_HIGH))
+            low, high = (kernel.let(cast(bound - zero, "float32")) for bound in (lowest, highest))
             step = kernel.let(scale[channel])
             with kernel.loop(spec.inner) as j:
                 index = (i * spec.channels + channel) * spec.inner + j
-                level = round_half_even(clamp(x[index] / step, low, high))
-                y[index] = cast(level + zero, "int8")
+                level = round_half_even(clamp(x[index] / step, low, high), _ROUNDING[spec.integer])
+                y[index] = cast(level + zero, spec.integer)
     return kernel.finish()
 
 
-def round_half_even(value: Expr) -> Expr:
-    """The nearest integer as int32, for |value| < 512."""
-    return cast(value + constant(_ROUNDING, "float32"), "int32") - _ROUNDING
+def round_half_even(value: Expr, rounding: int) -> Expr:
+    """The nearest integer as int32, for values well below what `rounding` is above 2^23."""
+    return cast(value + constant(rounding, "float32"), "int32") - rounding
 
 
 def dequantize(spec: QuantizeSpec) -> PrimFunc:
     """y = (x - zero_point) * scale."""
-    wide = "int32" if spec.integer == "int8" else "int64"  # an int32 minus a zero point may need 33 bits
+    wide = "int64" if spec.integer == "int32" else "int32"  # an int32 minus a zero point may need 33 bits
     kernel = KernelBuilder(f"dequantize_{spec.integer}")
     with kernel.function():
         x = kernel.buffer("x", spec.integer, spec.elements)

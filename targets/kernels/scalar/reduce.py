@@ -8,7 +8,7 @@ from math import prod
 
 from tinyopt.ir import Node
 from tinyopt.targets.kernel import InputArgument, Kernel, OutputArgument, Refusal
-from tinyopt.targets.kernels.requantize import Requantization, requantize, zero_point_of
+from tinyopt.targets.kernels.requantize import Requantization, requantize, type_suffix, zero_point_of
 from tinyopt.targets.kernels.scalar.loops import Walk, row_major, walk_loops
 from tinyopt.targets.kernels.scalar.pool import lowest
 from tinyopt.targets.kernels.tir import Expr, KernelBuilder, PrimFunc, cast, constant, maximum
@@ -53,9 +53,10 @@ class ReduceSpec:
 
 @dataclass(frozen=True)
 class IntegerSumSpec:
-    """QReduceSum."""
+    """QReduceSum; dtype: the input's."""
 
     reduction: Reduction
+    dtype: str
     zero_point: int
     multiplier: int
     to: Requantization
@@ -67,7 +68,7 @@ _NAMES: Mapping[str, str] = {"ReduceMean": "mean", "ReduceSum": "sum", "ReduceMa
 def plan_reduce(node: Node) -> Kernel | Refusal:
     """ReduceMean and ReduceSum in float32, ReduceMax of any signed type."""
     dtype = node.input(0).dtype
-    allowed = ("int8", "int32", "float32") if node.op == "ReduceMax" else ("float32",)
+    allowed = ("int8", "int16", "int32", "float32") if node.op == "ReduceMax" else ("float32",)
     if dtype not in allowed:
         return Refusal(f"{node.op} of {dtype}")
     spec = ReduceSpec(_NAMES[node.op], dtype, Reduction.of(node))
@@ -76,10 +77,9 @@ def plan_reduce(node: Node) -> Kernel | Refusal:
 
 def plan_qreduce_sum(node: Node) -> Kernel | Refusal:
     """QReduceSum."""
-    spec = IntegerSumSpec(
-        Reduction.of(node), zero_point_of(node, node.input(0)), node.int("multiplier"), Requantization.of(node)
-    )
-    return Kernel(sum_int8, spec, "reduce_sum_s8", (InputArgument(0), OutputArgument(0)))
+    x, to = node.input(0), Requantization.of(node)
+    spec = IntegerSumSpec(Reduction.of(node), x.dtype, zero_point_of(node, x), node.int("multiplier"), to)
+    return Kernel(sum_integers, spec, f"reduce_sum_{type_suffix(node)}", (InputArgument(0), OutputArgument(0)))
 
 
 def reduce(spec: ReduceSpec) -> PrimFunc:
@@ -93,35 +93,35 @@ def reduce(spec: ReduceSpec) -> PrimFunc:
 
     start = constant(lowest(spec.dtype) if spec.function == "max" else 0, spec.dtype)
     name = f"reduce_{spec.function}_{spec.dtype}"
-    return _reduction(name, (spec.dtype, spec.dtype), spec.reduction, start, combine, finish)
+    return _reduction(name, (spec.dtype, spec.dtype, spec.dtype), spec.reduction, start, combine, finish)
 
 
-def sum_int8(spec: IntegerSumSpec) -> PrimFunc:
+def sum_integers(spec: IntegerSumSpec) -> PrimFunc:
     """y = requantize(sum of x - zx over the reduced axes)."""
 
     def combine(total: Expr, x: Expr) -> Expr:
         return total + cast(x, "int32")
 
     def finish(total: Expr) -> Expr:
-        return cast(requantize(total, constant(spec.multiplier, "int32"), spec.to), "int8")
+        return cast(requantize(total, constant(spec.multiplier, "int32"), spec.to), spec.to.dtype)
 
     start = constant(-spec.zero_point * spec.reduction.count, "int32")
-    return _reduction("reduce_sum_s8", ("int8", "int32"), spec.reduction, start, combine, finish)
+    return _reduction("reduce_sum", (spec.dtype, "int32", spec.to.dtype), spec.reduction, start, combine, finish)
 
 
 def _reduction(
     name: str,
-    dtypes: tuple[str, str],
+    dtypes: tuple[str, str, str],
     reduction: Reduction,
     start: Expr,
     combine: Callable[[Expr, Expr], Expr],
     finish: Callable[[Expr], Expr],
 ) -> PrimFunc:
-    element, accumulator = dtypes
+    element, accumulator, result = dtypes
     kernel = KernelBuilder(name)
     with kernel.function():
         x = kernel.buffer("x", element, reduction.x_elements)
-        y = kernel.buffer("y", element, reduction.y_elements)
+        y = kernel.buffer("y", result, reduction.y_elements)
         total = kernel.local(accumulator, 1)
         with walk_loops(kernel, reduction.kept) as (x_start, y_index):
             total[0] = start

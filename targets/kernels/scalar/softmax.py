@@ -1,4 +1,4 @@
-"""Softmax along any axis: float32, its logarithm, and int8 by a table of exponentials."""
+"""Softmax along any axis: float32, its logarithm, and integers by tables of exponentials."""
 
 from __future__ import annotations
 
@@ -8,8 +8,10 @@ from dataclasses import dataclass
 from math import inf, prod
 
 from tinyopt.ir import Node
+from tinyopt.ops.integer_rules import level_limits
+from tinyopt.ops.integer_softmax import EXPONENTIAL_BITS, PRODUCT_SHIFT, TABLE_ENTRIES, table_type
 from tinyopt.targets.kernel import InputArgument, Kernel, OutputArgument, Overlap, Refusal
-from tinyopt.targets.kernels.requantize import INT8_HIGH, INT8_LOW, zero_point_of
+from tinyopt.targets.kernels.requantize import type_suffix, zero_point_of
 from tinyopt.targets.kernels.tir import (
     Buffer,
     Expr,
@@ -22,8 +24,6 @@ from tinyopt.targets.kernels.tir import (
     maximum,
     truncated_quotient,
 )
-
-_ONE_BITS = 20  # the table's largest entry is 2^20
 
 
 @dataclass(frozen=True)
@@ -46,17 +46,19 @@ class Line:
 
 @dataclass(frozen=True)
 class IntegerSpec:
-    """QSoftmax. ratio: 1 / the output's scale."""
+    """QSoftmax. dtypes: the input's and the output's. ratio: 1 / the output's scale."""
 
     line: Line
+    dtypes: tuple[str, str]
     ratio: int
     zero_point: int
 
     @property
     def accumulator(self) -> str:
         """int32 where both the sum of exponentials and what is divided by it fit in it."""
-        largest = (self.line.size << _ONE_BITS) // 2 + (self.ratio << _ONE_BITS)
-        return "int32" if max(largest, self.line.size << _ONE_BITS) < 1 << 31 else "int64"
+        largest_sum = self.line.size << EXPONENTIAL_BITS
+        largest = largest_sum // 2 + (self.ratio << EXPONENTIAL_BITS)
+        return "int32" if max(largest, largest_sum) < 1 << 31 else "int64"
 
 
 _ARGUMENTS = (InputArgument(0), OutputArgument(0))
@@ -74,13 +76,14 @@ def plan_log_softmax(node: Node) -> Kernel | Refusal:
 
 def plan_qsoftmax(node: Node) -> Kernel | Refusal:
     """QSoftmax."""
-    spec = IntegerSpec(Line.of(node), node.int("ratio"), zero_point_of(node, node.output))
+    x, y = node.input(0), node.output
+    spec = IntegerSpec(Line.of(node), (x.dtype, y.dtype), node.int("ratio"), zero_point_of(node, y))
     return Kernel(
-        softmax_int8,
+        softmax_integers,
         spec,
-        "softmax_s8",
+        f"softmax_{type_suffix(node)}",
         (InputArgument(0), InputArgument(1), OutputArgument(0)),
-        overlaps=(Overlap.in_place(0),),
+        overlaps=(Overlap.in_place(0),) if x.dtype == y.dtype else (),
     )
 
 
@@ -151,22 +154,26 @@ def log_softmax(spec: Line) -> PrimFunc:
     return kernel.finish()
 
 
-def softmax_int8(spec: IntegerSpec) -> PrimFunc:
-    """clamp((e * ratio + S // 2) // S + zero_point), e = table[m - x], S the sum of the line's e."""
+def softmax_integers(spec: IntegerSpec) -> PrimFunc:
+    """clamp((e * ratio + S // 2) // S + zero_point), e = exponential(m - x), S the sum of the line's e."""
     line, accumulator = spec.line, spec.accumulator
-    kernel = KernelBuilder("softmax_s8")
+    x_dtype, y_dtype = spec.dtypes
+    entries = table_type(x_dtype)
+    exponential = _looked_up if x_dtype == "int8" else _multiplied
+    (lowest, _), (low, high) = level_limits(x_dtype), level_limits(y_dtype)
+    kernel = KernelBuilder("softmax_integers")
     with kernel.function():
-        x = kernel.buffer("x", "int8", line.elements)
-        table = kernel.buffer("table", "int32", 256)
-        y = kernel.buffer("y", "int8", line.elements)
+        x = kernel.buffer("x", x_dtype, line.elements)
+        table = kernel.buffer("table", entries.dtype, entries.elements)
+        y = kernel.buffer("y", y_dtype, line.elements)
         largest = kernel.local("int32", 1)
         total = kernel.local(accumulator, 1)
 
         def power(index: Expr) -> Expr:
-            return cast(table[largest[0] - cast(x[index], "int32")], accumulator)
+            return cast(exponential(kernel, table, largest[0] - cast(x[index], "int32")), accumulator)
 
         with _each_line(kernel, line) as cells:
-            cells.keep_largest(x, largest, constant(INT8_LOW, "int32"))
+            cells.keep_largest(x, largest, constant(lowest, "int32"))
             total[0] = constant(0, accumulator)
             with cells.each() as index:
                 total[0] = total[0] + power(index)
@@ -174,5 +181,18 @@ def softmax_int8(spec: IntegerSpec) -> PrimFunc:
             with cells.each() as index:
                 scaled = power(index) * constant(spec.ratio, accumulator) + half
                 level = cast(truncated_quotient(scaled, total[0]), "int32") + spec.zero_point
-                y[index] = cast(clamp(level, INT8_LOW, INT8_HIGH), "int8")
+                y[index] = cast(clamp(level, low, high), y_dtype)
     return kernel.finish()
+
+
+def _looked_up(_kernel: KernelBuilder, table: Buffer, distance: Expr) -> Expr:
+    """The exponential of an int8 distance."""
+    return table[distance]
+
+
+def _multiplied(kernel: KernelBuilder, table: Buffer, distance: Expr) -> Expr:
+    """The exponential of an int16 distance, of two factors of 16 bits."""
+    far = kernel.let(distance)
+    coarse, fine = table[far >> 8], table[TABLE_ENTRIES + (far & (TABLE_ENTRIES - 1))]
+    product = cast(coarse, "uint32") * cast(fine, "uint32") + constant(1 << (PRODUCT_SHIFT - 1), "uint32")
+    return cast(product >> constant(PRODUCT_SHIFT, "uint32"), "int32")

@@ -1,4 +1,4 @@
-"""Transposed convolution in plain loops, float32 and int8, written from the output's side.
+"""Transposed convolution in plain loops, float32 and integers, written from the output's side.
 
 Output position p takes tap k from input position i where i * stride = p + pad - k * dilation. Which taps have such an
 input is known beforehand: a table holds, for each output row and each output column, the pairs (offset in the image,
@@ -14,7 +14,7 @@ import numpy as np
 
 from tinyopt.ir import Array, Node
 from tinyopt.targets.kernel import ConstantArgument, InputArgument, Kernel, Refusal
-from tinyopt.targets.kernels.requantize import zero_point_of
+from tinyopt.targets.kernels.requantize import type_suffix, zero_point_of
 from tinyopt.targets.kernels.scalar.epilogue import (
     FLOAT,
     Arithmetic,
@@ -54,8 +54,8 @@ def plan_conv_transpose(node: Node) -> Kernel | Refusal:
 
 def plan_qconv_transpose(node: Node) -> Kernel | Refusal:
     """QConvTranspose."""
-    arithmetic = Arithmetic("int8", "int32", offset_a=zero_point_of(node, node.input(0)))
-    return _plan(node, "conv_transpose_s8", arithmetic, IntegerEpilogue.of(node))
+    arithmetic = Arithmetic(node.input(0).dtype, "int8", "int32", offset_a=zero_point_of(node, node.input(0)))
+    return _plan(node, f"conv_transpose_{type_suffix(node)}", arithmetic, IntegerEpilogue.of(node))
 
 
 def _plan(node: Node, name: str, arithmetic: Arithmetic, epilogue: Epilogue) -> Kernel | Refusal:
@@ -126,8 +126,8 @@ def convolve_transposed(spec: TransposedSpec) -> PrimFunc:
     height, width = spec.output
     kernel = KernelBuilder(spec.name)
     with kernel.function():
-        x = kernel.buffer("x", spec.arithmetic.element, spec.batch * spec.image_elements)
-        weights = kernel.buffer("weights", spec.arithmetic.element, channels * spec.channel_weights)
+        x = kernel.buffer("x", spec.arithmetic.element_a, spec.batch * spec.image_elements)
+        weights = kernel.buffer("weights", spec.arithmetic.element_b, channels * spec.channel_weights)
         rows = kernel.buffer("rows", "int32", height * spec.row_taps * 2)
         columns = kernel.buffer("columns", "int32", width * spec.column_taps * 2)
         finish = spec.epilogue.declare(kernel, channels, spec.batch * height * width * channels)

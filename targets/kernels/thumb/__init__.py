@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from functools import partial
 
 from tinyopt.targets.kernel import KernelPlanner
+from tinyopt.targets.kernels.activation_types import without_int16
 from tinyopt.targets.kernels.decoding import InstructionsPerMac, plan_estimated
 from tinyopt.targets.kernels.scalar.clustered import plan_clustered_qconv, plan_clustered_qdense
 from tinyopt.targets.kernels.thumb.convolution import plan_convolution
@@ -44,5 +45,5 @@ _THUMB1_DECODED = InstructionsPerMac(convolution=8.5, depthwise=19.9, dense=10.5
 _THUMB2_INT8 = InstructionsPerMac(convolution=1.9, depthwise=7.6, dense=1.7)
 _THUMB2_DECODED = InstructionsPerMac(convolution=5.4, depthwise=9.9, dense=5.3)
 
-THUMB1 = layered(_clustered(_THUMB1_INT8, _THUMB1_DECODED), _SPARSE, _kernels("thumb1"))
-THUMB2 = layered(_clustered(_THUMB2_INT8, _THUMB2_DECODED), _kernels("thumb2"))
+THUMB1 = without_int16(layered(_clustered(_THUMB1_INT8, _THUMB1_DECODED), _SPARSE, _kernels("thumb1")))
+THUMB2 = without_int16(layered(_clustered(_THUMB2_INT8, _THUMB2_DECODED), _kernels("thumb2")))

@@ -6,9 +6,7 @@ there, for the integer products only: ask them first, then `VECTOR`, then the sc
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
-from tinyopt.targets.kernel import KernelPlanner
+from tinyopt.targets.kernels.activation_types import without_int16
 from tinyopt.targets.kernels.vector.elementwise import (
     plan_binary,
     plan_clip,
@@ -31,30 +29,36 @@ from tinyopt.targets.kernels.vector.pooling import plan_average_pool, plan_max_p
 from tinyopt.targets.kernels.vector.sdot_depthwise import plan_sdot_depthwise
 from tinyopt.targets.kernels.vector.widened_depthwise import plan_neon_depthwise, plan_widened_depthwise
 
-VECTOR: Mapping[str, tuple[KernelPlanner, ...]] = {
-    "Conv": (plan_float_convolution, plan_float_depthwise),
-    "Dense": (plan_float_dense,),
-    "AveragePool": (plan_average_pool,),
-    "MaxPool": (plan_max_pool,),
-    "Add": (plan_binary,),
-    "Sub": (plan_binary,),
-    "Mul": (plan_binary,),
-    "Relu": (plan_relu,),
-    "Clip": (plan_clip,),
-    "QuantizeLinear": (plan_quantize,),
-    "DequantizeLinear": (plan_dequantize,),
-    "QConv": (plan_widened_convolution, plan_widened_depthwise),
-    "QDense": (plan_widened_dense,),
-    "QAdd": (plan_quantized_add,),
-    "QAveragePool": (plan_quantized_average_pool,),
-}
+VECTOR = without_int16(
+    {
+        "Conv": (plan_float_convolution, plan_float_depthwise),
+        "Dense": (plan_float_dense,),
+        "AveragePool": (plan_average_pool,),
+        "MaxPool": (plan_max_pool,),
+        "Add": (plan_binary,),
+        "Sub": (plan_binary,),
+        "Mul": (plan_binary,),
+        "Relu": (plan_relu,),
+        "Clip": (plan_clip,),
+        "QuantizeLinear": (plan_quantize,),
+        "DequantizeLinear": (plan_dequantize,),
+        "QConv": (plan_widened_convolution, plan_widened_depthwise),
+        "QDense": (plan_widened_dense,),
+        "QAdd": (plan_quantized_add,),
+        "QAveragePool": (plan_quantized_average_pool,),
+    }
+)
 
-NEON: Mapping[str, tuple[KernelPlanner, ...]] = {
-    "QConv": (plan_neon_convolution, plan_neon_depthwise),
-    "QDense": (plan_neon_dense,),
-}
+NEON = without_int16(
+    {
+        "QConv": (plan_neon_convolution, plan_neon_depthwise),
+        "QDense": (plan_neon_dense,),
+    }
+)
 
-SDOT: Mapping[str, tuple[KernelPlanner, ...]] = {
-    "QConv": (plan_sdot_convolution, plan_sdot_depthwise),
-    "QDense": (plan_sdot_dense,),
-}
+SDOT = without_int16(
+    {
+        "QConv": (plan_sdot_convolution, plan_sdot_depthwise),
+        "QDense": (plan_sdot_dense,),
+    }
+)
