@@ -193,7 +193,7 @@ def test_calibration_data_that_do_not_fit_are_refused(
         (("--prune", "nan"), ("prune",)),
         (("--cluster", "1"), ("cluster",)),
         (("--cluster", "400"), ("--cluster",)),
-        (("--calib", "data.csv"), ("data.csv", "file.npz:array")),
+        (("--calib", "data.wav"), ("data.wav", "file.npz:array")),
         (("--eval", f"{DATA}:x"), ("labels", "file.npz:x,y")),
         (("--calib-mean", "inf", "--calib", CALIBRATION), ("finite",)),
         (("--cc", "gcc 'unfinished"), ("--cc",)),

@@ -107,7 +107,7 @@ def test_pickles_broken_and_missing_files_are_refused(tmp_path: Path) -> None:
     (tmp_path / "torn.npz").write_bytes((tmp_path / "trap.npz").read_bytes()[:40])
     for name, message in (
         ("trap.npz:x", "'x' cannot be read"),
-        ("trap.npy", "no NumPy file"),
+        ("trap.npy", "pickles are never loaded"),
         ("torn.npz", "no NumPy"),
     ):
         with pytest.raises(InvalidModelError, match=message):
@@ -115,7 +115,7 @@ def test_pickles_broken_and_missing_files_are_refused(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"no such file: .*gone\.npz"):
         load_samples(str(tmp_path / "gone.npz"), [FLOAT])
     with pytest.raises(UsageError, match="is no sample file"):
-        load_samples("data.csv", [FLOAT])
+        load_samples("data.wav", [FLOAT])
 
 
 def test_noise_is_repeatable_and_of_the_inputs_type() -> None:

@@ -45,7 +45,16 @@ from tinyopt.report.csv import layers_csv
 from tinyopt.report.figures import layer_errors, source_lines
 from tinyopt.report.html.build import compiled_page
 from tinyopt.report.text import plain_text
-from tinyopt.samples import Sample, load_labelled, load_samples, random_samples
+from tinyopt.samples import (
+    NOISE_WARNING,
+    NoiseSamples,
+    Sample,
+    fingerprint,
+    load_labelled,
+    load_samples,
+    random_samples,
+    source_of,
+)
 from tinyopt.targets import target_named
 from tinyopt.targets.target import Target
 from tinyopt.text import print_graph
@@ -86,11 +95,15 @@ def compile_model(
     check_regions(options.memory)
     imported = import_model(model, options.shapes)
     original = imported.graph.copy()
-    calibration = _load_calibration(imported.graph, options)
+    calibration = _load_calibration(imported.graph, options, on_progress)
     labelled = None
     if options.evaluation:
         labelled = load_labelled(
-            options.evaluation, imported.graph.inputs, options.calibration_mean, options.calibration_scale
+            options.evaluation,
+            imported.graph.inputs,
+            options.calibration_mean,
+            options.calibration_scale,
+            on_progress=on_progress,
         )
     compiler = find_compiler(target, options.cc) if target.code == "object" else _optional_compiler(target, options.cc)
 
@@ -117,7 +130,10 @@ def compile_model(
         code = None if compiler is None else measure_code(program, names, folder, compiler, options.cache_dir)
         digest = _sha256(model)
         facts = layer_facts(original, steps, program, raw_sample, computed, folder / f"{names.prefix}.c")
-        report = build_report(model.name, digest, names.prefix, original, imported.notes, steps, program, code, facts)
+        notes = [*imported.notes, *([NOISE_WARNING] if isinstance(calibration, NoiseSamples) else [])]
+        report = build_report(model.name, digest, names.prefix, original, notes, steps, program, code, facts)
+        if calibration:
+            report["calibration"] = _calibration_facts(calibration, options)
         _write_report(folder, report)
         if labelled is not None:
             report["evaluation"] = _evaluate(original, program, *labelled, options, folder).as_dict()
@@ -176,7 +192,7 @@ def write_passes(folder: Path, original: Graph, steps: Sequence[PipelineStep]) -
         (folder / f"{number:02d}-{name}.txt").write_text(print_graph(graph), encoding="utf-8")
 
 
-def _load_calibration(graph: Graph, options: CompileOptions) -> Sequence[Sample]:
+def _load_calibration(graph: Graph, options: CompileOptions, on_progress: Progress) -> Sequence[Sample]:
     if options.calibration is None:
         return ()
     return load_samples(
@@ -185,7 +201,20 @@ def _load_calibration(graph: Graph, options: CompileOptions) -> Sequence[Sample]
         options.calibration_mean,
         options.calibration_scale,
         options.calibration_samples,
+        on_progress,
+        options.seed,
     )
+
+
+def _calibration_facts(calibration: Sequence[Sample], options: CompileOptions) -> dict[str, Any]:
+    """Where the calibration samples came from, for the report."""
+    assert options.calibration is not None, "there are samples only where the user gave some"
+    return {
+        "source": source_of(options.calibration),
+        "samples": len(calibration),
+        "sha256": fingerprint(calibration),
+        "is_random": isinstance(calibration, NoiseSamples),
+    }
 
 
 def _optional_compiler(target: Target, cc: str | None) -> Compiler | None:

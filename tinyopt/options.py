@@ -20,8 +20,10 @@ class MemoryRegion:
 class CompileOptions:
     """The options of `tinyopt compile`, with its defaults.
 
-    calibration, evaluation: `file.npz:array` and `file.npz:inputs,labels`; see tinyopt.samples.
-    calibration_mean, calibration_scale: real = (raw - mean) * scale, for both.
+    calibration: `file.npz:array` and other specs, or several `input=spec`; see tinyopt.samples.
+    evaluation: `file.npz:inputs,labels` and other labelled samples.
+    calibration_mean, calibration_scale: real = (raw - mean) * scale, for both; one number, or one for each channel.
+    calibration_samples: the first so many of a file, so many evenly spaced ones of a folder; None for all.
     prune: the share of multiply-accumulates to remove, 0 to 1. cluster: values per layer's weights, 0 for none.
     cluster_cost: how many times the instructions of int8 weights a layer may take to look clustered ones up.
     boundary: element type at inputs and outputs; None leaves it to the target. name: prefix of C names and files.
@@ -33,9 +35,9 @@ class CompileOptions:
     target: str = "arm"
     name: str | None = None
     shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict[str, tuple[int, ...]])
-    calibration: str | None = None
-    calibration_mean: float = 0.0
-    calibration_scale: float = 1.0
+    calibration: str | tuple[str, ...] | None = None
+    calibration_mean: float | tuple[float, ...] = 0.0
+    calibration_scale: float | tuple[float, ...] = 1.0
     calibration_samples: int | None = None
     evaluation: str | None = None
     is_quantized: bool = True

@@ -13,6 +13,7 @@ from tinyopt.api import compile_model, write_passes
 from tinyopt.cli.console import Output, reported_errors
 from tinyopt.cli.list_commands import print_pipeline
 from tinyopt.cli.parsing import parse_memory, parse_settings, parse_shapes
+from tinyopt.cli.sample_options import SOURCES, parse_numbers
 from tinyopt.disk_cache import default_cache_dir
 from tinyopt.errors import UsageError
 from tinyopt.onnx_import import import_model
@@ -20,6 +21,7 @@ from tinyopt.options import CompileOptions
 from tinyopt.pipeline import PipelineStep, no_observer
 from tinyopt.report.changes import ChangePrinter
 from tinyopt.report.text import remarks, renderable
+from tinyopt.samples import NOISE_WARNING, RANDOM
 from tinyopt.targets import target_named
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
@@ -33,12 +35,35 @@ def _options(command: _Command) -> _Command:
             click.option("--output", "-o", type=Path, help="Folder to write.  [default: the model's name]"),
             click.option("--name", help="Prefix of C names and files.  [default: the model's name]"),
             click.option("--shape", "shapes", multiple=True, metavar="NAME=1,3,96,96", help="Shape of an input."),
-            click.option("--calib", metavar="FILE", help="Calibration samples: file.npz:array, file.npz or file.npy."),
-            click.option("--calib-mean", default=0.0, show_default=True, help="real = (raw - mean) * scale."),
             click.option(
-                "--calib-scale", default=1.0, show_default=True, help="For pixels / 255: 0.00392156862745098."
+                "--calib",
+                multiple=True,
+                metavar="FILE",
+                help=f"Calibration samples: {SOURCES}; or `random` to try without any. "
+                "Several inputs: --calib NAME=FILE for each.",
             ),
-            click.option("--calib-samples", type=click.IntRange(1), help="Use only the first so many."),
+            click.option(
+                "--calib-mean",
+                type=parse_numbers,
+                default="0",
+                show_default=True,
+                metavar="MEAN",
+                help="real = (raw - mean) * scale: a number, or one per channel such as 123.7,116.3,103.5.",
+            ),
+            click.option(
+                "--calib-scale",
+                type=parse_numbers,
+                default="1",
+                show_default=True,
+                metavar="SCALE",
+                help="For pixels from 0 to 1: 1/255.",
+            ),
+            click.option(
+                "--calib-samples",
+                type=click.IntRange(1),
+                metavar="N",
+                help="Use only N: the first of a file, evenly spaced ones of a folder.",
+            ),
             click.option("--quantize/--no-quantize", default=True, help="int8 where --calib is given.  [default: yes]"),
             click.option("--prune", default=0.0, type=click.FloatRange(0, 0.95), help="Share of MACs to prune away."),
             click.option(
@@ -60,7 +85,12 @@ def _options(command: _Command) -> _Command:
                 metavar="auto|N|off",
                 help="First layers in N bands of rows.",
             ),
-            click.option("--eval", "evaluation", metavar="FILE", help="Labelled samples, file.npz:x,y: prints top-1."),
+            click.option(
+                "--eval",
+                "evaluation",
+                metavar="FILE",
+                help="Labelled samples: file.npz:x,y, or a folder of pictures by class. Prints top-1.",
+            ),
             click.option("--disable-pass", "disabled", multiple=True, metavar="PASS", help="Leave a pass out."),
             click.option("--set", "settings", multiple=True, metavar="PASS.OPTION=VALUE", help="Set a pass's option."),
             click.option("--print-passes", is_flag=True, help="Print the pipeline with its options, and stop."),
@@ -87,9 +117,9 @@ def compile_command(
     output: Path | None,
     name: str | None,
     shapes: tuple[str, ...],
-    calib: str | None,
-    calib_mean: float,
-    calib_scale: float,
+    calib: tuple[str, ...],
+    calib_mean: tuple[float, ...],
+    calib_scale: tuple[float, ...],
     calib_samples: int | None,
     quantize: bool,
     prune: float,
@@ -118,6 +148,7 @@ def compile_command(
     tinyopt compile kws.onnx --target arm --no-quantize
     tinyopt compile kws.onnx -t cortex-m7 --calib calib.npz:x --mem dtcm=8K,sram=64K
     tinyopt compile kws.onnx -t cortex-m4 --calib calib.npz:x --prune 0.2 --cluster 32 --eval test.npz:x,y
+    tinyopt compile photos.onnx -t cortex-m7 --calib photos/ --calib-scale 1/255 --calib-samples 200
     """
     screen = Output(-1 if quiet else verbose, is_json)
     with reported_errors(screen):
@@ -125,7 +156,7 @@ def compile_command(
             target=target,
             name=name,
             shapes=parse_shapes(shapes),
-            calibration=calib,
+            calibration=calib or None,
             calibration_mean=calib_mean,
             calibration_scale=calib_scale,
             calibration_samples=calib_samples,
@@ -153,6 +184,8 @@ def compile_command(
         screen.show(renderable(result.report), result.report)
         if verbose:
             screen.log.print(remarks(result.report), markup=False)
+        if calib == (RANDOM,):
+            screen.say(NOISE_WARNING)
         screen.say(f"wrote {folder}; next: tinyopt validate {folder}, tinyopt profile {folder}")
 
 

@@ -12,8 +12,9 @@ from rich.table import Table
 
 from tinyopt.cli.console import Output, reported_errors
 from tinyopt.cli.profile_tables import comparison_table, profile_table
+from tinyopt.cli.sample_options import SOURCES, parse_numbers
 from tinyopt.disk_cache import default_cache_dir
-from tinyopt.errors import UsageError, VerificationError
+from tinyopt.errors import VerificationError
 from tinyopt.execution.built_model import BuiltModel, load_built_model
 from tinyopt.execution.compare import pair_layers
 from tinyopt.execution.profile import Profile, profile
@@ -22,23 +23,43 @@ from tinyopt.execution.validate import Validation, validate
 from tinyopt.ir import Array
 from tinyopt.report.html.build import refresh_page
 from tinyopt.report.plain import printable
-from tinyopt.samples import Sample, load_samples, random_samples, save_arrays
+from tinyopt.samples import Numbers, Sample, load_samples, random_samples, save_arrays
 from tinyopt.toolchain import OPTIMIZATIONS, CompilerChoice
 
 _CC = click.option("--cc", help="C compiler.  [default: $TINYOPT_CC, the target's own, ziglang]")
 _OPT = click.option(
     "--opt", type=click.Choice(OPTIMIZATIONS), default="O3", show_default=True, help="Optimization level of C code."
 )
-_MEAN = click.option("--mean", default=0.0, help="real = (raw - mean) * scale.")
-_SCALE = click.option("--scale", default=1.0, help="real = (raw - mean) * scale.")
-_SAMPLES = click.option("--samples", type=click.IntRange(1), help="Use only the first so many.")
+_MEAN = click.option(
+    "--mean",
+    type=parse_numbers,
+    default="0",
+    metavar="MEAN",
+    help="real = (raw - mean) * scale: a number, or one per channel.",
+)
+_SCALE = click.option(
+    "--scale", type=parse_numbers, default="1", metavar="SCALE", help="For pixels from 0 to 1: 1/255."
+)
+_SAMPLES = click.option(
+    "--samples",
+    type=click.IntRange(1),
+    metavar="N",
+    help="Use only N: the first of a file, evenly spaced ones of a folder.",
+)
 _JSON = click.option("--json", "is_json", is_flag=True, help="Print JSON.")
 _FOLDER = click.argument("folder", type=Path)
 
 
 @click.command("run")
 @_FOLDER
-@click.option("--input", "data", required=True, metavar="FILE", help="Samples: file.npz:array, file.npz or file.npy.")
+@click.option(
+    "--input",
+    "data",
+    required=True,
+    multiple=True,
+    metavar="FILE",
+    help=f"Samples: {SOURCES}; NAME=FILE for each input.",
+)
 @click.option("--output", "-o", type=Path, help="Write the outputs to this .npz file.")
 @_MEAN
 @_SCALE
@@ -48,10 +69,10 @@ _FOLDER = click.argument("folder", type=Path)
 @_JSON
 def run_command(
     folder: Path,
-    data: str,
+    data: tuple[str, ...],
     output: Path | None,
-    mean: float,
-    scale: float,
+    mean: tuple[float, ...],
+    scale: tuple[float, ...],
     samples: int | None,
     cc: str | None,
     opt: str,
@@ -92,7 +113,7 @@ def _output_table(stacked: dict[str, Array]) -> Table:
 
 @click.command("validate")
 @_FOLDER
-@click.option("--data", metavar="FILE", help="Samples: file.npz:array, file.npz or file.npy.  [default: noise]")
+@click.option("--data", multiple=True, metavar="FILE", help=f"Samples: {SOURCES}.  [default: noise]")
 @_MEAN
 @_SCALE
 @_SAMPLES
@@ -101,9 +122,9 @@ def _output_table(stacked: dict[str, Array]) -> Table:
 @_JSON
 def validate_command(
     folder: Path,
-    data: str | None,
-    mean: float,
-    scale: float,
+    data: tuple[str, ...],
+    mean: tuple[float, ...],
+    scale: tuple[float, ...],
     samples: int | None,
     cc: str | None,
     opt: str,
@@ -124,8 +145,10 @@ def validate_command(
             raise VerificationError(f"{folder}: {result.first_difference}")
 
 
-def _samples(built: BuiltModel, data: str | None, mean: float, scale: float, limit: int | None) -> Sequence[Sample]:
-    if data is None:
+def _samples(
+    built: BuiltModel, data: tuple[str, ...], mean: Numbers, scale: Numbers, limit: int | None
+) -> Sequence[Sample]:
+    if not data:
         return random_samples(built.graph.inputs, limit or 4, 0)
     return load_samples(data, built.graph.inputs, mean, scale, limit)
 
@@ -156,7 +179,7 @@ def _keep(folder: Path, counted: Profile, screen: Output) -> None:
 
 @click.command("profile")
 @_FOLDER
-@click.option("--data", metavar="FILE", help="Samples; the first is run.  [default: noise]")
+@click.option("--data", multiple=True, metavar="FILE", help="Samples; the first is run.  [default: noise]")
 @_MEAN
 @_SCALE
 @_CC
@@ -165,9 +188,9 @@ def _keep(folder: Path, counted: Profile, screen: Output) -> None:
 @_JSON
 def profile_command(
     folder: Path,
-    data: str | None,
-    mean: float,
-    scale: float,
+    data: tuple[str, ...],
+    mean: tuple[float, ...],
+    scale: tuple[float, ...],
     cc: str | None,
     opt: str,
     other: Path | None,
@@ -186,10 +209,8 @@ def profile_command(
     with reported_errors(screen):
 
         def profile_of(built: BuiltModel) -> Profile:
-            sample = _samples(built, data, mean, scale, 1)
-            if not sample:
-                raise UsageError(f"{data} holds no sample")
-            return profile(built, sample[0], CompilerChoice(cc, opt), default_cache_dir())
+            (sample,) = _samples(built, data, mean, scale, 1)
+            return profile(built, sample, CompilerChoice(cc, opt), default_cache_dir())
 
         builds = [load_built_model(path) for path in (other, folder) if path is not None]
         profiles = [profile_of(built) for built in builds]

@@ -1,0 +1,26 @@
+"""Calibration and test samples: files of many kinds become one array for each graph input, all checked first."""
+
+from tinyopt.samples.loading import load_labelled, load_samples
+from tinyopt.samples.noise import NOISE_SAMPLES, NOISE_WARNING, NoiseSamples, random_samples
+from tinyopt.samples.numpy_files import save_arrays
+from tinyopt.samples.preprocessing import Numbers, Preprocessing, to_input
+from tinyopt.samples.specs import RANDOM, source_of
+from tinyopt.samples.stored import Sample, StoredSamples, fingerprint
+
+__all__ = [
+    "NOISE_SAMPLES",
+    "NOISE_WARNING",
+    "RANDOM",
+    "NoiseSamples",
+    "Numbers",
+    "Preprocessing",
+    "Sample",
+    "StoredSamples",
+    "fingerprint",
+    "load_labelled",
+    "load_samples",
+    "random_samples",
+    "save_arrays",
+    "source_of",
+    "to_input",
+]
