@@ -109,5 +109,5 @@ def _reason_to_decline(graph: Graph, context: PassContext) -> str | None:
     if any(value.dtype == "int8" and not value.is_constant for value in graph.values()):
         return "the model is quantized already"
     if not context.samples:
-        return "no calibration data: give --calib"
+        return "no calibration data: give --calib FILE, or --calib random to try"
     return None

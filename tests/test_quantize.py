@@ -208,7 +208,7 @@ def test_percentiles_leave_out_outliers_and_do_not_depend_on_how_values_are_spli
 def test_without_samples_or_with_unusable_options_nothing_is_quantized() -> None:
     context = context_for()
     assert not Quantize().run(small_network(), context)
-    assert messages(context.remarks, "declined") == ["no calibration data: give --calib"]
+    assert messages(context.remarks, "declined") == ["no calibration data: give --calib FILE, or --calib random to try"]
     with pytest.raises(UsageError, match=r"quantize\.method is 'mean'"):
         Quantize(method="mean").run(small_network(), context)
     with pytest.raises(UsageError, match=r"quantize\.percentile is 20"):
