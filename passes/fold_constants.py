@@ -24,8 +24,8 @@ class FoldConstants(Pass):
     """Compute what depends on constants alone.
 
     What: a node all of whose inputs are constants becomes a constant. Integer weights behind a DequantizeLinear become
-        floats only where the layer that reads them works on float activations; in a quantized layer the integers stay,
-        and a Reshape or Transpose between them and the layer is applied to the integers.
+        floats only where no activation of the model is quantized, or a bias or other operand is added in float;
+        otherwise the integers stay, and a Reshape or Transpose between them and the layer is applied to the integers.
     Before -> After: Conv(x, Transpose(w)) -> Conv(x, w'); Transpose(DequantizeLinear(w)) -> DequantizeLinear(w')
     Exactness: the outputs keep every bit: it is computed what the model would have computed.
     Refuses when: a result would take more than `max_bytes`, or more than 4 KiB and `max_growth` times the bytes of its
@@ -87,7 +87,13 @@ def _is_quantized_layer(rewriter: Rewriter, layer: Node, operand: Value) -> bool
     others = [value for value in layer.variable_inputs if value is not operand]
     if any(_is_quantized_activation(rewriter, value) for value in others):
         return True
+    if layer.op in _LINEAR and layer.input(1) is operand and _has_quantized_activations(rewriter.graph):
+        return True  # the scale of its input may still be inferred
     return layer.op in ("Add", "Sub") and any(_is_quantized_product(rewriter, value) for value in others)
+
+
+def _has_quantized_activations(graph: Graph) -> bool:
+    return any(node.op == "DequantizeLinear" and not node.input(0).is_constant for node in graph.nodes)
 
 
 def _is_quantized_activation(rewriter: Rewriter, value: Value) -> bool:

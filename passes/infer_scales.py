@@ -67,6 +67,8 @@ class InferScales(Pass):
         capable = {node for node in candidates if not missing[node]}
         is_changed |= Completion(graph, wiring, scales, capable, context).complete()
         graph.sort()
+        for node in refusals:
+            is_changed |= node not in capable and _compute_in_float(graph, wiring, node, context)
         return is_changed | bool(graph.remove_unused())
 
     def _observe_missing(
@@ -105,3 +107,17 @@ class InferScales(Pass):
 def _unknown(wiring: Wiring, scales: Scales, node: Node) -> list[Value]:
     """The activations that the node reads or gives and whose scale is not known."""
     return [value for value in [*wiring.activations(node), *node.outputs] if scales.quantization(value) is None]
+
+
+def _compute_in_float(graph: Graph, wiring: Wiring, node: Node, context: PassContext) -> bool:
+    """Store the weights of a layer that reads float activations as floats: no run has to dequantize them."""
+    producers = graph.producers()
+    makers = [producers.get(value) for value in wiring.activations(node)]
+    if any(maker is not None and maker.op == "DequantizeLinear" for maker in makers):
+        return False
+    stored = [(i, v) for i, v in enumerate(node.inputs) if v is not None and wiring.integers(v) is not None]
+    for index, value in stored:
+        node.inputs[index] = Value.of(graph.unique_name(f"{value.name}_float"), wiring.real(value))
+    if stored:
+        context.did(f"the integers of {node.op} '{node.name}' are stored as floats: what it reads is not quantized")
+    return bool(stored)
