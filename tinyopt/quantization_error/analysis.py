@@ -57,6 +57,18 @@ def analyze_errors(
     return ErrorReport(layers, total.snr_db, len(chosen), len(at_model))
 
 
+def analyze_layers(
+    model: QuantizedModel,
+    samples: Sequence[Sample],
+    count: int = DEFAULT_SAMPLES,
+    on_progress: Progress = no_progress,
+) -> ErrorReport:
+    """`analyze_errors` without what each layer costs at the model's outputs: two sessions for all layers together."""
+    chosen = evenly_spaced(samples, min(count, _affordable(_ELEMENTS, _elements(model))))
+    statistics, total = _at_their_outputs(model, samples, chosen, on_progress)
+    return ErrorReport(tuple(each.error(None) for each in statistics), total.snr_db, len(chosen), 0)
+
+
 def _affordable(budget: int, cost: int) -> int:
     return max(budget // max(cost, 1), _FEWEST_SAMPLES)
 

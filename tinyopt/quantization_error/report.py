@@ -24,6 +24,8 @@ class LayerError:
     op: the operator, "Input" for a graph input.
     snr_alone_db: at its own output, its constants and its output being quantized and its inputs exact.
     snr_constants_db, snr_output_db: the same with its constants (weights, bias, operands) alone, its output alone.
+    snr_channels_db: as snr_alone_db, but each channel counts alike: the mean over channels of noise over signal. A
+        channel that the others drown is seen here.
     snr_accumulated_db: at its own output, everything being quantized.
     snr_model_db: at the model's outputs, this layer alone being quantized; None where that would have taken too long.
     saturated: the share of its output values that lie beyond the range of its integers.
@@ -40,6 +42,7 @@ class LayerError:
     snr_alone_db: float
     snr_constants_db: float
     snr_output_db: float
+    snr_channels_db: float
     snr_accumulated_db: float
     snr_model_db: float | None
     saturated: float
@@ -65,13 +68,13 @@ class ErrorReport:
     model_samples: int
 
     def suspects(self) -> list[LayerError]:
-        """The layers in the order to look at: who costs the model most first; unmeasured ones last."""
+        """The layers in the order to look at: who costs the model most first; unmeasured ones last, by channels."""
         return sorted(
             self.layers,
             key=lambda layer: (
                 math.inf if layer.snr_model_db is None else layer.snr_model_db,
                 layer.snr_model_db is None,
-                layer.snr_alone_db,
+                layer.snr_channels_db,
             ),
         )
 

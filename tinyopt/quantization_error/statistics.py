@@ -94,6 +94,7 @@ class LayerStatistics:
             self.alone.snr_db,
             self.constants.snr_db,
             self.output.snr_db,
+            snr_db(1.0, self.alone.by_channel),
             self.accumulated.snr_db,
             snr_model_db,
             self.saturated / max(self.values, 1),
