@@ -17,7 +17,7 @@ from tinyopt.artifact.folder import check_output_folder, fresh_folder
 from tinyopt.artifact.names import c_identifier, check_regions
 from tinyopt.artifact.write import measure_code, write_libraries, write_sources
 from tinyopt.disk_cache import default_cache_dir
-from tinyopt.errors import ToolchainError
+from tinyopt.errors import AccuracyError, ToolchainError
 from tinyopt.evaluate import evaluate_all
 from tinyopt.execution.built_model import load_built_model
 from tinyopt.execution.runner import run_built_model
@@ -28,7 +28,7 @@ from tinyopt.lowering.program import Program
 from tinyopt.onnx_export import save_model
 from tinyopt.onnx_import import import_model
 from tinyopt.options import CompileOptions
-from tinyopt.pass_manager import PassContext
+from tinyopt.pass_manager import LabelledSamples, PassContext
 from tinyopt.pipeline import (
     DRIFT_SAMPLES,
     PipelineStep,
@@ -107,7 +107,8 @@ def compile_model(
         )
     compiler = find_compiler(target, options.cc) if target.code == "object" else _optional_compiler(target, options.cc)
 
-    steps = optimize(imported.graph, target, options, calibration, on_progress, on_step)
+    evaluation = None if labelled is None else LabelledSamples(*labelled)
+    steps = optimize(imported.graph, target, options, calibration, on_progress, on_step, evaluation)
     program = lower(
         imported.graph,
         target,
@@ -136,7 +137,9 @@ def compile_model(
             report["calibration"] = _calibration_facts(calibration, options)
         _write_report(folder, report)
         if labelled is not None:
-            report["evaluation"] = _evaluate(original, program, *labelled, options, folder).as_dict()
+            evaluated = _evaluate(original, program, *labelled, options, folder)
+            _require_accuracy(evaluated, options.max_drop)
+            report["evaluation"] = evaluated.as_dict()
             _write_report(folder, report)
         page = compiled_page(report, original, steps, program)
         (folder / "report.html").write_text(page, encoding="utf-8")
@@ -150,6 +153,7 @@ def optimize(
     calibration: Sequence[Sample],
     on_progress: Progress = no_progress,
     on_step: Callable[[PipelineStep], None] = no_observer,
+    evaluation: LabelledSamples | None = None,
 ) -> list[PipelineStep]:
     """Run the pipeline on `graph` in place; its drift is measured on calibration samples, or on noise without any."""
     pipeline = build_pipeline(options, options.boundary or target.boundary)
@@ -159,6 +163,8 @@ def optimize(
         options.seed,
         on_progress=on_progress,
         arena_bytes=lambda candidate: planned_arena_bytes(candidate, target),
+        original=graph.copy(),
+        evaluation=evaluation,
     )
     drift_samples = calibration[:DRIFT_SAMPLES] or random_samples(graph.inputs, DRIFT_SAMPLES, options.seed)
     return run_pipeline(graph, pipeline, context, drift_samples, on_step)
@@ -257,6 +263,16 @@ def _evaluate(
         agreement=float(np.mean(before == after)),
         source=source,
     )
+
+
+def _require_accuracy(evaluated: Evaluation, max_drop: float | None) -> None:
+    """The accuracy gate over everything: pruning, clustering, quantization, and the integer operators themselves."""
+    drop = 100 * (evaluated.float_top1 - evaluated.compiled_top1)
+    if max_drop is not None and drop > max_drop + 1e-9:
+        raise AccuracyError(
+            f"the compiled model loses {drop:.2f} points of top-1 on {evaluated.samples} labelled samples "
+            f"({evaluated.source}); --max-drop allows {max_drop:.2f} points: allow more, or prune and cluster less"
+        )
 
 
 def _write_report(folder: Path, report: dict[str, Any]) -> None:

@@ -26,6 +26,7 @@ class CompileOptions:
     calibration_samples: the first so many of a file, so many evenly spaced ones of a folder; None for all.
     prune: the share of multiply-accumulates to remove, 0 to 1. cluster: values per layer's weights, 0 for none.
     cluster_cost: how many times the instructions of int8 weights a layer may take to look clustered ones up.
+    max_drop: how many points of top-1 the compiled model may be worse than the given one; None for no limit.
     boundary: element type at inputs and outputs; None leaves it to the target. name: prefix of C names and files.
     patches: whether the first layers run in bands of rows: "off", "auto" where it saves a quarter, or how many bands.
     memory: the regions of memory to use, the fastest first; none: one arena, as large as it must be.
@@ -44,6 +45,7 @@ class CompileOptions:
     prune: float = 0.0
     cluster: int = 0
     cluster_cost: float = 1.25
+    max_drop: float | None = None
     boundary: Literal["int8", "float"] | None = None
     patches: str = "off"
     memory: tuple[MemoryRegion, ...] = ()

@@ -20,6 +20,7 @@ from tinyopt.passes.fold_batchnorm import FoldBatchNorm
 from tinyopt.passes.fold_constants import FoldConstants
 from tinyopt.passes.fuse_operators import FuseOperators
 from tinyopt.passes.infer_scales import InferScales
+from tinyopt.passes.limit_drop import LimitDrop
 from tinyopt.passes.lower_integer import LowerInteger
 from tinyopt.passes.nhwc_layout import NhwcLayout
 from tinyopt.passes.prune_channels import PruneChannels
@@ -42,6 +43,7 @@ DEFAULT_PASSES: tuple[type[Pass], ...] = (
     ClusterWeights,
     InferScales,
     Quantize,
+    LimitDrop,
     LowerInteger,
     SplitRows,
 )
@@ -101,6 +103,8 @@ def _with_main_options(step: Pass, options: CompileOptions, boundary: str) -> Pa
             return replace(step, ratio=options.prune)
         case ClusterWeights():
             return replace(step, clusters=options.cluster, cost=options.cluster_cost)
+        case LimitDrop() if options.max_drop is not None:
+            return replace(step, max_drop=options.max_drop)
         case LowerInteger():
             return replace(step, boundary=boundary)
         case SplitRows():

@@ -76,6 +76,12 @@ def _options(command: _Command) -> _Command:
                 type=click.FloatRange(1),
                 help="Clustered layers may take so many times the instructions of int8 weights, or they keep those.",
             ),
+            click.option(
+                "--max-drop",
+                type=click.FloatRange(0, 100),
+                metavar="POINTS",
+                help="Largest loss of top-1: layers go back to int16 or float until it is met, or exit code 4.",
+            ),
             click.option("--io", type=click.Choice(["int8", "float"]), help="Boundary.  [default: the target's]"),
             click.option("--mem", metavar="NAME=SIZE,...", help="RAM regions, the fastest first: dtcm=64K,sram=256K."),
             click.option(
@@ -125,6 +131,7 @@ def compile_command(
     prune: float,
     cluster: int,
     cluster_cost: float,
+    max_drop: float | None,
     io: Literal["int8", "float"] | None,
     mem: str | None,
     patches: str,
@@ -165,6 +172,7 @@ def compile_command(
             prune=prune,
             cluster=cluster,
             cluster_cost=cluster_cost,
+            max_drop=max_drop,
             boundary=io,
             memory=parse_memory(mem),
             patches=patches,
