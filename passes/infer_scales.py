@@ -11,6 +11,7 @@ import numpy as np
 from tinyopt.errors import InvalidModelError, UsageError
 from tinyopt.ir import Graph, Node, Value
 from tinyopt.onnx_session import OnnxSession
+from tinyopt.ops.integer_rules import ACTIVATION_DTYPES
 from tinyopt.pass_manager import Pass, PassContext
 from tinyopt.passes.quantization.channel_scaling import depthwise_from_scaling
 from tinyopt.passes.quantization.completion import Completion
@@ -50,7 +51,7 @@ class InferScales(Pass):
     def run(self, graph: Graph, context: PassContext) -> bool:
         if not 50.0 < self.percentile <= 100.0:
             raise UsageError(f"infer-scales.percentile is {self.percentile:g}, not above 50 and at most 100")
-        if not any(value.dtype == "int8" and not value.is_constant for value in graph.values()):
+        if not any(value.dtype in ACTIVATION_DTYPES and not value.is_constant for value in graph.values()):
             return False
         is_changed = rewrite(graph, context, (depthwise_from_scaling,))
         wiring = Wiring(graph)

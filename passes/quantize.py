@@ -11,6 +11,7 @@ import numpy as np
 from tinyopt.errors import InvalidModelError, UsageError
 from tinyopt.ir import Array, Graph, Value
 from tinyopt.onnx_session import OnnxSession
+from tinyopt.ops.integer_rules import ACTIVATION_DTYPES
 from tinyopt.pass_manager import Pass, PassContext
 from tinyopt.passes.quantization.insertion import make_explicit
 from tinyopt.passes.quantization.parameters import choose, parameters_of
@@ -106,7 +107,7 @@ def _arrays_of(graph: Graph, values: Sequence[Value], samples: Sequence[Sample])
 
 
 def _reason_to_decline(graph: Graph, context: PassContext) -> str | None:
-    if any(value.dtype == "int8" and not value.is_constant for value in graph.values()):
+    if any(value.dtype in ACTIVATION_DTYPES and not value.is_constant for value in graph.values()):
         return "the model is quantized already"
     if not context.samples:
         return "no calibration data: give --calib FILE, or --calib random to try"

@@ -21,6 +21,7 @@ from tinyopt.onnx_import import import_model
 from tinyopt.onnx_import.outline import read_outline
 from tinyopt.ops import OPERATORS
 from tinyopt.ops.facts import graph_macs, weight_bytes
+from tinyopt.ops.integer_rules import ACTIVATION_DTYPES
 from tinyopt.options import CompileOptions
 from tinyopt.outline import Outline, Tensor
 from tinyopt.pass_manager import PassContext, run_pass
@@ -93,7 +94,7 @@ def _with_cheap_passes(graph: Graph, target: Target) -> Graph:
 
 
 def _from_graph(original: Graph, graph: Graph) -> dict[str, Any]:
-    is_float = not any(value.dtype == "int8" and not value.is_constant for value in graph.values())
+    is_float = not any(value.dtype in ACTIVATION_DTYPES and not value.is_constant for value in graph.values())
     int8 = _as_int8(graph) if is_float else graph
     return {
         "macs": graph_macs(original),

@@ -63,7 +63,7 @@ def random_samples(graph_inputs: Sequence[Value], count: int, seed: int) -> list
 def _noise(value: Value, generator: np.random.Generator) -> Array:
     if value.dtype.startswith("float"):
         return generator.standard_normal(value.shape).astype(DTYPES[value.dtype])
-    if value.dtype in ("int8", "uint8"):
+    if value.dtype in ("int8", "uint8", "int16"):
         limits = np.iinfo(DTYPES[value.dtype])
         return generator.integers(limits.min, limits.max, value.shape, endpoint=True).astype(DTYPES[value.dtype])
     return generator.integers(0, 1, value.shape, endpoint=True).astype(DTYPES[value.dtype])
