@@ -9,13 +9,27 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tinyopt.errors import UsageError
+from tinyopt.evaluate import evaluate
 from tinyopt.ir import Graph
 from tinyopt.onnx_session import OnnxSession
-from tinyopt.pass_manager import PassContext
+from tinyopt.ops import OPERATORS
+from tinyopt.pass_manager import PassContext, TargetFacts
+from tinyopt.passes.lower_integer import LowerInteger
 from tinyopt.quantization_error import evenly_spaced
 from tinyopt.samples import Sample
 
 AGREEMENT_SAMPLES = 512  # calibration samples to compare on, spread evenly: there may be very many
+_REFERENCE_MACS = 2_000_000_000  # multiply-accumulates of the integer references to spend on close decisions
+_ANY_MACHINE = TargetFacts("any", 1, is_integer_preferred=True)  # lowering asks nothing of it
+_FEWEST_CLOSE, _MOST_CLOSE = 4, 32
+
+
+@dataclass(frozen=True, eq=False)
+class _Answers:
+    """For each sample the class with the highest score, and its lead over the second."""
+
+    classes: NDArray[np.int64]
+    margins: NDArray[np.float64]
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,9 +47,32 @@ class Accuracy:
     on_progress: Callable[[str, int, int], None]
 
     def drop(self, graph: Graph) -> float:
-        """The points that `graph` loses; negative where it is better."""
-        found = _classes(graph, self.samples, self.indices, self.on_progress)
-        return self.reference_points - 100 * float(np.mean(found == self.expected))
+        """The points that `graph`, in float or with QuantizeLinear, loses; negative where it is better."""
+        return self._lost(self._answers(graph).classes)
+
+    def drop_in_integers(self, graph: Graph) -> float:
+        """The points that a QDQ graph loses once it is lowered.
+
+        Integer operators move values by a step here and there, which can only turn close decisions: the samples whose
+        two best scores lie closest together are run through the integer operators' references.
+        """
+        answers = self._answers(graph)
+        lowered = graph.copy()
+        LowerInteger().run(lowered, PassContext(_ANY_MACHINE))
+        macs = sum(OPERATORS[node.op].macs(node) for node in lowered.nodes)
+        count = min(max(_REFERENCE_MACS // max(macs, 1), _FEWEST_CLOSE), _MOST_CLOSE)
+        close = np.argsort(answers.margins, kind="stable")[:count]
+        for done, place in enumerate(close):
+            (scores,) = evaluate(lowered, self.samples[self.indices[place]]).values()
+            answers.classes[place] = int(scores.argmax())
+            self.on_progress("close decisions", done + 1, len(close))
+        return self._lost(answers.classes)
+
+    def _answers(self, graph: Graph) -> _Answers:
+        return _answers(graph, self.samples, self.indices, self.on_progress)
+
+    def _lost(self, classes: NDArray[np.int64]) -> float:
+        return self.reference_points - 100 * float(np.mean(classes == self.expected))
 
 
 def accuracy_of(context: PassContext, reference: Graph) -> Accuracy:
@@ -47,11 +84,11 @@ def accuracy_of(context: PassContext, reference: Graph) -> Accuracy:
     labelled = context.evaluation
     if labelled is None:
         some = evenly_spaced(context.samples, AGREEMENT_SAMPLES)
-        expected = _classes(reference, context.samples, some, context.on_progress)
+        expected = _answers(reference, context.samples, some, context.on_progress).classes
         unit = f"agreement of top-1 with the float model on {len(some)} calibration samples"
         return Accuracy(context.samples, some, expected, 100.0, unit, context.on_progress)
     indices = range(len(labelled.samples))
-    classes = _classes(reference, labelled.samples, indices, context.on_progress)
+    classes = _answers(reference, labelled.samples, indices, context.on_progress).classes
     points = 100 * float(np.mean(classes == labelled.labels))
     unit = f"top-1 on {len(indices)} labelled samples"
     return Accuracy(labelled.samples, indices, labelled.labels, points, unit, context.on_progress)
@@ -70,13 +107,15 @@ def _require_classes(graph: Graph) -> None:
         raise UsageError(f"{what} gives an output of its input's shape, not scores for classes: leave --max-drop out")
 
 
-def _classes(
+def _answers(
     graph: Graph, samples: Sequence[Sample], indices: Sequence[int], on_progress: Callable[[str, int, int], None]
-) -> NDArray[np.int64]:
-    """The class with the highest score for each sample."""
+) -> _Answers:
     session, name = OnnxSession(graph), graph.outputs[0].name
-    found = np.empty(len(indices), np.int64)
+    found = _Answers(np.empty(len(indices), np.int64), np.empty(len(indices)))
     for done, index in enumerate(indices):
-        found[done] = int(session.run(samples[index])[name].argmax())
+        scores = session.run(samples[index])[name].ravel()
+        found.classes[done] = int(scores.argmax())
+        second, first = np.partition(scores, -2)[-2:]
+        found.margins[done] = float(first) - float(second)
         on_progress("accuracy", done + 1, len(indices))
     return found

@@ -31,6 +31,11 @@ class BackOff:
     layers: tuple[str, ...]
 
     @property
+    def memory(self) -> str:
+        """What it takes more of."""
+        return "activations" if self.kind == "int16" else "weights"
+
+    @property
     def what(self) -> str:
         """What is changed, for remarks."""
         name = f"'{self.error.name}'"

@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 from numpy.typing import NDArray
 
+from tests.digits import CALIBRATION, DATA, MODEL
 from tests.graph_builder import GraphBuilder, context_for, messages, random_inputs
+from tinyopt.api import compile_model
+from tinyopt.cli import main
+from tinyopt.disk_cache import default_cache_dir
 from tinyopt.errors import AccuracyError, UsageError
 from tinyopt.evaluate import evaluate
 from tinyopt.ir import Array, Graph, Value
+from tinyopt.options import CompileOptions
 from tinyopt.pass_manager import LabelledSamples, PassContext
 from tinyopt.passes.limit_drop import LimitDrop
 from tinyopt.passes.lower_integer import LowerInteger
@@ -93,8 +100,10 @@ def test_the_layer_whose_output_loses_the_classes_becomes_int16_and_the_integer_
     assert LimitDrop(max_drop=4.0).run(case.graph, case.context)
     verify(case.graph, after="limit-drop")
     (summary,), (did,) = messages(case.context.remarks, "note"), messages(case.context.remarks, "did")
-    assert "points (limit 4.00 points): agreement of top-1 with the float model on 200 calibration" in summary
-    assert did.startswith("Dense 'wide' gives int16, for 12 bytes more: alone it leaves the outputs at ")
+    assert "allowed are 4.00 points: agreement of top-1 with the float model on 200 calibration" in summary
+    assert did.startswith(
+        "Dense 'wide' gives int16, for 12 bytes of activations more: alone in int8 it leaves the outputs at "
+    )
     LowerInteger().run(case.graph, case.context)
     assert [v.name for v in case.graph.values() if v.dtype == "int16"] == ["wide_out_int16"]
     assert case.lost_points() <= 4.0
@@ -105,7 +114,9 @@ def test_a_layer_whose_weights_are_to_blame_is_computed_in_float() -> None:
     assert case.lost_points() >= 5
     assert LimitDrop(max_drop=2.0).run(case.graph, case.context)
     (did,) = messages(case.context.remarks, "did")
-    assert did.startswith("Dense 'coarse' in float, for 216 bytes more: alone it leaves the outputs at ")
+    assert did.startswith(
+        "Dense 'coarse' in float, for 216 bytes of weights more: alone in int8 it leaves the outputs at "
+    )
     coarse = next(node for node in case.graph.nodes if node.name == "coarse")
     assert coarse.input(1).is_constant
     assert coarse.input(1).dtype == "float32"
@@ -158,7 +169,7 @@ def test_what_pruning_lost_before_quantization_cannot_be_given_back() -> None:
 def test_within_the_limit_nothing_changes_and_without_one_or_without_float_layers_it_declines() -> None:
     case = case_of(rescaled_channel(1.0))
     assert not LimitDrop(max_drop=3.0).run(case.graph, case.context)
-    assert messages(case.context.remarks, "note")[0].startswith("int8 loses ")
+    assert messages(case.context.remarks, "note")[0].endswith("on 200 calibration samples")
     context = context_for(case.samples)
     assert not LimitDrop().run(case.graph, context)
     assert not LimitDrop(max_drop=0.0).run(case.graph, context)
@@ -180,3 +191,41 @@ def test_models_without_one_score_for_each_class_are_refused() -> None:
         case = case_of(build.graph_of(*outputs).copy())
         with pytest.raises(UsageError, match=reason):
             LimitDrop(max_drop=1.0).run(case.graph, case.context)
+
+
+def test_a_compiled_model_keeps_its_accuracy_although_one_calibration_sample_is_sixty_times_too_large(
+    tmp_path: Path,
+) -> None:
+    with np.load(DATA) as data:
+        calibration = data["calib"][:60].astype(np.float32)
+    calibration[7] *= 60
+    np.savez(tmp_path / "calib.npz", x=calibration)
+    options = CompileOptions(
+        target="cortex-m4",
+        calibration=f"{tmp_path / 'calib.npz'}:x",
+        evaluation=f"{DATA}:x,y",
+        max_drop=1.0,
+        settings={"quantize": {"method": "minmax"}},
+        cache_dir=default_cache_dir(),
+    )
+    result = compile_model(MODEL, tmp_path / "out", options)
+    (record,) = [step.record for step in result.steps if step.record.pass_name == "limit-drop"]
+    (note,) = messages(record.remarks, "note")
+    assert float(note.split()[0]) >= 5  # points that int8 alone loses
+    backed_off = messages(record.remarks, "did")
+    assert any("gives int16" in message for message in backed_off)
+    assert all(message in str(result.report) for message in backed_off)
+    evaluated = result.report["evaluation"]
+    assert 100 * (evaluated["float_top1"] - evaluated["compiled_top1"]) <= 1.0
+
+
+@pytest.mark.parametrize("more", [[], ["--disable-pass", "limit-drop", "--eval", f"{DATA}:x,y"]])
+def test_the_command_exits_with_4_and_writes_nothing_where_the_limit_cannot_be_met(
+    tmp_path: Path, more: list[str]
+) -> None:
+    arguments = ["-t", "cortex-m4", "--calib", CALIBRATION, "--prune", "0.7", "--max-drop", "0", *more]
+    run = CliRunner().invoke(main, ["compile", str(MODEL), "-o", str(tmp_path / "out"), *arguments])
+    assert run.exit_code == 4, run.output
+    assert "error: " in run.stderr.splitlines()[-1]
+    assert "--max-drop allows 0.00 points" in run.stderr
+    assert list(tmp_path.iterdir()) == []
