@@ -44,6 +44,7 @@ from tinyopt.report.csv import ENCODING as CSV_ENCODING
 from tinyopt.report.csv import layers_csv
 from tinyopt.report.figures import layer_errors, source_lines
 from tinyopt.report.html.build import compiled_page
+from tinyopt.report.quantization import compiled_quantization
 from tinyopt.report.text import plain_text
 from tinyopt.samples import (
     NOISE_WARNING,
@@ -95,7 +96,7 @@ def compile_model(
     check_regions(options.memory)
     imported = import_model(model, options.shapes)
     original = imported.graph.copy()
-    calibration = _load_calibration(imported.graph, options, on_progress)
+    calibration = load_calibration(imported.graph, options, on_progress)
     labelled = None
     if options.evaluation:
         labelled = load_labelled(
@@ -135,6 +136,7 @@ def compile_model(
         report = build_report(model.name, digest, names.prefix, original, notes, steps, program, code, facts)
         if calibration:
             report["calibration"] = _calibration_facts(calibration, options)
+            report["quantization"] = compiled_quantization(original, steps, calibration, on_progress)
         _write_report(folder, report)
         if labelled is not None:
             evaluated = _evaluate(original, program, *labelled, options, folder)
@@ -198,7 +200,8 @@ def write_passes(folder: Path, original: Graph, steps: Sequence[PipelineStep]) -
         (folder / f"{number:02d}-{name}.txt").write_text(print_graph(graph), encoding="utf-8")
 
 
-def _load_calibration(graph: Graph, options: CompileOptions, on_progress: Progress) -> Sequence[Sample]:
+def load_calibration(graph: Graph, options: CompileOptions, on_progress: Progress) -> Sequence[Sample]:
+    """The calibration samples that the options ask for; none where they ask for none."""
     if options.calibration is None:
         return ()
     return load_samples(

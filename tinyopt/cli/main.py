@@ -10,6 +10,7 @@ import click
 from tinyopt import __version__
 from tinyopt.cli.analyze_command import analyze_command
 from tinyopt.cli.compile_command import compile_command
+from tinyopt.cli.debug_quant_command import debug_quant_command
 from tinyopt.cli.diff_command import diff_command
 from tinyopt.cli.execute_commands import profile_command, run_command, validate_command
 from tinyopt.cli.list_commands import passes_command, targets_command
@@ -45,6 +46,7 @@ def main() -> None:
     tinyopt compile model.onnx --target cortex-m4 --calib samples.npz:x -o out
     tinyopt validate out --data samples.npz:x    check the compiled bytes, layer by layer
     tinyopt profile out                          instructions per layer, under QEMU
+    tinyopt debug-quant model.onnx --calib samples.npz:x    which layers quantization hurts, and what to do
     tinyopt diff model.onnx edited.onnx          which nodes differ
 
     Exit codes: 0 ok, 1 internal error, 2 usage, 3 model invalid or unsupported, 6 verification mismatch or
@@ -58,6 +60,7 @@ COMMANDS = (
     run_command,
     validate_command,
     profile_command,
+    debug_quant_command,
     diff_command,
     passes_command,
     targets_command,

@@ -17,10 +17,12 @@ from rich.text import Text
 
 from tinyopt.report.clustering import clustering_table
 from tinyopt.report.plain import memory_size, printable, shortened, signed_change, signed_percent
+from tinyopt.report.quantization_table import quantization_table
 
 PLAIN_WIDTH = 120
 _SOURCE_WIDTH = 26
 _NAME_WIDTH = 40
+_SUSPECTS = 8
 _LONG_NAME = re.compile(rf"'([^'\s]{{{_NAME_WIDTH + 1},}})'")  # some exporters name a node after all that it came from
 _NUMERIC = frozenset({"nodes", "MACs", "weights B", "drift", "SNR dB", "#", "bytes", ""})
 
@@ -55,6 +57,7 @@ def renderable(report: dict[str, Any]) -> RenderableType:
         _layers(report),
         Text(),
         *_clustering(report),
+        *_quantization(report),
         _memory(report),
     ]
     if "evaluation" in report:
@@ -212,6 +215,11 @@ def _layers(report: dict[str, Any]) -> Table:
 def _clustering(report: dict[str, Any]) -> list[RenderableType]:
     table = clustering_table(report)
     return [] if table is None else [_with_whole_numbers(table), Text()]
+
+
+def _quantization(report: dict[str, Any]) -> list[RenderableType]:
+    section = report.get("quantization")
+    return [] if section is None else [quantization_table(section, _SUSPECTS), Text()]
 
 
 def _source_text(layer: dict[str, Any]) -> str:
