@@ -114,7 +114,7 @@ def test_pickles_broken_and_missing_files_are_refused(tmp_path: Path) -> None:
             load_samples(str(tmp_path / name), [FLOAT])
     with pytest.raises(UsageError, match=r"no such file: .*gone\.npz"):
         load_samples(str(tmp_path / "gone.npz"), [FLOAT])
-    with pytest.raises(UsageError, match="is no sample file"):
+    with pytest.raises(UsageError, match="is no sample file or folder"):
         load_samples("data.wav", [FLOAT])
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import lzma
 import math
 import struct
+import tokenize
 import zipfile
 import zlib
 from collections.abc import Generator, Mapping
@@ -26,14 +27,8 @@ ONLY = "array"  # what the array of a .npy file is called
 _WHOLE_LIMIT = 64 << 20  # bytes of what must be held in memory at once: labels, and arrays in Fortran order
 _LOCAL_HEADER = struct.Struct("<4s22xHH")
 _UNREADABLE = (
-    ValueError,
-    OSError,
-    EOFError,
-    RuntimeError,
-    struct.error,
-    zipfile.BadZipFile,
-    zlib.error,
-    lzma.LZMAError,
+    *(ValueError, OSError, EOFError, RuntimeError, SyntaxError),
+    *(tokenize.TokenError, struct.error, zipfile.BadZipFile, zlib.error, lzma.LZMAError),
 )
 
 
@@ -68,7 +63,7 @@ def save_arrays(path: Path, arrays: Mapping[str, Array]) -> None:
 
 def array_names(path: Path) -> list[str]:
     """The arrays of a .npz file, sorted. Raises InvalidModelError where it is none."""
-    with _reading(f"{path} is no NumPy file"), zipfile.ZipFile(path) as archive:
+    with _reading(f"{path} is no NumPy file of plain arrays"), zipfile.ZipFile(path) as archive:
         return sorted(name.removesuffix(".npy") for name in archive.namelist() if name.endswith(".npy"))
 
 
@@ -78,7 +73,7 @@ def find_array(path: Path, name: str = ONLY) -> StoredArray:
     Raises UsageError where there is no such array, InvalidModelError for what cannot be read, and for pickled objects.
     """
     if path.suffix.lower() == ".npy":
-        with _reading(f"{path} is no NumPy file"), open(path, "rb") as file:
+        with _reading(f"{path} is no NumPy file of plain arrays"), open(path, "rb") as file:
             array = _read_header(file, path, ONLY, None)
             _check_size(array, path.stat().st_size)
             return array
@@ -236,4 +231,4 @@ def _reading(problem: str) -> Generator[None]:
         raise
     except _UNREADABLE as error:
         reason = " ".join(str(error).split())[:200]
-        raise InvalidModelError(f"{problem} of plain arrays (pickles are never loaded): {reason}") from error
+        raise InvalidModelError(f"{problem} (pickles are never loaded): {reason}") from error

@@ -61,7 +61,7 @@ def picture_layout(shape: tuple[int, ...]) -> PictureLayout | None:
     """The layout of [1, C, H, W], [1, H, W, C], either without the batch, or [H, W]; C is 1 or 3. None for others."""
     batch = 1 if len(shape) == 4 and shape[0] == 1 else 0
     sizes = shape[batch:]
-    if len(sizes) == 2:
+    if len(sizes) == 2 and sizes[0] > 1:  # [1, N] is a row of features
         return PictureLayout(*sizes, 1, None)
     if len(sizes) != 3:
         return None

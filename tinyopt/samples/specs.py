@@ -74,7 +74,7 @@ def parse_spec(text: str) -> Spec:
         return Spec(text, path, names, "folder")
     suffix = path.suffix.lower()
     if suffix not in (*NUMPY_FILES, *PICTURES, ".csv"):
-        raise UsageError(f"'{text}' is no sample file: expected {EXPECTED}")
+        raise UsageError(f"'{text}' is no sample file or folder: expected {EXPECTED}")
     if not path.is_file():
         hint = ": is there an input of the name before '='?" if "=" in text else ""
         raise UsageError(f"no such file: {path}{hint}")
