@@ -196,6 +196,8 @@ def test_calibration_data_that_do_not_fit_are_refused(
         (("--calib", "data.wav"), ("data.wav", "file.npz:array")),
         (("--eval", f"{DATA}:x"), ("labels", "file.npz:x,y")),
         (("--calib-mean", "inf", "--calib", CALIBRATION), ("finite",)),
+        (("--calib-scale", "1/0"), ("--calib-scale", "1/0")),
+        (("--calib", CALIBRATION, "--calib", CALIBRATION), ("which input", "image")),
         (("--cc", "gcc 'unfinished"), ("--cc",)),
         (("--io", "int4"), ("--io",)),
         (("--unknown",), ("--unknown",)),

@@ -62,8 +62,9 @@ def test_a_mean_and_scale_for_each_channel_follow_the_layout(tmp_path: Path) -> 
     first = load_samples(f"{tmp_path / 'x.npz'}:first", [channels_first], (10, 20, 30), (1, 0.5, 0.25))[1]["image"]
     np.testing.assert_array_equal(last[0], (pixels[1] - mean) * scale)
     np.testing.assert_array_equal(first, last.transpose(0, 3, 1, 2))
-    with pytest.raises(UsageError, match=r"1,2 are for 2 channels, and input 'image' of shape \[1, 5, 4, 3\]"):
-        load_samples(f"{tmp_path / 'x.npz'}:last", [channels_last], (1, 2))
+    for spec in (f"{tmp_path / 'x.npz'}:last", "random"):
+        with pytest.raises(UsageError, match=r"1,2 are for 2 channels, and input 'image' of shape \[1, 5, 4, 3\]"):
+            load_samples(spec, [channels_last], (1, 2))
 
 
 def test_files_of_a_folder_hold_one_sample_or_several_and_a_limit_takes_them_evenly(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from tinyopt.samples.csv_files import read_csv
 from tinyopt.samples.noise import NOISE_SAMPLES, NoiseSamples
 from tinyopt.samples.numpy_files import ONLY, StoredArray, array_names, find_array, open_rows, read_whole
 from tinyopt.samples.pictures import picture_files, read_pictures
-from tinyopt.samples.preprocessing import Numbers, Preprocessing
+from tinyopt.samples.preprocessing import Numbers, Preprocessing, check_channels
 from tinyopt.samples.rows import FolderRows, Progress, Rows, Scratch, StoredRows
 from tinyopt.samples.specs import (
     NUMPY_FILES,
@@ -67,6 +67,8 @@ def load_samples(
     """
     preprocessing = _checked_options(mean, scale, limit)
     if as_texts(spec) == (RANDOM,):
+        for graph_input in graph_inputs:
+            check_channels(preprocessing, graph_input)
         return NoiseSamples(tuple(graph_inputs), preprocessing, limit or NOISE_SAMPLES, seed)
     loading = _Loading(limit, on_progress)
     specs = split_by_input(spec, graph_inputs)

@@ -96,7 +96,9 @@ def to_inputs(raw: Array, graph_input: Value, preprocessing: Preprocessing) -> A
 
 
 def check_channels(preprocessing: Preprocessing, graph_input: Value) -> None:
-    """Raise UsageError where numbers were given for each channel and the input has not as many."""
+    """Raise UsageError where numbers were given for each channel and the input, which they are for, has not as many."""
+    if not graph_input.dtype.startswith("float") and graph_input.quantization is None:
+        return
     for numbers in (preprocessing.mean, preprocessing.scale):
         if len(numbers) > 1 and _channel_axis(graph_input.shape, len(numbers)) is None:
             raise UsageError(
