@@ -169,7 +169,7 @@ def test_every_tab_draws_itself_in_light_and_dark_on_a_desk_and_on_a_phone(brows
             resize(browser, width, height)
             features = [{"name": "prefers-color-scheme", "value": scheme}]
             browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": features})
-            for tab in ("graph", "layers", "memory", "verdicts"):
+            for tab in ("graph", "layers", "memory", "quantization", "verdicts"):
                 open_page(browser, output / "report.html", f"tab={tab}")
                 assert (
                     browser.execute_script("return document.querySelector('.view:not([hidden])').id") == f"view-{tab}"
@@ -180,6 +180,20 @@ def test_every_tab_draws_itself_in_light_and_dark_on_a_desk_and_on_a_phone(brows
     finally:
         resize(browser, 1440, 900)
         browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": []})
+
+
+def test_the_suspects_stand_in_order_and_lead_to_their_layers(browser: WebDriver, output: Path) -> None:
+    section = json.loads((output / "report.json").read_text())["quantization"]
+    open_page(browser, output / "report.html", "tab=quantization")
+    rows = browser.find_elements("css selector", "#view-quantization tbody tr")
+    names = [str(row.find_element("css selector", ".suspect-name").get_attribute("title")) for row in rows]
+    assert names == section["suspects"]
+    marks = browser.find_elements("css selector", "#view-quantization circle.noise-alone")
+    assert len(marks) == len(section["layers"])
+    place = next(i for i, name in enumerate(names) if name != "image")
+    rows[place].click()
+    assert names[place] in text(browser, "#card")
+    assert not errors(browser)
 
 
 def test_text_in_a_node_stays_inside_of_it_and_nodes_do_not_overlap(browser: WebDriver, output: Path) -> None:

@@ -71,6 +71,7 @@ SHOTS = (
     Shot("kws01-instructions", "kws01", "pass=compiled", script=_overlay("instructions")),
     Shot("kws01-layers", "kws01", "tab=layers"),
     Shot("kws01-memory", "kws01", "tab=memory"),
+    Shot("kws01-quantization", "kws01", "tab=quantization"),
     Shot("kws01-verdicts", "kws01", "tab=verdicts"),
     Shot("kws01-phone", "kws01", "pass=fuse-operators", PHONE),
     Shot("ic01-pruned-node", "ic01", "pass=prune-channels", script=_click("Conv", 1)),

@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+_BOUNDED = frozenset({"Softmax", "Sigmoid", "HardSigmoid", "Tanh"})
+
 
 @dataclass(frozen=True)
 class ChannelError:
@@ -53,6 +55,15 @@ class LayerError:
     largest: float
     is_output_guilty: bool
 
+    @property
+    def own_db(self) -> float:
+        """What to judge the layer by where its cost at the model's outputs is not known.
+
+        Channel by channel, for of two channels that differ in scale the next layer may undo that. The channels of a
+        bounded function are shares of one whole: there a small one is of no interest.
+        """
+        return self.snr_alone_db if self.op in _BOUNDED else self.snr_channels_db
+
 
 @dataclass(frozen=True)
 class ErrorReport:
@@ -68,13 +79,13 @@ class ErrorReport:
     model_samples: int
 
     def suspects(self) -> list[LayerError]:
-        """The layers in the order to look at: who costs the model most first; unmeasured ones last, by channels."""
+        """The layers in the order to look at: who costs the model most first; unmeasured ones last."""
         return sorted(
             self.layers,
             key=lambda layer: (
                 math.inf if layer.snr_model_db is None else layer.snr_model_db,
                 layer.snr_model_db is None,
-                layer.snr_channels_db,
+                layer.own_db,
             ),
         )
 

@@ -9,6 +9,7 @@ from tinyopt.quantization_error import LayerError
 
 _FINE_DB = 50.0  # at the model's outputs, or channel by channel: nothing is to be won here
 _MUCH_SATURATED = 0.005
+_FIXED_RANGE = ("Softmax", "Sigmoid", "HardSigmoid", "Tanh")  # 1.0 is just beyond theirs, and one step off at most
 _WIDE_CHANNEL = 8.0  # three of eight bits of the median channel are lost to the widest one
 _UNUSED_RANGE = 0.5
 _INHERITED_DB = 6.0
@@ -23,12 +24,12 @@ class _Sign:
 
 
 def _is_fine(layer: LayerError) -> bool:
-    return (layer.snr_channels_db if layer.snr_model_db is None else layer.snr_model_db) >= _FINE_DB
+    return (layer.own_db if layer.snr_model_db is None else layer.snr_model_db) >= _FINE_DB
 
 
 _SIGNS = (
     _Sign(
-        lambda layer: layer.saturated >= _MUCH_SATURATED,
+        lambda layer: layer.saturated >= _MUCH_SATURATED and layer.op not in _FIXED_RANGE,
         lambda layer: (
             f"{100 * layer.saturated:.1f} % of its values lie beyond its range: calibrate on samples like these"
         ),

@@ -30,6 +30,7 @@ SCRIPTS = (
     "card.js",
     "layers.js",
     "memory.js",
+    "quantization.js",
     "page.js",
 )
 STYLES = ("page.css", "graph.css")

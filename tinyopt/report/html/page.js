@@ -6,6 +6,7 @@ const TABS = {
   graph: { label: "Graph", has: () => true, draw: () => {} },
   layers: { label: "Layers", has: () => layers.length > 0, draw: drawLayers },
   memory: { label: "Memory", has: () => (report.buffers || []).length > 0, draw: drawMemory },
+  quantization: { label: "Quantization", has: () => Boolean(report.quantization), draw: drawQuantization },
   verdicts: { label: "Verdicts", has: () => true, draw: drawVerdicts },
 };
 
@@ -17,7 +18,8 @@ function start() {
   prepareCanvas();
   document.addEventListener("keydown", onKey);
   const wanted = new URLSearchParams(location.hash.slice(1));
-  showTab(TABS[wanted.get("tab")] ? wanted.get("tab") : "graph");
+  const tab = TABS[wanted.get("tab")];
+  showTab(tab && tab.has() ? wanted.get("tab") : "graph");
   const named = stages.findIndex((stage) => stage.name === wanted.get("pass"));
   showStage(named >= 0 ? named : (stages.find((stage) => stage.is_changed && stage.index) || stages[0]).index);
   const node = wanted.get("node");
