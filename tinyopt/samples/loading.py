@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -69,7 +69,9 @@ def load_samples(
     if as_texts(spec) == (RANDOM,):
         for graph_input in graph_inputs:
             check_channels(preprocessing, graph_input)
-        return NoiseSamples(tuple(graph_inputs), preprocessing, limit or NOISE_SAMPLES, seed)
+        return NoiseSamples(
+            tuple(replace(value) for value in graph_inputs), preprocessing, limit or NOISE_SAMPLES, seed
+        )
     loading = _Loading(limit, on_progress)
     specs = split_by_input(spec, graph_inputs)
     if isinstance(specs, str):
