@@ -15,18 +15,16 @@ from tinyopt.cli.main import main
 from tinyopt.debug_quantization import debug_quantization
 from tinyopt.errors import InvalidModelError, UsageError
 from tinyopt.options import CompileOptions
-from tinyopt.pipeline import DEFAULT_PASSES
 from tinyopt.quantization_error import ChannelError, LayerError
 from tinyopt.report.suspects import advice
 
-_EQUALIZATION = tuple(step.name for step in DEFAULT_PASSES if step.name == "equalize-layers")
 _OPTIONS = CompileOptions(target="cortex-m4", calibration=CALIBRATION, calibration_samples=40)
 
 
 def test_the_layer_with_the_hostile_channel_is_the_first_suspect(tmp_path: Path) -> None:
     model = tmp_path / "hostile.onnx"
     write_hostile(model)
-    options = replace(_OPTIONS, disabled_passes=_EQUALIZATION)
+    options = replace(_OPTIONS, disabled_passes=("equalize-layers",))
     section = debug_quantization(model, options, SAMPLES, 16)["quantization"]
     layers = {layer["name"]: layer for layer in section["layers"]}
     assert section["suspects"][0] == LAYER
