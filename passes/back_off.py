@@ -44,7 +44,7 @@ class BackOff:
         others = [f"'{layer}'" for layer in self.layers if layer != self.error.name]
         if self.error.name not in self.layers:
             return f"{', '.join(others)}, reading {self.error.op} {name} unrounded, in float"
-        return f"{self.error.op} {name} in float" + (f", with {', '.join(others)} that read it" if others else "")
+        return f"{self.error.op} {name}{' and what reads it: ' if others else ''}{', '.join(others)} in float"
 
 
 @dataclass(frozen=True, eq=False)

@@ -72,6 +72,15 @@ def _branch(build: GraphBuilder, x: Value, factor: float, back: Value, name: str
     return build("Dense", wide, back, name=f"back{name}")
 
 
+def saturating() -> Graph:
+    """Channel 2 of layer `wide` is 3000 times larger than the others, which a tanh makes a sign of."""
+    build = GraphBuilder()
+    weights = build.random((12, 12))
+    weights.data[2] *= 3000
+    wide = build("Dense", build.input("x", (1, 12)), weights, name="wide")
+    return build.graph_of(build("Dense", build("Tanh", wide), build.random((6, 12))))
+
+
 def outlying_weights() -> Graph:
     """The weights of layer `coarse` for input 0, which is always zero, are 1000 times larger than the others."""
     build = GraphBuilder()
@@ -121,6 +130,19 @@ def test_a_layer_whose_weights_are_to_blame_is_computed_in_float() -> None:
     assert coarse.input(1).is_constant
     assert coarse.input(1).dtype == "float32"
     assert case.lost_points() <= 2.0
+
+
+def test_where_a_reader_cannot_take_int16_the_layer_and_its_reader_are_in_float_with_nothing_rounded_between() -> None:
+    case = case_of(saturating())
+    assert case.lost_points() >= 5
+    assert LimitDrop(max_drop=4.0).run(case.graph, case.context)
+    (did,) = messages(case.context.remarks, "did")
+    assert did.startswith("Dense 'wide' and what reads it: 'tanh' in float, for 432 bytes of weights more")
+    LowerInteger().run(case.graph, case.context)
+    producers = case.graph.producers()
+    tanh = next(node for node in case.graph.nodes if node.op == "Tanh")
+    assert producers[tanh.input(0)].op == "Dense"
+    assert case.lost_points() <= 4.0
 
 
 def test_back_offs_that_are_not_needed_are_undone() -> None:

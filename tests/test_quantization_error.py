@@ -7,7 +7,7 @@ import pytest
 
 from tests.graph_builder import GraphBuilder, context_for, ops_of, random_inputs
 from tinyopt.evaluate import evaluate
-from tinyopt.ir import Array, Graph
+from tinyopt.ir import Array, Graph, Node, Value
 from tinyopt.passes.quantize import Quantize
 from tinyopt.quantization_error import Precision, QuantizedModel, all_float, analyze_errors, with_precision
 from tinyopt.verify import verify
@@ -65,6 +65,7 @@ def test_alone_is_the_sum_of_constants_and_output_and_what_accumulates_is_worse(
     for layer in report.layers:
         parts = [10 ** (-ratio / 10) for ratio in (layer.snr_constants_db, layer.snr_output_db)]
         assert 10 ** (-layer.snr_alone_db / 10) == pytest.approx(sum(parts), rel=0.35)
+        assert (layer.snr_constants_db == np.inf) == (layer.op == "Input")
         assert 0 <= layer.saturated < 0.05
         assert 0 < layer.levels_used <= layer.range_used <= 1
     last = report.layers[-1]
@@ -81,6 +82,24 @@ def test_a_model_with_every_layer_in_float_is_the_float_model_again() -> None:
     assert expected.keys() == found.keys()
     for name, array in expected.items():
         np.testing.assert_array_equal(found[name], array)
+
+
+def test_weights_that_came_quantized_count_as_exact() -> None:
+    model, samples = quantized(joined_network())
+    last = next(node for node in model.float_graph.nodes if node.name == "last")
+    given = next(layer for layer in model.layers if layer.name == "last").constants[1]
+    levels = Value.of("given", given.data, given.quantization)
+    real = Value("given_real", last.input(1).type)
+    model.float_graph.insert(last, [Node("DequantizeLinear", "given_dequantize", [levels], [real])])
+    last.inputs[1] = real
+    fresh = QuantizedModel(model.float_graph, model.graph)
+    report = {layer.name: layer for layer in analyze_errors(fresh, samples).layers}
+    assert report["one"].snr_constants_db < 60
+    assert report["last"].snr_constants_db == np.inf
+    (expected,), (found,) = (
+        evaluate(graph, samples[0]).values() for graph in (model.float_graph, with_precision(fresh, all_float(fresh)))
+    )
+    np.testing.assert_array_equal(found, expected)
 
 
 def test_without_changes_it_is_the_quantized_model_which_itself_stays_as_it_was() -> None:

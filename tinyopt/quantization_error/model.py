@@ -41,7 +41,8 @@ class QuantizedLayer:
 class QuantizedModel:
     """A float graph and its QDQ form; computing nodes have the same names in both.
 
-    Operators that only move values are no layers: what they give was rounded before.
+    Operators that only move values are no layers: what they give was rounded before. What the float graph rounds
+    already, because the model came with parts of it quantized, counts as exact.
     """
 
     float_graph: Graph
@@ -52,18 +53,19 @@ class QuantizedModel:
         """Graph inputs first, then nodes in running order."""
         exact_inputs = {value.name: value for value in self.float_graph.inputs}
         exact_nodes = {node.name: node for node in self.float_graph.nodes}
-        producers, readers = self.graph.producers(), self.graph.consumers()
+        producers, readers, exact_readers = self.graph.producers(), self.graph.consumers(), self.float_graph.consumers()
         found: list[QuantizedLayer] = []
         for value in self.graph.inputs:
             exact = exact_inputs.get(value.name)
             levels = levels_of(value, readers)
-            if exact is not None and levels is not None:
+            if exact is not None and levels is not None and levels_of(exact, exact_readers) is None:
                 found.append(QuantizedLayer(value.name, INPUT, value, exact, levels, {}, None, None))
         for node in self.graph.nodes:
             twin = exact_nodes.get(node.name)
             if twin is None or not is_computing(node) or len(node.outputs) != 1:
                 continue
-            levels, constants = levels_of(node.output, readers), _quantized_constants(node, producers)
+            levels = levels_of(node.output, readers) if levels_of(twin.output, exact_readers) is None else None
+            constants = _quantized_constants(node, twin, producers)
             if levels is not None or constants:
                 found.append(
                     QuantizedLayer(node.name, node.op, node.output, twin.output, levels, constants, node, twin)
@@ -96,10 +98,13 @@ def evenly_spaced(samples: Sequence[Sample], count: int) -> list[int]:
     return [index * len(samples) // chosen for index in range(chosen)]
 
 
-def _quantized_constants(node: Node, producers: dict[Value, Node]) -> dict[int, Value]:
+def _quantized_constants(node: Node, twin: Node, producers: dict[Value, Node]) -> dict[int, Value]:
+    """The integer constants of `node` in whose place `twin` reads float ones."""
     found: dict[int, Value] = {}
-    for index, value in enumerate(node.inputs):
+    for index, (value, exact) in enumerate(zip(node.inputs, twin.inputs, strict=False)):
         producer = None if value is None else producers.get(value)
-        if producer is not None and producer.op == "DequantizeLinear" and producer.input(0).is_constant:
+        if producer is None or producer.op != "DequantizeLinear" or exact is None:
+            continue
+        if producer.input(0).is_constant and exact.is_constant:
             found[index] = producer.input(0)
     return found

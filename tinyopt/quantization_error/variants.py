@@ -47,12 +47,13 @@ def with_precision(
     here = {layer.name: layer for layer in QuantizedModel(model.float_graph, graph).layers}
     chosen = [(here[name], precision) for name, precision in precisions.items() if name in here]
     _restore_constants(graph, [layer for layer, precision in chosen if precision.constants == "float"])
-    floats = {layer.value for layer, precision in chosen if precision.output == "float"}
+    rounded = [(layer, precision) for layer, precision in chosen if layer.levels is not None]
+    floats = {layer.value for layer, precision in rounded if precision.output == "float"}
     for value in floats:
         _bypass(graph, value)
     _bypass_movers(graph, set(floats))
     limits = {layer.value: (magnitudes or {}).get(layer.name, 0.0) for layer in here.values()}
-    _widen(graph, [layer.value for layer, precision in chosen if precision.output == "int16"], limits)
+    _widen(graph, [layer.value for layer, precision in rounded if precision.output == "int16"], limits)
     graph.remove_unused()
     return graph
 
