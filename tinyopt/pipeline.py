@@ -16,6 +16,7 @@ from tinyopt.options import CompileOptions
 from tinyopt.pass_manager import Pass, PassContext, PassRecord, installed_passes, run_pass, with_options
 from tinyopt.passes.cluster_weights import ClusterWeights
 from tinyopt.passes.eliminate_dead_channels import EliminateDeadChannels
+from tinyopt.passes.equalize_layers import EqualizeLayers
 from tinyopt.passes.fold_batchnorm import FoldBatchNorm
 from tinyopt.passes.fold_constants import FoldConstants
 from tinyopt.passes.fuse_operators import FuseOperators
@@ -40,6 +41,7 @@ DEFAULT_PASSES: tuple[type[Pass], ...] = (
     FuseOperators,
     EliminateDeadChannels,
     PruneChannels,
+    EqualizeLayers,
     ClusterWeights,
     InferScales,
     Quantize,
@@ -80,7 +82,7 @@ def build_pipeline(options: CompileOptions, boundary: str) -> list[Pass]:
     for name in [*options.settings, *options.disabled_passes]:
         if name not in known:
             raise UsageError(f"no pass '{name}'; there are: {', '.join(known)}")
-    disabled = set(options.disabled_passes) | ({"quantize"} if not options.is_quantized else set())
+    disabled = set(options.disabled_passes) | ({"quantize", "equalize-layers"} if not options.is_quantized else set())
     return [with_options(step, options.settings.get(step.name, {})) for step in steps if step.name not in disabled]
 
 
