@@ -256,12 +256,14 @@ def _run_text(
     lines.append(f"    {marks[0]}\n    {function}({', '.join(passed)});\n    {marks[1]}\n")
     how = "" if shared is None else f" with the output {shared[1]} bytes after input {shared[0]}"
     lines.append(f'    if (!({" && ".join(checks)})) puts("case {number}{how}: it wrote outside");\n')
-    lines.append(f'    if (!compare({number}, y, wanted_{number}, {bytes})) puts("  so it is{how}");\n  }}\n')
+    lines.append(
+        f'    if (!compare({number}, y, (const int8_t *)wanted_{number}, {bytes})) puts("  so it is{how}");\n  }}\n'
+    )
     return "".join(lines)
 
 
 def _array(name: str, array: Array) -> str:
-    kind = {"int8": "int8_t", "uint8": "uint8_t", "int32": "int32_t"}[array.dtype.name]
+    kind = f"{array.dtype.name}_t"
     numbers = ",".join(str(value) for value in np.asarray(array).reshape(-1).tolist())
     numbers = re.sub(r"-2147483648", "(-2147483647 - 1)", numbers)
     return f"static const {kind} {name}[{max(array.size, 1)}] __attribute__((aligned(16))) = {{{numbers}}};\n"

@@ -1,19 +1,20 @@
-"""int8 kernels for cores with the DSP extension. `DSP`: per operator, the planners to try before the scalar ones."""
+"""Kernels for cores with the DSP extension. `DSP`: per operator, the planners to try before the scalar ones."""
 
 from __future__ import annotations
 
-from tinyopt.targets.kernels.activation_types import without_int16
+from tinyopt.targets.kernels.activation_types import reading_int8, without_int16
 from tinyopt.targets.kernels.dsp.clustered import plan_clustered, plan_clustered_dense
 from tinyopt.targets.kernels.dsp.convolution import plan_convolution
-from tinyopt.targets.kernels.dsp.dense import plan_dense
+from tinyopt.targets.kernels.dsp.dense import plan_dense, plan_vector
 from tinyopt.targets.kernels.dsp.depthwise import plan_depthwise
 from tinyopt.targets.kernels.dsp.elementwise import plan_add, plan_lookup, plan_mul
 from tinyopt.targets.kernels.dsp.pointwise import plan_pointwise
 from tinyopt.targets.kernels.dsp.pool import plan_average_pool, plan_max_pool
+from tinyopt.targets.target import layered
 
 __all__ = ["DSP"]
 
-DSP = without_int16(
+_INT8 = without_int16(
     {
         "QConv": (plan_clustered, plan_pointwise, plan_depthwise, plan_convolution),
         "QDense": (plan_clustered_dense, plan_dense),
@@ -24,3 +25,6 @@ DSP = without_int16(
         "MaxPool": (plan_max_pool,),
     }
 )
+_TO_INT16 = reading_int8({"QDense": (plan_vector,)})
+
+DSP = layered(_INT8, _TO_INT16)

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from tinyopt.ir import Array, Node
+from tinyopt.ops.integer_rules import level_limits
 from tinyopt.targets.kernel import (
     Argument,
     ConstantArgument,
@@ -22,12 +23,11 @@ from tinyopt.targets.kernel import (
     ScalarArgument,
     ScratchArgument,
 )
-from tinyopt.targets.kernels.dsp.dense_micro_kernels import QUAD, WIDEN_ROW, Rows
+from tinyopt.targets.kernels.dsp.dense_micro_kernels import QUAD, WIDEN_ROW, Element, Rows
 from tinyopt.targets.kernels.dsp.pointwise import plan_rows
 from tinyopt.targets.kernels.dsp.product import ANY_SIZE, RESIDUAL_INTRINSICS, Residual, finish
 from tinyopt.targets.kernels.intrinsic import NAKED, Intrinsic
 from tinyopt.targets.kernels.requantize import (
-    INT8_HIGH,
     INT8_LOW,
     SMMLAR_INTRINSICS,
     Requantization,
@@ -45,13 +45,14 @@ _NUMBERS = tuple(
 class DenseSpec:
     """body: the micro-kernel for groups of channels from the first on. last: for those at the end that they leave out.
 
-    to: of the sums, where the micro-kernels do not do that themselves.
+    to: of the sums, where the micro-kernels do not do that themselves. dtype: the output's.
     """
 
     body: Rows | None
     last: Rows | None
     to: Requantization | None
     has_residual: bool
+    dtype: str
 
     @property
     def intrinsics(self) -> tuple[Intrinsic, ...]:
@@ -83,18 +84,26 @@ class _Parts:
 
 def plan_dense(node: Node) -> Kernel | Refusal:
     """QDense; over more than one row of the input it is a pointwise convolution."""
-    x, weight = node.input(0), node.input(1)
-    channels, depth = weight.shape
-    if x.type.elements != depth:
-        return plan_rows(node)
+    x, depth = node.input(0), node.input(1).shape[1]
+    return plan_rows(node) if x.type.elements != depth else plan_vector(node)
+
+
+def plan_vector(node: Node) -> Kernel | Refusal:
+    """QDense of one row of int8, to int8 or int16."""
+    channels, depth = node.input(1).shape
+    if node.input(0).type.elements != depth:
+        return Refusal("it has more than one row")
     to, residual = Requantization.of(node), node.optional_input(4)
-    is_raw = residual is not None or channels == 1 or (to.shift, to.low, to.high) != (32, INT8_LOW, INT8_HIGH)
+    is_raw = residual is not None or channels == 1 or (to.shift, to.low, to.high) != (32, *level_limits(to.dtype))
     parts = _Parts.of(channels)
     order = parts.order(channels)
-    weights = np.pad(weight.data[order] * (np.array(order) >= 0)[:, None].astype(np.int8), ((0, 0), (0, -depth % QUAD)))
+    weights = np.pad(
+        node.input(1).data[order] * (np.array(order) >= 0)[:, None].astype(np.int8), ((0, 0), (0, -depth % QUAD))
+    )
     is_joined = _can_be_joined(weights)
-    body, last = (Rows(n, is_joined, is_raw) if n else None for n in (parts.at_once * bool(parts.groups), parts.last))
-    spec = DenseSpec(body, last, to if is_raw else None, residual is not None)
+    element: Element = "int32" if is_raw else "int16" if to.dtype == "int16" else "int8"
+    body, last = (Rows(n, is_joined, element) if n else None for n in (parts.at_once * bool(parts.groups), parts.last))
+    spec = DenseSpec(body, last, to if is_raw else None, residual is not None, to.dtype)
     arguments: list[Argument] = [
         InputArgument(0),
         ConstantArgument("weight", _by_group(_packed, parts, _joined(weights) if is_joined else weights)),
@@ -119,11 +128,17 @@ def plan_dense(node: Node) -> Kernel | Refusal:
 
 
 def _overlaps(node: Node) -> tuple[Overlap, ...]:
-    """All of the input has been read before the first output is written; a residual is read as they are."""
+    """All of the input has been read before the first output is written; a residual is read as they are.
+
+    So an int8 residual must not lie where outputs of int16 are written.
+    """
     residual = node.optional_input(4)
     if residual is None:
         return (Overlap(0, None, None),)
-    return (Overlap.in_place(0),) if residual is node.input(0) else (Overlap(0, None, None), Overlap.in_place(4))
+    in_place = (Overlap.in_place(4),) if residual.dtype == node.output.dtype else ()
+    if residual is node.input(0):
+        return (Overlap.in_place(0),) if in_place else ()
+    return (Overlap(0, None, None), *in_place)
 
 
 def _can_be_joined(weights: Array) -> bool:
@@ -216,7 +231,7 @@ def _declare(kernel: KernelBuilder, spec: DenseSpec) -> _Parameters:
     rescaling, numbers, pairs = (
         kernel.buffer(name, "int32", ANY_SIZE) for name in ("rescaling", "parameters", "pairs")
     )
-    y = kernel.buffer("y", "int8", ANY_SIZE)
+    y = kernel.buffer("y", spec.dtype, ANY_SIZE)
     multipliers = sums = None
     if spec.to is not None:
         multipliers, sums = (kernel.buffer(name, "int32", ANY_SIZE) for name in ("multipliers", "sums"))
@@ -253,4 +268,4 @@ def _finish(kernel: KernelBuilder, to: Requantization, parameters: _Parameters) 
     with kernel.loop(parameters.number("channels")) as channel:
         multiplier = kernel.let(parameters.multipliers[channel])
         level = finish(parameters.sums[channel], multiplier, to, parameters.residual, channel)
-        parameters.y[channel] = cast(level, "int8")
+        parameters.y[channel] = cast(level, to.dtype)

@@ -13,7 +13,9 @@ Weights for which it might not are taken as they are, with a second SXTB16.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,16 +26,20 @@ QUAD = 4  # elements of a step
 _SAVED_BYTES = 36  # r4-r11 and lr
 
 
+Element = Literal["int8", "int16", "int32"]
+_STORED: Mapping[Element, str] = {"int8": "levels", "int16": "levels_int16", "int32": "sums"}
+
+
 @dataclass(frozen=True)
 class Rows:
     """Groups of `channels` (two or four) channels times a vector.
 
-    is_joined: words are 256 d + c. is_raw: sums are stored as int32, instead of rescaled int8.
+    is_joined: words are 256 d + c. element: what is stored, sums as int32 or rescaled levels.
     """
 
     channels: int
     is_joined: bool
-    is_raw: bool
+    element: Element
 
     @property
     def steps(self) -> int:
@@ -83,7 +89,7 @@ def _end(rows: Rows) -> list[str]:
         else:
             lines.append(f"add {total}, {total}, {high}")
     sums = ("r5", "r8", "r7", "r9")[: rows.channels]
-    if rows.is_raw:
+    if rows.element == "int32":
         lines += [f"str {total}, [r3], #4" for total in sums]
     else:
         multipliers = ("r4", "r6", "r10", "r11")[: rows.channels]
@@ -91,8 +97,9 @@ def _end(rows: Rows) -> list[str]:
             pair = ", ".join(multipliers[place : place + 2])
             lines.append(f"ldrd {pair}, [r2, #{4 * (rows.channels + place)}]")
         lines += [f"smmlar {total}, {total}, {by}, lr" for total, by in zip(sums, multipliers, strict=True)]
-        lines += [f"ssat {total}, #8, {total}" for total in sums]
-        lines += [f"strb {total}, [r3], #1" for total in sums]
+        bits, store = (8, "strb {}, [r3], #1") if rows.element == "int8" else (16, "strh {}, [r3], #2")
+        lines += [f"ssat {total}, #{bits}, {total}" for total in sums]
+        lines += [store.format(total) for total in sums]
     return [*lines, f"add r2, r2, #{8 * rows.channels}", "strd r2, r3, [sp, #8]"]
 
 
@@ -134,7 +141,7 @@ def _rows(rows: Rows) -> Intrinsic:
         "add sp, sp, #16",
         "pop {r4-r11, pc}",
     ]
-    form = f"{rows.channels}{'_joined' if rows.is_joined else ''}_rows_to_{'sums' if rows.is_raw else 'levels'}"
+    form = f"{rows.channels}{'_joined' if rows.is_joined else ''}_rows_to_{_STORED[rows.element]}"
     return micro_kernel(
         f"tinyopt_multiply_{form}",
         (

@@ -1,4 +1,4 @@
-"""The end of every integer product: its sum becomes an int8 level, with a residual added where there is one."""
+"""The end of every integer product: its sum becomes a level, with a residual added where there is one."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from tinyopt.targets.kernels.dsp.intrinsics import REQUANTIZE_RESIDUAL
 from tinyopt.targets.kernels.intrinsic import Intrinsic
 from tinyopt.targets.kernels.requantize import INT8_HIGH, INT8_LOW, SMMLAR, SSAT8, Requantization, requantize_sum, wide
-from tinyopt.targets.kernels.tir import Buffer, Expr, call, cast, maximum, minimum
+from tinyopt.targets.kernels.tir import Buffer, Expr, call, cast, clamp, maximum, minimum
 
 ANY_SIZE = 1 << 24  # buffers whose extent is not known when the function is compiled
 
@@ -24,7 +24,7 @@ class Residual:
 
 
 def finish(acc: Expr, multiplier: Expr, to: Requantization, residual: Residual | None, place: Expr) -> Expr:
-    """The int8 level of an accumulator, in SMMLAR and SSAT where the shift is 32."""
+    """The level of an accumulator, in SMMLAR and SSAT where the shift is 32."""
     if residual is None:
         if to.shift != 32:
             return requantize_sum(wide(acc) * wide(multiplier), to)
@@ -36,7 +36,9 @@ def finish(acc: Expr, multiplier: Expr, to: Requantization, residual: Residual |
 
 
 def saturate(level: Expr, to: Requantization) -> Expr:
-    """Between low and high, with SSAT doing what it can."""
+    """Between low and high, with SSAT doing what it can for int8."""
+    if to.dtype != "int8":
+        return clamp(level, to.low, to.high)
     return clamp_saturated(call(SSAT8, level), to)
 
 

@@ -58,7 +58,9 @@ def plan_dense(node: Node) -> Kernel | Refusal:
 
 
 def plan_vector(node: Node) -> Kernel | Refusal:
-    """A QDense of one row, or a QConv whose only window is the whole input."""
+    """A QDense of one row, to int8 or int16, or a QConv whose only window is the whole input."""
+    if node.op == "QDense" and node.input(0).type.elements != node.input(1).shape[1]:
+        return Refusal("it has more than one row")
     rescaling = rescaling_of(node)
     if isinstance(rescaling, Refusal):
         return rescaling

@@ -38,7 +38,8 @@ _SATURATE = ("vqmovnb.s16 q0, q0",)  # the lanes' lower bytes are what is stored
 
 def ending(finish: Finish, lanes: Lanes) -> list[str]:
     """For tiles that hold no pixels in vectors."""
-    limit = _LIMIT if finish.is_clamped else _SATURATE
+    saturate = () if finish.is_int16 else _SATURATE  # to int16 it is done
+    limit = _LIMIT if finish.is_clamped else saturate
     if finish.ending == "short_residual":
         return [*_with_short_residual(lanes), *limit]
     rescaled = {"high": _high, "shift": _shifted, "residual": _with_residual}[finish.ending](finish, lanes)

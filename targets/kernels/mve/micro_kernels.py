@@ -51,8 +51,24 @@ def dense_tile(tile: Tile) -> Intrinsic:
     `x1` is not used, and `count` is 1.
     """
     begin = ("ldm sp, {r3, r5, r7}", "ldm r1!, {r0, r2, r4, r6, r8, r10, r12, lr}")
-    parts = _Parts(_ENTRY, (), begin, _dense_steps(tile), ending(tile.finish, DENSE), "q4", DENSE)
+    store = _STORE_INT16 if tile.finish.is_int16 else _STORE_INT8
+    parts = _Parts(_ENTRY, (), begin, _dense_steps(tile), ending(tile.finish, DENSE), "q4", DENSE, store)
     return micro_kernel(f"tinyopt_dense_{tile.name}", _PARAMETERS, _text(parts), dense_meaning(tile))
+
+
+@dataclass(frozen=True)
+class _Store:
+    """How eight levels are written at r11. instruction: without its condition. bytes: of a level."""
+
+    instruction: str
+    scale: str
+    bytes: int
+
+    def text(self, places: str, condition: str = "") -> str:
+        return f"{self.instruction}{condition}.16 q0, [r11, {places}{self.scale}]"
+
+
+_STORE_INT8, _STORE_INT16 = _Store("vstrb", "", 1), _Store("vstrh", ", uxtw #1", 2)
 
 
 @dataclass(frozen=True)
@@ -71,6 +87,7 @@ class _Parts:
     ending: Sequence[str]
     places: str
     lanes: Lanes
+    store: _Store = _STORE_INT8
 
 
 _ENTRY = ("vldmia r1!, {d8-d15}", "ldr r6, [sp, #108]", "sub r6, r6, r11")  # residual - y
@@ -82,7 +99,7 @@ def _text(parts: _Parts) -> str:
 
     Of the last group of channels only those that there are get stored.
     """
-    channels, store = parts.lanes.channels, f"q0, [r11, {parts.places}]"
+    channels = parts.lanes.channels
     lines = (
         "push {r4-r11, lr}",
         "vpush {d8-d15}",
@@ -102,14 +119,14 @@ def _text(parts: _Parts) -> str:
         *parts.ending,
         f"subs r9, r9, #{channels}",
         "blt 3f",
-        f"vstrb.16 {store}",
-        f"add r11, r11, #{channels}",
+        parts.store.text(parts.places),
+        f"add r11, r11, #{channels * parts.store.bytes}",
         "bgt 1b",
         "b 4f",
         f"3: add r9, r9, #{channels}",
         parts.lanes.predicate,
         "vpst",
-        f"vstrbt.16 {store}",
+        parts.store.text(parts.places, "t"),
         "4: ldr r0, [sp, #136]",  # count
         "subs r0, r0, #1",
         "beq 5f",

@@ -10,8 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tinyopt.ir import Array, Node
+from tinyopt.ops.integer_rules import level_limits
 from tinyopt.targets.kernel import Refusal
-from tinyopt.targets.kernels.requantize import INT8_HIGH, INT8_LOW, zero_point_of
+from tinyopt.targets.kernels.requantize import zero_point_of
 
 STEP = 16  # places of the depth in a vector
 PAIR_CHANNELS = 4  # of a tile of two pixels
@@ -27,17 +28,18 @@ class Finish:
 
     ending: "high" is for shift 32, "shift" for any from 2 on, "residual" for shift 32 and a residual, which is first
     shifted up by `residual_shift`, "short_residual" for a residual and sums that fit 32 bits with 16 bits behind the
-    point. is_clamped: to other limits than those of int8.
+    point. is_clamped: to other limits than those of the type. is_int16: the levels are, instead of int8.
     """
 
     ending: Ending
     is_clamped: bool
     residual_shift: int = 0
+    is_int16: bool = False
 
     @property
     def name(self) -> str:
         shift = str(self.residual_shift or "")
-        return f"{self.ending}{shift}{'_clamped' if self.is_clamped else ''}"
+        return f"{self.ending}{shift}{'_clamped' if self.is_clamped else ''}{'_int16' if self.is_int16 else ''}"
 
     @property
     def has_residual(self) -> bool:
@@ -99,10 +101,14 @@ def rescaling_of(node: Node) -> Rescaling | Refusal:
     room = 31 - int(multipliers.max()).bit_length()
     doubled = min(max(room, 0), 32 - shift)
     scaled, shift = (multipliers << doubled).astype(np.int32), shift + doubled
-    is_clamped = (node.int("low"), node.int("high")) != (INT8_LOW, INT8_HIGH)
+    is_int16 = node.output.dtype == "int16"
+    is_clamped = (node.int("low"), node.int("high")) != level_limits(node.output.dtype)
     if node.optional_input(4) is None:
         ending: Ending = "high" if shift == 32 else "shift"
-        return Rescaling(Finish(ending, is_clamped), shift, scaled) if shift > 1 else Refusal("its shift is 1")
+        finish = Finish(ending, is_clamped, is_int16=is_int16)
+        return Rescaling(finish, shift, scaled) if shift > 1 else Refusal("its shift is 1")
+    if is_int16:
+        return Refusal("it adds a residual, and gives int16")
     if shift < 32:
         return Refusal("it has a residual, and its scale is 1/2 or more")
     residual_multiplier = node.int("residual_multiplier") << doubled

@@ -22,6 +22,7 @@ from tinyopt.targets.kernel import (
     ScratchArgument,
 )
 from tinyopt.targets.kernels.intrinsic import NAKED
+from tinyopt.targets.kernels.requantize import Requantization, requantize
 from tinyopt.targets.kernels.thumb.convolution import Window, plan_window
 from tinyopt.targets.kernels.thumb.core import CORES
 from tinyopt.targets.kernels.thumb.dense_micro_kernels import CHANNELS, CORRECT, PACK, PLACES
@@ -40,9 +41,10 @@ _NUMBERS = ("depth", "channels", "parts", "pieces", "words")
 
 @dataclass(frozen=True)
 class DenseSpec:
-    """core: a key of CORES."""
+    """core: a key of CORES. to: int16, for which sums are rescaled one by one; None for int8."""
 
     core: str
+    to: Requantization | None
 
 
 @dataclass(frozen=True)
@@ -69,35 +71,43 @@ def plan_dense(core: str, node: Node) -> Kernel | Refusal:
     """QDense; over several rows it is a 1x1 convolution."""
     channels, depth = node.input(1).shape
     rows = node.output.type.elements // channels
-    if rows > 1:
-        return plan_window(core, node, _rows_as_pixels(rows, depth, channels))
+    return plan_window(core, node, _rows_as_pixels(rows, depth, channels)) if rows > 1 else plan_vector(core, node)
+
+
+def plan_vector(core: str, node: Node) -> Kernel | Refusal:
+    """QDense of one row of int8, to int8 or int16."""
+    channels, depth = node.input(1).shape
+    if node.output.type.elements != channels:
+        return Refusal("it has more than one row")
     if node.optional_input(4) is not None:
         return Refusal("it adds a residual")
     if depth >= LONGEST:
         return Refusal("its depth does not fit 14 bits")
     rescaling = Rescaling.of(node)
+    to = Requantization.of(node) if node.output.dtype == "int16" else None
     refusal = CORES[core].residual_numbers(rescaling)
-    if isinstance(refusal, Refusal):
+    if isinstance(refusal, Refusal) and to is None:
         return refusal
+    multiplier, clamp = (rescaling.multiplier, rescaling.clamp) if to is None else (node.input(3).data, (0, 0, 0))
     shape = _Shape.of(channels, depth)
     weights, entries, ends = _within_limits(node.input(1).data)
     entry = -shape.words % CORES[core].dot_unrolled * CORES[core].dot_step_bytes
     numbers = (depth, channels, shape.parts, shape.pieces, shape.words, WORD_BYTES * shape.words, entry)
     return Kernel(
         template=dense,
-        spec=DenseSpec(core),
+        spec=DenseSpec(core, to),
         name=f"dense_{core}",
         arguments=(
             InputArgument(0),
             ConstantArgument("weight", _pack(shape, weights)),
             ConstantArgument("correction", entries),
             ConstantArgument("bias", np.pad(rescaling.bias, (0, -channels % CHANNELS)).astype(np.int32)),
-            ConstantArgument("multiplier", rescaling.multiplier.astype(np.int32)),
-            ConstantArgument("parameters", np.array([*numbers, *rescaling.clamp, *ends], np.int64).astype(np.int32)),
+            ConstantArgument("multiplier", multiplier.astype(np.int32)),
+            ConstantArgument("parameters", np.array([*numbers, *clamp, *ends], np.int64).astype(np.int32)),
             ScratchArgument(WORD_BYTES * shape.words + 4 * min(PART_CHANNELS, channels + -channels % CHANNELS), 4),
             OutputArgument(0),
         ),
-        intrinsics=(NAKED, PACK, CORES[core].dot, CORRECT, CORES[core].finish),
+        intrinsics=(NAKED, PACK, CORES[core].dot, CORRECT, *((CORES[core].finish,) if to is None else ())),
         overlaps=(Overlap(0, None, None),) if shape.parts == 1 else (),
     )
 
@@ -164,7 +174,7 @@ def dense(spec: DenseSpec) -> PrimFunc:
         multipliers = kernel.buffer("multipliers", "int32", ANY_SIZE)
         numbers = kernel.buffer("numbers", "int32", ANY_SIZE)
         scratch = kernel.buffer("scratch", "int32", ANY_SIZE)
-        y = kernel.buffer("y", "int8", ANY_SIZE)
+        y = kernel.buffer("y", "int8" if spec.to is None else spec.to.dtype, ANY_SIZE)
         of = {name: kernel.let(numbers[place]) for place, name in enumerate(_NUMBERS)}
         sums = kernel.let(of["words"] * 3)  # behind the packed activations
         weight = kernel.local("int32", 1)
@@ -186,8 +196,13 @@ def dense(spec: DenseSpec) -> PrimFunc:
                 weight[0] = weight[0] + groups * of["words"] * CHANNELS
             ends = [numbers[len(_NUMBERS) + 5 + part + i] for i in range(2)]
             kernel.run(CORRECT, x.address(0), *(entries.address(end) for end in ends), scratch.address(sums))
-            clamp = numbers.address(len(_NUMBERS) + 2)
-            kernel.run(core.finish, scratch.address(sums), multipliers.address(first), y.address(first), clamp, count)
+            if spec.to is None:
+                to = numbers.address(len(_NUMBERS) + 2)
+                kernel.run(core.finish, scratch.address(sums), multipliers.address(first), y.address(first), to, count)
+            else:
+                with kernel.loop(count) as i:
+                    level = requantize(scratch[sums + i], multipliers[first + i], spec.to)
+                    y[first + i] = cast(level, spec.to.dtype)
     return kernel.finish()
 
 

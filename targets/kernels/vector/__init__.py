@@ -6,7 +6,7 @@ there, for the integer products only: ask them first, then `VECTOR`, then the sc
 
 from __future__ import annotations
 
-from tinyopt.targets.kernels.activation_types import without_int16
+from tinyopt.targets.kernels.activation_types import reading_int8, without_int16
 from tinyopt.targets.kernels.vector.elementwise import (
     plan_binary,
     plan_clip,
@@ -28,8 +28,9 @@ from tinyopt.targets.kernels.vector.integer_convolution import (
 from tinyopt.targets.kernels.vector.pooling import plan_average_pool, plan_max_pool, plan_quantized_average_pool
 from tinyopt.targets.kernels.vector.sdot_depthwise import plan_sdot_depthwise
 from tinyopt.targets.kernels.vector.widened_depthwise import plan_neon_depthwise, plan_widened_depthwise
+from tinyopt.targets.target import layered
 
-VECTOR = without_int16(
+_OTHERS = without_int16(
     {
         "Conv": (plan_float_convolution, plan_float_depthwise),
         "Dense": (plan_float_dense,),
@@ -42,21 +43,26 @@ VECTOR = without_int16(
         "Clip": (plan_clip,),
         "QuantizeLinear": (plan_quantize,),
         "DequantizeLinear": (plan_dequantize,),
-        "QConv": (plan_widened_convolution, plan_widened_depthwise),
-        "QDense": (plan_widened_dense,),
         "QAdd": (plan_quantized_add,),
         "QAveragePool": (plan_quantized_average_pool,),
     }
 )
+_WIDENED = reading_int8(
+    {
+        "QConv": (plan_widened_convolution, plan_widened_depthwise),
+        "QDense": (plan_widened_dense,),
+    }
+)
+VECTOR = layered(_OTHERS, _WIDENED)
 
-NEON = without_int16(
+NEON = reading_int8(
     {
         "QConv": (plan_neon_convolution, plan_neon_depthwise),
         "QDense": (plan_neon_dense,),
     }
 )
 
-SDOT = without_int16(
+SDOT = reading_int8(
     {
         "QConv": (plan_sdot_convolution, plan_sdot_depthwise),
         "QDense": (plan_sdot_dense,),

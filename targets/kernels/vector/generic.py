@@ -20,16 +20,16 @@ def splat(value: float, dtype: str, width: int) -> Expr:
 
 
 def levels_of_products(products: Expr, to: Requantization, width: int) -> Expr:
-    """int8 levels of `width` int64 products: rounding shift, zero point, clamp. The products must lie below 2^62."""
+    """Levels of `width` int64 products: rounding shift, zero point, clamp. The products must lie below 2^62."""
     shifted = (products + splat(1 << (to.shift - 1), "int64", width)) >> splat(to.shift, "int64", width)
     if to.shift == 32:  # what is left has 31 bits
         return levels_of(cast(shifted, vector_type("int32", width)), to, width)
     low, high = (splat(level - to.zero_point, "int64", width) for level in (to.low, to.high))
     narrow = cast(clamp(shifted, low, high), vector_type("int32", width)) + splat(to.zero_point, "int32", width)
-    return cast(narrow, vector_type("int8", width))
+    return cast(narrow, vector_type(to.dtype, width))
 
 
 def levels_of(values: Expr, to: Requantization, width: int) -> Expr:
-    """int8 levels of `width` int32 values that the shift is done for."""
+    """Levels of `width` int32 values that the shift is done for."""
     low, high = (splat(level, "int32", width) for level in (to.low, to.high))
-    return cast(clamp(values + splat(to.zero_point, "int32", width), low, high), vector_type("int8", width))
+    return cast(clamp(values + splat(to.zero_point, "int32", width), low, high), vector_type(to.dtype, width))

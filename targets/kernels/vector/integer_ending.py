@@ -1,4 +1,4 @@
-"""What fused int8 kernels do last: residual, requantization, clamp, store; with NEON, or for any LLVM target."""
+"""What fused integer kernels do last: residual, requantization, clamp, store; with NEON, or for any LLVM target."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ class IntegerEnding(ABC):
 
     @abstractmethod
     def _levels(self, values: Sequence[Expr], multipliers: Sequence[Expr], residuals: Sequence[Expr]) -> Expr:
-        """The int8 levels of int32x4 values, side by side. residuals: int32x4 less their zero point, or none."""
+        """The levels of int32x4 values, side by side. residuals: int32x4 less their zero point, or none."""
 
     def _centred_residual(self, index: Expr, valid: int, vectors: int) -> list[Expr]:
         """The residual's levels less their zero point, int32x4; of the lanes beyond `valid` nothing is read."""
@@ -95,7 +95,8 @@ class NeonEnding(IntegerEnding):
             neon.rescaled(value, multiplier, residuals[v] if residuals else None, factor, self.to.shift)
             for v, (value, multiplier) in enumerate(zip(values, multipliers, strict=True))
         ]
-        return neon.levels(rescaled, self.to)
+        to_levels = neon.levels if self.to.dtype == "int8" else neon.levels_int16
+        return to_levels(rescaled, self.to)
 
 
 class PlainEnding(IntegerEnding):

@@ -1,4 +1,4 @@
-"""What int8 convolutions and dense layers have in common whatever their loops: when they apply, parameters, ending."""
+"""What layers that read int8 have in common whatever their loops: when they apply, parameters, ending."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class IntegerLayer:
         multiplier = kernel.buffer("multiplier", "int32", channels)
         residual = kernel.buffer("residual", "int8", outputs) if self.residual is not None else None
         rows = declare_rows(kernel, plan, x, self.padding)
-        y = kernel.buffer("y", "int8", outputs)
+        y = kernel.buffer("y", self.to.dtype, outputs)
         ending = ENDINGS[self.method](kernel, self.to, self.residual, multiplier, residual, y)
         return LayerCode(rows, weight, bias, ending)
 

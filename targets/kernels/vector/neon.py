@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from tinyopt.ops.integer_rules import level_limits
 from tinyopt.targets.kernels.requantize import INT8_HIGH, INT8_LOW, Requantization
 from tinyopt.targets.kernels.tir import Expr, broadcast, constant, lanes, llvm_call, maximum, minimum
 from tinyopt.targets.kernels.vector.tiling import LANES
@@ -37,6 +38,17 @@ def rescaled(value: Expr, multiplier: Expr, residual: Expr | None, factor: int, 
         bits = constant(shift, "int32")
         halves.append(llvm_call("llvm.aarch64.neon.sqrshrn.v2i32", "int32x2", product, bits))
     return lanes(halves, range(LANES))
+
+
+def levels_int16(values: Sequence[Expr], to: Requantization) -> Expr:
+    """int16 levels of 1, 2 or 4 vectors int32x4, side by side: clamped; their zero point is 0."""
+    width = LANES * len(values)
+    narrow = [llvm_call("llvm.aarch64.neon.sqxtn.v4i16", "int16x4", value) for value in values]
+    result = lanes(narrow, range(width)) if len(narrow) > 1 else narrow[0]
+    lowest, highest = level_limits("int16")
+    if to.low > lowest:
+        result = maximum(result, broadcast(constant(to.low, "int16"), width))
+    return minimum(result, broadcast(constant(to.high, "int16"), width)) if to.high < highest else result
 
 
 def levels(values: Sequence[Expr], to: Requantization) -> Expr:
