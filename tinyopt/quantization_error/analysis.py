@@ -27,7 +27,7 @@ Progress = Callable[[str, int, int], None]
 DEFAULT_SAMPLES = 32
 _FEWEST_SAMPLES = 4
 _ELEMENTS = 400_000_000  # numbers whose errors are summed, over all layers and samples: about a minute
-_MACS = 400_000_000_000  # multiply-accumulates spent on the graphs with one quantized layer: about a minute
+_MACS = 250_000_000_000  # multiply-accumulates spent on the graphs with one quantized layer: about a minute
 _VARIANTS = 200  # graphs with one quantized layer: each is written, loaded and optimized
 
 

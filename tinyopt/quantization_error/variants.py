@@ -48,10 +48,7 @@ def with_precision(
     chosen = [(here[name], precision) for name, precision in precisions.items() if name in here]
     _restore_constants(graph, [layer for layer, precision in chosen if precision.constants == "float"])
     rounded = [(layer, precision) for layer, precision in chosen if layer.levels is not None]
-    floats = {layer.value for layer, precision in rounded if precision.output == "float"}
-    for value in floats:
-        _bypass(graph, value)
-    _bypass_movers(graph, set(floats))
+    _bypass(graph, {layer.value for layer, precision in rounded if precision.output == "float"})
     limits = {layer.value: (magnitudes or {}).get(layer.name, 0.0) for layer in here.values()}
     _widen(graph, [layer.value for layer, precision in rounded if precision.output == "int16"], limits)
     graph.remove_unused()
@@ -74,49 +71,35 @@ def _restore_constants(graph: Graph, layers: Iterable[QuantizedLayer]) -> None:
             layer.node.inputs[index] = copies[exact]
 
 
-def _bypass(graph: Graph, value: Value) -> None:
-    """Let the readers of the rounded value read the value itself, however often it is rounded."""
-    while pairs := _round_trips(graph, value):
-        for quantize, dequantizers in pairs:
-            for node in dequantizers:
-                _take_the_place(graph, node.output, value)
-            graph.remove(dequantizers if graph.is_output(quantize.output) else [quantize, *dequantizers])
+def _bypass(graph: Graph, floats: set[Value]) -> None:
+    """Let the readers of rounded values read these values themselves, however often they are rounded.
+
+    What only moves such a value gives it unrounded. `floats` grows by that.
+    """
+    exact: dict[Value, Value] = {}  # for rounded values what they were
+    exact_of_levels: dict[Value, Value] = {}  # for the integers between
+    for node in graph.nodes:
+        node.inputs = [value if value is None else exact.get(value, value) for value in node.inputs]
+        if node.op == "QuantizeLinear" and node.input(0) in floats:
+            exact_of_levels[node.output] = node.input(0)
+        elif node.op == "DequantizeLinear" and node.input(0) in exact_of_levels:
+            exact[node.output] = exact_of_levels[node.input(0)]
+        elif is_moving(node) and any(value in floats for value in node.present_inputs):
+            floats.update(node.outputs)
+    for output in list(graph.outputs):
+        if output in exact:
+            _give(graph, exact[output], output)
 
 
-def _round_trips(graph: Graph, value: Value) -> list[tuple[Node, list[Node]]]:
-    """Each QuantizeLinear of a value with the DequantizeLinear nodes behind it, where there are any."""
-    readers = graph.consumers()
-    found: list[tuple[Node, list[Node]]] = []
-    for node in readers.get(value, []):
-        if node.op == "QuantizeLinear":
-            behind = [reader for reader in readers[node.output] if reader.op == "DequantizeLinear"]
-            if behind and len(behind) == len(readers[node.output]):
-                found.append((node, behind))
-    return found
-
-
-def _take_the_place(graph: Graph, rounded: Value, value: Value) -> None:
-    """`value` for `rounded`, whose name it takes over where that is a graph output."""
-    if not graph.is_output(rounded):
-        graph.replace_uses(rounded, value)
-    elif graph.is_output(value) or any(value is given for given in graph.inputs):  # it keeps the name that it has
-        producer = next(node for node in graph.nodes if rounded in node.outputs)
-        for node in graph.nodes:
-            node.inputs = [value if old is rounded else old for old in node.inputs]
-        name = graph.unique_name(f"{producer.name}_identity")
-        graph.replace_node(producer, [Node("Identity", name, [value], [rounded], {}, producer.origins)])
-    else:
+def _give(graph: Graph, value: Value, rounded: Value) -> None:
+    """`value` in the place of `rounded`, a graph output, and under its name."""
+    if not graph.is_output(value) and not any(value is given for given in graph.inputs):
         value.name, rounded.name = rounded.name, value.name
-        graph.replace_uses(rounded, value)
-
-
-def _bypass_movers(graph: Graph, floats: set[Value]) -> None:
-    """What moves values that are not rounded any more gives them so; `floats` grows by them."""
-    for node in list(graph.nodes):
-        if is_moving(node) and any(value in floats for value in node.present_inputs):
-            for output in node.outputs:
-                _bypass(graph, output)
-                floats.add(output)
+        graph.outputs = [value if output is rounded else output for output in graph.outputs]
+        return
+    producer = next(node for node in graph.nodes if rounded in node.outputs)
+    name = graph.unique_name(f"{producer.name}_identity")
+    graph.replace_node(producer, [Node("Identity", name, [value], [rounded], {}, producer.origins)])
 
 
 def _widen(graph: Graph, wide: Iterable[Value], limits: Mapping[Value, float]) -> None:
