@@ -38,7 +38,7 @@ class EqualizeLayers(Pass):
         the weights, and from the ranges of the activations against the weights that read them) are tried for each
         group of channels: its tensors and its readers' weights are rounded, and the error at the network's outputs is
         measured on calibration samples that the proposals were not made from. The best one is taken if it lowers that
-        error by `gain` decibels; less is no more than luck in rounding.
+        error by `gain` decibels: less is not seen in the int8 outputs of well-trained networks.
     Before -> After: channel 1 reaches to 100, the others to 1
         Dense(w) -> Relu -> Dense(v)  ->  Dense(w, row 1 / 100) -> Relu -> Dense(v, column 1 * 100)
     Exactness: exact in real arithmetic; in float32 outputs move by rounding only. Clusters of weights come afterwards.
@@ -50,11 +50,11 @@ class EqualizeLayers(Pass):
 
     name: ClassVar[str] = "equalize-layers"
 
-    gain: float = 2.0
+    gain: float = 12.0  # decibels; what promised 2 to 6 on healthy networks was not seen in their int8 outputs
 
     def run(self, graph: Graph, context: PassContext) -> bool:
-        if not self.gain >= 0:
-            raise UsageError(f"equalize-layers.gain is a number of decibels of at least 0, not {self.gain:g}")
+        if not self.gain > 0:
+            raise UsageError(f"equalize-layers.gain is a number of decibels above 0, not {self.gain:g}")
         reason = _reason_to_decline(graph, context)
         if reason is not None:
             context.declined(reason)
@@ -67,7 +67,7 @@ class EqualizeLayers(Pass):
         if not trials:
             return False
         count = _trial_samples(graph, proposals, len(context.samples) // 2)
-        samples = [context.samples[index] for index in _spread(len(context.samples), count, 1)]
+        samples = (context.samples[index] for index in _spread(len(context.samples), count, 1))
         errors = relative_errors(graph, trials, samples, lambda i: context.on_progress(self.name, i, count))
         total = sum(min(errors[trial] for trial in proposal.trials.values()) for proposal in proposals)
         decisions = [self._decide(graph, proposal, errors, total, context) for proposal in proposals]

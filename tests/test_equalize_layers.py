@@ -69,7 +69,7 @@ def test_layers_whose_channels_reach_equally_far_stay_as_they_are() -> None:
     before = [value.data.copy() for value in graph.constants()]
     remarks = _equalized(graph, random_samples(graph.inputs, 40, 0))
     assert not messages(remarks, "did")
-    assert "has to fall by 2" in messages(remarks, "declined")[-1]
+    assert "has to fall by 12" in messages(remarks, "declined")[-1]
     assert all(np.array_equal(old, value.data) for old, value in zip(before, graph.constants(), strict=True))
 
 
@@ -191,7 +191,7 @@ def test_every_layer_that_cannot_be_scaled_says_why() -> None:
     }
 
 
-def test_few_samples_a_quantized_model_and_a_negative_gain_are_refused() -> None:
+def test_few_samples_a_quantized_model_and_a_gain_of_nothing_are_refused() -> None:
     graph = _two_layers([100, 1, 1, 1])
     samples = random_samples(graph.inputs, 3, 0)
     assert "3 calibration samples are too few" in messages(_equalized(graph, samples), "declined")[0]
@@ -199,7 +199,7 @@ def test_few_samples_a_quantized_model_and_a_negative_gain_are_refused() -> None
     Quantize().run(graph, context_for(samples))
     assert messages(_equalized(graph, samples), "declined") == ["the model is quantized already"]
     with pytest.raises(UsageError, match="number of decibels"):
-        EqualizeLayers(gain=-1).run(graph, context_for(samples))
+        EqualizeLayers(gain=0).run(graph, context_for(samples))
 
 
 def test_dead_channels_and_hostile_numbers_give_no_weights_that_are_not_normal() -> None:
@@ -246,14 +246,14 @@ def _quantized_top1(graph: Graph, calibration: Sequence[Any]) -> float:
     return _top1(graph)
 
 
-@pytest.mark.parametrize(("layer", "channel"), [("stem", 5), ("depthwise1", 0), ("pointwise1", 2)])
-def test_a_channel_scaled_by_100_and_back_costs_int8_nothing_any_more(layer: str, channel: int) -> None:
+@pytest.mark.parametrize("channel", [2, 5])
+def test_channels_scaled_by_100_and_back_cost_int8_nothing_any_more(channel: int) -> None:
     graph = _digits().copy()
-    group = next(g for g in find_scale_groups(graph)[0] if layer in g.label)
-    apply_factors(graph, group, np.where(np.arange(group.size) == channel, 0.01, 1.0))
+    for group in find_scale_groups(graph)[0]:
+        apply_factors(graph, group, np.where(np.arange(group.size) == channel, 0.01, 1.0))
     calibration = load_samples(CALIBRATION, graph.inputs)
     exact = _top1(_digits())
-    assert _quantized_top1(graph, calibration) < exact - 2
+    assert _quantized_top1(graph, calibration) < exact - 5
     before = graph.copy()
     _equalized(graph, calibration)
     assert_same_numbers(before, graph, 1e-4)

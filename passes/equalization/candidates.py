@@ -34,7 +34,8 @@ def candidates(group: ScaleGroup, statistics: Mapping[Value, ChannelStatistics])
     found: dict[str, Factors] = {}
     if np.all(row[is_live] > 0):
         found["weight ranges"] = np.sqrt(row / np.where(is_live, column / even, 1.0))
-    for share in _MIGRATION:
+    is_uneven = bool(np.any(column < 1))  # readers that see each channel alone have no columns to compare
+    for share in _MIGRATION if is_uneven else _MIGRATION[-1:]:
         found[f"activation ranges ({share:g})"] = even / column ** (1 - share)
     return {name: _limited(factors, is_live) for name, factors in found.items()}
 
