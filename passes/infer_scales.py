@@ -15,9 +15,9 @@ from tinyopt.ops.integer_rules import ACTIVATION_DTYPES
 from tinyopt.pass_manager import Pass, PassContext
 from tinyopt.passes.quantization.channel_scaling import depthwise_from_scaling
 from tinyopt.passes.quantization.completion import Completion
-from tinyopt.passes.quantization.known_scales import Scales, Wiring, structural_refusal
+from tinyopt.passes.quantization.known_scales import Rounding, Scales, Wiring, structural_refusal
 from tinyopt.passes.quantization.parameters import from_range
-from tinyopt.passes.quantization.ranges import PercentileObserver
+from tinyopt.passes.quantization.ranges import Observer, percentile
 from tinyopt.passes.rewriting import rewrite
 from tinyopt.samples import Sample
 
@@ -81,8 +81,10 @@ class InferScales(Pass):
             return
         ranges = self._ranges(graph, list(unknown), context)
         for value, (low, high) in ranges.items():
-            if scales.quantization(value) is None:
-                scales.set(value, from_range(low, high), "observed on the calibration samples, for nothing tells it")
+            if scales.rounding(value) is None:
+                scales.set(
+                    value, Rounding(from_range(low, high)), "observed on the calibration samples, for nothing tells it"
+                )
                 scales.infer()
 
     def _ranges(
@@ -90,7 +92,7 @@ class InferScales(Pass):
     ) -> Mapping[Value, tuple[float, float]]:
         given = {value for value in values if any(value is x for x in graph.inputs)}
         session = OnnxSession(graph, [v for v in values if v not in given and not graph.is_output(v)])
-        observers = {value: PercentileObserver(self.percentile) for value in values}
+        observers = {value: Observer() for value in values}
         count = min(len(context.samples), _MOST_SAMPLES)
         for done, index in enumerate(np.linspace(0, len(context.samples) - 1, count).astype(int)):
             sample: Sample = context.samples[int(index)]
@@ -98,16 +100,15 @@ class InferScales(Pass):
             for value in values:
                 observers[value].add(np.asarray(sample[value.name] if value in given else results[value.name]))
             context.on_progress("observing missing scales", done + 1, count)
-        ranges = {value: observer.limits() for value, observer in observers.items()}
-        for value, found in ranges.items():
-            if not np.all(np.isfinite(found)):
+        for value, observer in observers.items():
+            if not observer.is_finite:
                 raise InvalidModelError(f"'{value.name}' becomes NaN or infinite on the calibration samples")
-        return ranges
+        return {value: percentile(observer, self.percentile) for value, observer in observers.items()}
 
 
 def _unknown(wiring: Wiring, scales: Scales, node: Node) -> list[Value]:
     """The activations that the node reads or gives and whose scale is not known."""
-    return [value for value in [*wiring.activations(node), *node.outputs] if scales.quantization(value) is None]
+    return [value for value in [*wiring.activations(node), *node.outputs] if scales.rounding(value) is None]
 
 
 def _compute_in_float(graph: Graph, wiring: Wiring, node: Node, context: PassContext) -> bool:

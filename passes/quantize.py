@@ -2,32 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import ClassVar
 
-import numpy as np
-
-from tinyopt.errors import InvalidModelError, UsageError
-from tinyopt.ir import Array, Graph, Value
-from tinyopt.onnx_session import OnnxSession
+from tinyopt.errors import UsageError
+from tinyopt.ir import Graph, Value
 from tinyopt.ops.integer_rules import ACTIVATION_DTYPES
 from tinyopt.pass_manager import Pass, PassContext
 from tinyopt.passes.quantization.insertion import make_explicit
-from tinyopt.passes.quantization.parameters import choose, parameters_of
-from tinyopt.passes.quantization.ranges import MinMaxObserver, PercentileObserver, RangeObserver
-from tinyopt.samples import Sample
+from tinyopt.passes.quantization.observing import observe
+from tinyopt.passes.quantization.parameters import Choice, choose, parameters_of
+from tinyopt.passes.quantization.range_trials import best_ranges
+from tinyopt.passes.quantization.ranges import METHODS, Range, percentile
+from tinyopt.passes.quantization.weights import WeightOptions
 
-METHODS = ("minmax", "percentile")
+AUTO = "auto"
 
 
 @dataclass(frozen=True)
 class Quantize(Pass):
     """Quantize weights and activations to int8.
 
-    What: runs the calibration samples, observes the range of every activation, and puts QuantizeLinear and
-        DequantizeLinear around every operator that has an integer form. Activations get one scale and zero point,
-        weights one symmetric scale for each output channel, biases int32 in units of input scale times weight scale.
+    What: runs the calibration samples, observes every activation, and puts QuantizeLinear and DequantizeLinear around
+        every operator that has an integer form. Activations get one scale and zero point, weights one symmetric scale
+        for each output channel (per_channel=false: one for all), biases int32 in units of input scale times weight
+        scale. method says where a range ends: minmax, moving-average, percentile, entropy, mse; auto tries them all and
+        takes, for each activation, what rounds with the least error at the outputs of the layers that read it.
+        weight_bits=4 keeps weights within -7..7, two to a byte where the target's kernels look them up.
     Before -> After:
         x -> Conv(w) -> y    =>    x -> Q -> D -> Conv(D(int8 w)) -> Q -> D -> y    (Q, D: Quantize-, DequantizeLinear)
         with scale = (high - low) / 255 and zero_point = -128 - low / scale
@@ -35,13 +38,17 @@ class Quantize(Pass):
         Clustered weights lose nothing: their integers and scales stay as they are.
     Refuses when: there are no calibration samples or the graph is quantized already; operators without an integer form
         stay in float.
-    Source: Jacob et al., arXiv:1712.05877, sections 2 and 3; Nagel et al., arXiv:2106.08295.
+    Source: Jacob et al., arXiv:1712.05877, sections 2 and 3; Nagel et al., arXiv:2106.08295, section 3.1; Migacz, 8-bit
+        inference with TensorRT, GTC 2017 (entropy).
     """
 
     name: ClassVar[str] = "quantize"
 
-    method: str = "percentile"
-    percentile: float = 99.995  # of the four MLPerf Tiny models the errors are smallest about here, and never far off
+    method: str = "auto"
+    percentile: float = 99.995  # of method=percentile
+    weight_bits: int = 8
+    per_channel: bool = True
+    cost: float = 1.25  # how many times the instructions of int8 weights a layer may take to look 4-bit ones up
 
     def run(self, graph: Graph, context: PassContext) -> bool:
         self._check_options()
@@ -54,56 +61,36 @@ class Quantize(Pass):
             context.declined(f"{node.op} '{node.name}' stays in float: {why}", [node])
         if not choice.nodes:
             return False
-        ranges = self._observe(graph, choice.activations(), context)
+        ranges = self._ranges(graph, choice, context)
         known = set(graph.nodes)
         context.float_graph = graph.copy()
-        make_explicit(graph, choice, parameters_of(graph, choice, ranges), context)
+        weights = WeightOptions(self.weight_bits, self.per_channel, self.cost)
+        make_explicit(graph, choice, parameters_of(graph, choice, ranges), weights, context)
         context.did(
-            f"quantized {len(choice.nodes)} operators with {self._ranges()} of {len(context.samples)} samples",
-            choice.nodes,
-            choice.nodes,
+            f"quantized {len(choice.nodes)} operators over {len(context.samples)} samples", choice.nodes, choice.nodes
         )
         inserted = [node for node in graph.nodes if node not in known]
         context.did(f"inserted {len(inserted)} QuantizeLinear and DequantizeLinear around them", [], inserted)
         return True
 
     def _check_options(self) -> None:
-        if self.method not in METHODS:
-            raise UsageError(f"quantize.method is '{self.method}', not one of {', '.join(METHODS)}")
+        if self.method not in (AUTO, *METHODS):
+            raise UsageError(f"quantize.method is '{self.method}', not one of {', '.join((AUTO, *METHODS))}")
         if not 50.0 < self.percentile <= 100.0:
             raise UsageError(f"quantize.percentile is {self.percentile:g}, not above 50 and at most 100")
+        if self.weight_bits not in (4, 8):
+            raise UsageError(f"quantize.weight_bits is {self.weight_bits}, not 4 or 8")
+        if not self.cost >= 1:
+            raise UsageError(f"quantize.cost is a factor of at least 1, not {self.cost:g}")
 
-    def _ranges(self) -> str:
-        return "the full ranges" if self.method == "minmax" else f"the {self.percentile:g} percentile ranges"
-
-    def _observe(
-        self, graph: Graph, values: Sequence[Value], context: PassContext
-    ) -> Mapping[Value, tuple[float, float]]:
-        """The range of each value over the samples."""
-        observers = {value: self._observer() for value in values}
-        for done, arrays in enumerate(_arrays_of(graph, values, context.samples)):
-            for value, array in arrays.items():
-                observers[value].add(array)
-            context.on_progress("calibration", done + 1, len(context.samples))
-        ranges = {value: observer.limits() for value, observer in observers.items()}
-        for value, limits in ranges.items():
-            if not np.all(np.isfinite(limits)):
-                raise InvalidModelError(
-                    f"'{value.name}' becomes NaN or infinite on the calibration samples: check their scaling"
-                )
-        return ranges
-
-    def _observer(self) -> RangeObserver:
-        return MinMaxObserver() if self.method == "minmax" else PercentileObserver(self.percentile)
-
-
-def _arrays_of(graph: Graph, values: Sequence[Value], samples: Sequence[Sample]) -> Iterator[dict[Value, Array]]:
-    """What `values` are for each sample, one sample at a time."""
-    given = {value for value in values if any(value is x for x in graph.inputs)}
-    session = OnnxSession(graph, [value for value in values if value not in given and not graph.is_output(value)])
-    for sample in samples:
-        results = session.run(sample)
-        yield {value: sample[value.name] if value in given else results[value.name] for value in values}
+    def _ranges(self, graph: Graph, choice: Choice, context: PassContext) -> Mapping[Value, Range]:
+        """The range of each activation."""
+        seen = observe(graph, choice.activations(), context.samples, context)
+        if self.method == AUTO:
+            return best_ranges(graph, choice, seen, context)
+        method = METHODS[self.method] if self.method != "percentile" else partial(percentile, percent=self.percentile)
+        context.note(f"ranges by {self.method}{f' {self.percentile:g}' if self.method == 'percentile' else ''}")
+        return {value: method(observer) for value, observer in seen.items()}
 
 
 def _reason_to_decline(graph: Graph, context: PassContext) -> str | None:

@@ -26,7 +26,7 @@ from tinyopt.ir import Array, Graph, Value
 from tinyopt.lowering.lower import lower, planned_arena_bytes
 from tinyopt.lowering.program import Program
 from tinyopt.onnx_export import save_model
-from tinyopt.onnx_import import import_model
+from tinyopt.onnx_import import convert_boundary, import_model
 from tinyopt.options import CompileOptions
 from tinyopt.pass_manager import LabelledSamples, PassContext
 from tinyopt.pipeline import (
@@ -95,6 +95,7 @@ def compile_model(
     check_output_folder(output)
     check_regions(options.memory)
     imported = import_model(model, options.shapes)
+    boundary_notes = [] if options.boundary is None else convert_boundary(imported.graph, options.boundary)
     original = imported.graph.copy()
     calibration = load_calibration(imported.graph, options, on_progress)
     labelled = None
@@ -132,7 +133,7 @@ def compile_model(
         code = None if compiler is None else measure_code(program, names, folder, compiler, options.cache_dir)
         digest = _sha256(model)
         facts = layer_facts(original, steps, program, raw_sample, computed, folder / f"{names.prefix}.c")
-        notes = [*imported.notes, *([NOISE_WARNING] if isinstance(calibration, NoiseSamples) else [])]
+        notes = [*imported.notes, *boundary_notes, *([NOISE_WARNING] if isinstance(calibration, NoiseSamples) else [])]
         report = build_report(model.name, digest, names.prefix, original, notes, steps, program, code, facts)
         if calibration:
             report["calibration"] = _calibration_facts(calibration, options)
@@ -167,6 +168,7 @@ def optimize(
         arena_bytes=lambda candidate: planned_arena_bytes(candidate, target),
         original=graph.copy(),
         evaluation=evaluation,
+        cache_dir=options.cache_dir,
     )
     drift_samples = calibration[:DRIFT_SAMPLES] or random_samples(graph.inputs, DRIFT_SAMPLES, options.seed)
     return run_pipeline(graph, pipeline, context, drift_samples, on_step)

@@ -8,6 +8,7 @@ import importlib.metadata
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -63,6 +64,7 @@ class PassContext:
     arena_bytes: Callable[[Graph], int] | None = None  # what a graph's activations would take on the target, planned
     original: Graph | None = None  # the model as it came, which accuracy is compared with
     evaluation: LabelledSamples | None = None  # what the user gave to measure accuracy on
+    cache_dir: Path | None = None  # for what is slow to observe; None for no cache
     float_graph: Graph | None = None  # a copy of what quantize found, whose nodes keep their names; None before it ran
 
     def did(self, message: str, before: Iterable[Node] = (), after: Iterable[Node] = ()) -> None:

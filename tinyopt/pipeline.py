@@ -26,6 +26,7 @@ from tinyopt.passes.lower_integer import LowerInteger
 from tinyopt.passes.nhwc_layout import NhwcLayout
 from tinyopt.passes.prune_channels import PruneChannels
 from tinyopt.passes.quantize import Quantize
+from tinyopt.passes.round_weights import RoundWeights
 from tinyopt.passes.simplify import Simplify
 from tinyopt.passes.split_rows import SplitRows
 from tinyopt.samples import Sample, to_input
@@ -45,6 +46,7 @@ DEFAULT_PASSES: tuple[type[Pass], ...] = (
     ClusterWeights,
     InferScales,
     Quantize,
+    RoundWeights,
     LimitDrop,
     LowerInteger,
     SplitRows,

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from tinyopt.ir import Graph, Node, Quantization, TensorType, Value
 from tinyopt.pass_manager import PassContext
 from tinyopt.passes.quantization.kept_weights import is_usable, symmetric
-from tinyopt.passes.quantization.known_scales import Scales, Wiring
+from tinyopt.passes.quantization.known_scales import Rounding, Scales, Wiring
 from tinyopt.passes.quantization.parameters import from_range
 from tinyopt.passes.quantization.weights import LARGEST_LEVEL, Names, dequantized, quantize_parameters
 
@@ -56,14 +56,14 @@ class Completion:
 
     def _round(self, value: Value) -> None:
         """value -> QuantizeLinear -> DequantizeLinear for all who read it in float, or in another scale."""
-        quantization = self.scales.quantization(value)
-        assert quantization is not None, value.name
+        rounding = self.scales.rounding(value)
+        assert rounding is not None, value.name
         producer = self.wiring.producers.get(value)
         exists_only_rounded = producer in self.capable
         if exists_only_rounded and producer is not None and producer.op == "Softmax":
-            quantization = one_over_integer(quantization)
+            rounding = one_over_integer(rounding)
         readers = self.wiring.readers[value]
-        own = [r for r in readers if r.op == "QuantizeLinear" and r.output.quantization == quantization]
+        own = [reader for reader in readers if reader.op == "QuantizeLinear" and _rounds(reader, rounding)]
         is_shared = exists_only_rounded or producer is None
         late = [
             reader
@@ -73,14 +73,14 @@ class Completion:
         ]
         is_output = exists_only_rounded and self.graph.is_output(value)
         if late or is_output:
-            real = self._pair(value, quantization, own)
+            real = self._pair(value, rounding, own)
             for reader in late:
                 reader.inputs = [real if item is value else item for item in reader.inputs]
             if is_output:
                 self._give_rounded(value, real)
-            self._remark(value, quantization, late)
+            self._remark(value, rounding, late)
 
-    def _pair(self, value: Value, quantization: Quantization, own: Sequence[Node]) -> Value:
+    def _pair(self, value: Value, rounding: Rounding, own: Sequence[Node]) -> Value:
         """The rounded value, of the QuantizeLinear that the model has or of a new one."""
         producer = self.wiring.producers.get(value)
         origins = () if producer is None else producer.origins
@@ -89,7 +89,9 @@ class Completion:
         if own:
             levels = own[0].output
         else:
-            levels = Value(unique(f"{value.name}_int8"), TensorType("int8", value.shape), quantization=quantization)
+            value_type = TensorType(rounding.dtype, value.shape)
+            name = unique(f"{value.name}_{rounding.dtype}")
+            levels = Value(name, value_type, quantization=rounding.quantization)
             new.append(Node("QuantizeLinear", unique(f"{value.name}_quantize"), [value], [levels], {}, origins))
         real = Value(unique(f"{value.name}_real"), TensorType("float32", value.shape))
         new.append(Node("DequantizeLinear", unique(f"{value.name}_dequantize"), [levels], [real], {}, origins))
@@ -105,9 +107,10 @@ class Completion:
         name, value.name = value.name, self._names.unique(f"{value.name}_exact")
         real.name = name
 
-    def _remark(self, value: Value, quantization: Quantization, readers: Sequence[Node]) -> None:
+    def _remark(self, value: Value, rounding: Rounding, readers: Sequence[Node]) -> None:
         known = self.scales.known[value]
-        scale = f"scale {quantization.scale[0]:.4g}, zero point {quantization.zero_point[0]}"
+        quantization = rounding.quantization
+        scale = f"{rounding.dtype} of scale {quantization.scale[0]:.4g}, zero point {quantization.zero_point[0]}"
         if not known.is_given:
             self.context.did(f"'{value.name}' gets {scale}: {known.reason}")
         elif names := ", ".join(f"{reader.op} '{reader.name}'" for reader in readers):
@@ -141,7 +144,7 @@ class Completion:
                 self._operand(node, index, constant)
         self.context.did(f"the weights of '{node.name}', which the model has in float, are quantized")
         if quantized.remark is not None:
-            self.context.declined(f"the clusters of '{node.name}' are lost: {quantized.remark}", [node])
+            self.context.declined(f"{node.op} '{node.name}': {quantized.remark}", [node])
 
     def _constants(self, node: Node) -> None:
         """Float constants of more than one element, which a table cannot take in."""
@@ -169,10 +172,15 @@ class Completion:
         return quantization.scale[0]
 
 
-def one_over_integer(quantization: Quantization) -> Quantization:
-    """The scale next to `quantization` that is one over an integer, as the integer Softmax wants it."""
+def _rounds(quantize: Node, rounding: Rounding) -> bool:
+    return quantize.output.quantization == rounding.quantization and quantize.output.dtype == rounding.dtype
+
+
+def one_over_integer(rounding: Rounding) -> Rounding:
+    """The scale next to the given one that is one over an integer, as the integer Softmax wants it for int8."""
+    quantization = rounding.quantization
     scale = quantization.scale[0]
     ratio = max(round(1 / scale), 1)
-    if abs(ratio * scale - 1) <= _RATIO_TOLERANCE:
-        return quantization
-    return Quantization.per_tensor(1 / ratio, quantization.zero_point[0])
+    if rounding.dtype != "int8" or abs(ratio * scale - 1) <= _RATIO_TOLERANCE:
+        return rounding
+    return Rounding(Quantization.per_tensor(1 / ratio, quantization.zero_point[0]))

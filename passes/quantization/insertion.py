@@ -8,8 +8,9 @@ import numpy as np
 
 from tinyopt.ir import Graph, Node, Quantization, TensorType, Value
 from tinyopt.pass_manager import PassContext
+from tinyopt.passes.channel_links import label_of
 from tinyopt.passes.quantization.parameters import PARAMETER_INPUTS, Choice, Parameters, activation_inputs, from_range
-from tinyopt.passes.quantization.weights import Names, dequantized, quantize_parameters
+from tinyopt.passes.quantization.weights import Names, WeightOptions, dequantized, quantize_parameters
 
 _WEIGHTED = ("Conv", "ConvTranspose", "Dense")
 
@@ -22,17 +23,20 @@ class _Insertion:
     names: Names
     choice: Choice
     parameters: Parameters
+    weights: WeightOptions
     context: PassContext
     nodes: list[Node] = field(default_factory=list[Node])
     reals: dict[tuple[Value, Quantization], Value] = field(default_factory=dict[tuple[Value, Quantization], Value])
 
 
-def make_explicit(graph: Graph, choice: Choice, parameters: Parameters, context: PassContext) -> None:
+def make_explicit(
+    graph: Graph, choice: Choice, parameters: Parameters, weights: WeightOptions, context: PassContext
+) -> None:
     """Quantize and dequantize every activation that a chosen operator reads or gives, and its constants.
 
     Operators that stay in float read an activation unrounded where its producer is float too.
     """
-    work = _Insertion(graph, Names(graph), choice, parameters, context)
+    work = _Insertion(graph, Names(graph), choice, parameters, weights, context)
     chosen = set(choice.nodes)
     for value in graph.inputs:
         _round_trip(work, value, ())
@@ -89,14 +93,14 @@ def _quantize_inputs(work: _Insertion, node: Node) -> None:
 
 
 def _quantize_weights(work: _Insertion, node: Node, input_scale: float) -> None:
-    quantized = quantize_parameters(work.names, node, input_scale)
+    quantized = quantize_parameters(work.names, node, input_scale, work.weights)
     for index, constant in ((1, quantized.weights), (2, quantized.bias)):
         if constant is not None:
             dequantize = dequantized(work.names, constant, node)
             work.nodes.append(dequantize)
             node.inputs[index] = dequantize.output
     if quantized.remark is not None:
-        work.context.declined(f"the clusters of '{node.name}' are lost: {quantized.remark}", [node])
+        work.context.declined(f"{label_of(node)}: {quantized.remark}", [node])
 
 
 def _quantized_constant(work: _Insertion, node: Node, value: Value, group: Quantization | None) -> Value:

@@ -21,6 +21,7 @@ from tinyopt.ops import OPERATORS, QuantizationRule
 from tinyopt.passes.integer_rules.movers import is_float_mover
 from tinyopt.passes.quantization.parameters import FIXED, PARAMETER_INPUTS, from_range
 
+_TINIEST = 1e-30  # the largest number where there are only zeros
 _ROUNDING_OPS = ("QuantizeLinear", "DequantizeLinear")
 _SAME_RANGE = frozenset({"Relu", "Clip", "AveragePool", "ReduceMean"})  # what they give lies between what they read
 _FUNCTIONS = frozenset({"LeakyRelu", "HardSwish", "Gelu", "PRelu", "Add", "Sub", "Mul"})  # where one input varies
@@ -28,10 +29,32 @@ _KEEPS_ALL = frozenset({"Reshape", "Transpose", "Identity", "Pad", "Concat"})  #
 
 
 @dataclass(frozen=True)
-class Known:
-    """The scale of an activation and where it is from. is_given: the model says it."""
+class Rounding:
+    """How an activation is rounded: its scale, and int8 or int16."""
 
     quantization: Quantization
+    dtype: str = "int8"
+
+    @property
+    def limits(self) -> tuple[float, float]:
+        """The smallest and the largest real number that the integers stand for."""
+        scale, zero_point = self.quantization.scale[0], self.quantization.zero_point[0]
+        levels = np.iinfo(self.dtype)
+        return (levels.min - zero_point) * scale, (levels.max - zero_point) * scale
+
+    @classmethod
+    def covering(cls, low: float, high: float, dtype: str) -> Rounding:
+        """The finest one for [low, high] and zero."""
+        if dtype == "int8":
+            return cls(from_range(low, high))
+        return cls(Quantization.per_tensor(max(-low, high, _TINIEST) / np.iinfo(dtype).max, 0), dtype)
+
+
+@dataclass(frozen=True)
+class Known:
+    """The rounding of an activation and where it is from. is_given: the model says it."""
+
+    rounding: Rounding
     reason: str
     is_given: bool
 
@@ -93,22 +116,22 @@ class Scales:
         self.known: dict[Value, Known] = {}
         self._wiring = wiring
         for node in wiring.graph.nodes:
-            source = node.input(0).quantization if node.op == "DequantizeLinear" else None
-            if source is not None and source.is_per_tensor and not node.input(0).is_constant:
-                self.known[node.output] = Known(source, "it is dequantized", is_given=True)
+            if node.op == "DequantizeLinear" and not node.input(0).is_constant and (given := _given([node.input(0)])):
+                self.known[node.output] = Known(given[0], "it is dequantized", is_given=True)
         for value, readers in wiring.readers.items():
-            found = [reader.output.quantization for reader in readers if reader.op == "QuantizeLinear"]
-            if value not in self.known and (given := [q for q in found if q is not None and q.is_per_tensor]):
-                self.known[value] = Known(max(given, key=_span), "the model quantizes it", is_given=True)
+            given = _given([reader.output for reader in readers if reader.op == "QuantizeLinear"])
+            if value not in self.known and given:
+                widest = max(given, key=lambda rounding: (rounding.dtype == "int16", rounding.quantization.scale))
+                self.known[value] = Known(widest, "the model quantizes it", is_given=True)
 
-    def quantization(self, value: Value) -> Quantization | None:
-        """The scale of a value; None where it is not known."""
+    def rounding(self, value: Value) -> Rounding | None:
+        """How a value is rounded; None where that is not known."""
         found = self.known.get(value)
-        return None if found is None else found.quantization
+        return None if found is None else found.rounding
 
-    def set(self, value: Value, quantization: Quantization, reason: str) -> None:
-        """From now on `value` has this scale."""
-        self.known[value] = Known(quantization, reason, is_given=False)
+    def set(self, value: Value, rounding: Rounding, reason: str) -> None:
+        """From now on `value` is rounded so."""
+        self.known[value] = Known(rounding, reason, is_given=False)
 
     def infer(self) -> None:
         """Apply all rules until nothing new is found."""
@@ -128,11 +151,11 @@ class Scales:
             for output in missing:
                 self.set(output, found, f"it follows from what {node.op} '{node.name}' reads")
 
-    def _of_outputs(self, node: Node) -> Quantization | None:
+    def _of_outputs(self, node: Node) -> Rounding | None:
         """The scale of what the operator gives; None where nothing tells."""
         if fixed := FIXED.get(OPERATORS[node.op].quantization):
-            return fixed
-        sources = [self.quantization(value) for value in self._wiring.activations(node)]
+            return Rounding(fixed)
+        sources = [self.rounding(value) for value in self._wiring.activations(node)]
         inputs = [source for source in sources if source is not None]
         found = _from_inputs(self._wiring, node, inputs) if len(inputs) == len(sources) else None
         return found or _from_clamp(node)
@@ -141,35 +164,34 @@ class Scales:
         is_clamp = node.op in ("Relu", "Clip")  # rounding and clamping can change places, where limits are levels
         if not (is_float_mover(node) or is_clamp) or len(node.outputs) != 1:
             return
-        quantization = self.quantization(node.output)
-        if quantization is None:
+        rounding = self.rounding(node.output)
+        if rounding is None:
             return
         for value in self._wiring.activations(node):
             is_alone = len(self._wiring.readers[value]) == 1 and not self._wiring.graph.is_output(value)
             if value not in self.known and (is_alone or node.op in _KEEPS_ALL):
-                self.set(value, quantization, f"{node.op} '{node.name}' gives it on in a known scale")
+                self.set(value, rounding, f"{node.op} '{node.name}' gives it on in a known scale")
 
 
-def limits(quantization: Quantization) -> tuple[float, float]:
-    """The smallest and the largest real number that int8 stands for."""
-    scale, zero_point = quantization.scale[0], quantization.zero_point[0]
-    return (-128 - zero_point) * scale, (127 - zero_point) * scale
+def _given(integers: Sequence[Value]) -> list[Rounding]:
+    """How these integers are rounded, of those that have one scale."""
+    return [
+        Rounding(value.quantization, value.dtype)
+        for value in integers
+        if value.quantization is not None and value.quantization.is_per_tensor
+    ]
 
 
-def _span(quantization: Quantization) -> float:
-    return quantization.scale[0]
-
-
-def _from_clamp(node: Node) -> Quantization | None:
+def _from_clamp(node: Node) -> Rounding | None:
     """The scale that a clamp with two ends gives, whatever is clamped."""
     keys = ("low", "high") if node.op == "Clip" else ("clamp_low", "clamp_high")
     if any(key not in node.attributes for key in keys):
         return None
     low, high = (node.float(key) for key in keys)
-    return from_range(low, high) if math.isfinite(low) and math.isfinite(high) else None
+    return Rounding(from_range(low, high)) if math.isfinite(low) and math.isfinite(high) else None
 
 
-def _from_inputs(wiring: Wiring, node: Node, inputs: Sequence[Quantization]) -> Quantization | None:
+def _from_inputs(wiring: Wiring, node: Node, inputs: Sequence[Rounding]) -> Rounding | None:
     """The scale of the output by those of the inputs, all of which are known; None where they do not tell."""
     if is_float_mover(node):
         extra = [np.array([node.float("value")])] if node.op == "Pad" and node.str("mode") == "constant" else []
@@ -179,19 +201,20 @@ def _from_inputs(wiring: Wiring, node: Node, inputs: Sequence[Quantization]) -> 
     return _of_function(wiring, node, inputs[0]) if node.op in _FUNCTIONS and len(inputs) == 1 else None
 
 
-def _covering(inputs: Sequence[Quantization], constants: Sequence[Array]) -> Quantization:
+def _covering(inputs: Sequence[Rounding], constants: Sequence[Array]) -> Rounding:
     """One scale for all that is put together: the inputs' own where they agree and constants fit in."""
-    ranges = [limits(quantization) for quantization in inputs]
-    low, high = min(low for low, _ in ranges), max(high for _, high in ranges)
+    low, high = min(each.limits[0] for each in inputs), max(each.limits[1] for each in inputs)
     numbers = [number for array in constants for number in (float(array.min()), float(array.max()))]
-    if all(quantization == inputs[0] for quantization in inputs) and all(low <= n <= high for n in numbers):
+    if all(each == inputs[0] for each in inputs) and all(low <= number <= high for number in numbers):
         return inputs[0]
-    return from_range(min([low, *numbers]), max([high, *numbers]))
+    dtype = "int16" if any(each.dtype == "int16" for each in inputs) else "int8"
+    return Rounding.covering(min([low, *numbers]), max([high, *numbers]), dtype)
 
 
-def _of_function(wiring: Wiring, node: Node, quantization: Quantization) -> Quantization | None:
-    """The range that a function of one variable takes over the 256 levels of its input."""
-    reals = quantization.dequantize(np.arange(-128, 128, dtype=np.int8))
+def _of_function(wiring: Wiring, node: Node, source: Rounding) -> Rounding | None:
+    """The range that a function of one variable takes over the levels of its input."""
+    levels = np.iinfo(source.dtype)
+    reals = source.quantization.dequantize(np.arange(levels.min, int(levels.max) + 1))
     arrays = [
         None if value is None else wiring.real(value) if wiring.is_fixed(value) else reals for value in node.inputs
     ]
@@ -200,7 +223,9 @@ def _of_function(wiring: Wiring, node: Node, quantization: Quantization) -> Quan
     scalars = [array if array is None or array is reals else array.reshape(()) for array in arrays]
     with np.errstate(all="ignore"):  # a range that is not finite is refused below
         (result,) = OPERATORS[node.op].evaluate(node, scalars)
-    return from_range(float(result.min()), float(result.max())) if np.all(np.isfinite(result)) else None
+    if not np.all(np.isfinite(result)):
+        return None
+    return Rounding.covering(float(result.min()), float(result.max()), source.dtype)
 
 
 def structural_refusal(wiring: Wiring, node: Node) -> str | None:

@@ -15,6 +15,23 @@ BIAS_BITS = 26  # of the 32 of an accumulator: a large bias over tiny weights ma
 CLUSTERED_BIAS_BITS = 30
 
 
+FEWEST_4_BIT_WEIGHTS = 64  # below that two to a byte and the table of 15 values save next to nothing
+_LARGEST_4_BIT_LEVEL = 7
+_SHRINKS = np.linspace(0.5, 1.0, 26)  # parts of the largest weight that are tried as the range of 4-bit weights
+
+
+@dataclass(frozen=True)
+class WeightOptions:
+    """How weights are quantized. cost: how many times int8's instructions kernels may take to look 4-bit ones up."""
+
+    bits: int = 8
+    is_per_channel: bool = True
+    cost: float = 1.25
+
+
+INT8_PER_CHANNEL = WeightOptions()
+
+
 class Names:
     """Names that are free in a graph and not given away yet."""
 
@@ -41,7 +58,9 @@ class Quantized:
     remark: str | None
 
 
-def quantize_parameters(names: Names, node: Node, input_scale: float) -> Quantized:
+def quantize_parameters(
+    names: Names, node: Node, input_scale: float, options: WeightOptions = INT8_PER_CHANNEL
+) -> Quantized:
     """int8 weights and int32 bias of a Conv, Dense or ConvTranspose whose input has this scale."""
     weights, bias = node.input(1), node.optional_input(2)
     real_bias = None if bias is None else bias.data.astype(np.float64)
@@ -51,7 +70,14 @@ def quantize_parameters(names: Names, node: Node, input_scale: float) -> Quantiz
         lost = _reason_to_lose_clusters(clusters, real_bias, input_scale)
         if lost is None:
             return _with_clusters(names, weights, clusters, bias, input_scale)
-    scale, axis = _scale(node, weights.data, real_bias, input_scale)
+        lost = f"its clusters are lost: {lost}"
+    elif options.bits == 4:
+        found = _four_bit_clusters(node, weights.data, options)
+        lost = found if isinstance(found, str) else _reason_to_lose_clusters(found, real_bias, input_scale)
+        if not isinstance(found, str) and lost is None:
+            return _with_clusters(names, weights, found, bias, input_scale)
+        lost = f"its weights take 8 bits: {lost}"
+    scale, axis = _scale(node, weights.data, real_bias, input_scale, options)
     quantization = Quantization.per_tensor(float(scale[0]), 0)
     if axis is not None:
         quantization = Quantization.per_channel(scale, [0] * len(scale), axis)
@@ -67,11 +93,35 @@ def dequantized(names: Names, constant: Value, node: Node) -> Node:
     return Node("DequantizeLinear", name, [constant], [output], {}, node.origins)
 
 
+def _four_bit_clusters(node: Node, weights: Array, options: WeightOptions) -> Clusters | str:
+    """The integers -7..7 as clusters, with the scales of least squared error; or the reason why not."""
+    if node.op == "ConvTranspose":
+        return "the scales of a ConvTranspose do not lie along the weights' first axis"
+    if weights.size < FEWEST_4_BIT_WEIGHTS:
+        return f"{weights.size} are too few to gain by it"
+    rows = weights.reshape(len(weights), -1).astype(np.float64)
+    largest = np.abs(rows).max(axis=1) if options.is_per_channel else np.repeat(np.abs(rows).max(), len(rows))
+    stand_in = float(largest[largest > 0].min()) if largest.any() else 1.0
+    widest = np.where(largest > 0, largest, stand_in)[:, None] / _LARGEST_4_BIT_LEVEL  # [O, 1]
+    errors = [np.sum((_four_bit_levels(rows, widest * part) * widest * part - rows) ** 2, axis=1) for part in _SHRINKS]
+    best = (
+        np.argmin(errors, axis=0) if options.is_per_channel else np.full(len(rows), np.argmin(np.sum(errors, axis=1)))
+    )
+    scale = (widest[:, 0] * _SHRINKS[best]).astype(np.float32)
+    codebook = np.arange(-_LARGEST_4_BIT_LEVEL, _LARGEST_4_BIT_LEVEL + 1).astype(np.int8)
+    indices = _four_bit_levels(rows, scale[:, None]) + _LARGEST_4_BIT_LEVEL
+    return Clusters(indices.astype(np.uint8).reshape(weights.shape), codebook, scale, options.cost)
+
+
+def _four_bit_levels(rows: NDArray[np.float64], scale: Array) -> NDArray[np.float64]:
+    return np.clip(np.rint(rows / scale), -_LARGEST_4_BIT_LEVEL, _LARGEST_4_BIT_LEVEL)
+
+
 def _scale(
-    node: Node, weights: Array, bias: NDArray[np.float64] | None, input_scale: float
+    node: Node, weights: Array, bias: NDArray[np.float64] | None, input_scale: float, options: WeightOptions
 ) -> tuple[NDArray[np.float64], int | None]:
     """The scales and their axis: the output channels, or none where several channels have to share one."""
-    axis = _channel_axis(node)
+    axis = _channel_axis(node) if options.is_per_channel else None
     others = tuple(dim for dim in range(weights.ndim) if dim != axis)
     largest = np.atleast_1d(np.max(np.abs(weights.astype(np.float64)), axis=others, initial=0.0))
     scale = largest / LARGEST_LEVEL

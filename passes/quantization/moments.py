@@ -1,0 +1,131 @@
+"""Second moments of what a layer multiplies its weights with: all that its squared error depends on.
+
+A layer gives y = W x + b, where x is one row of operands (a window of a convolution, an input vector of a dense layer).
+With weights V on inputs z instead of W on x, and the best bias, its mean squared error is
+
+    E |W (x - mean x) - V (z - mean z)|^2 = tr(W F W') - 2 tr(W G V') + tr(V H V')
+
+where F = cov(x, x), G = cov(x, z) and H = cov(z, z). Memory depends on the layer, not on the number of samples.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tinyopt.ir import Array, Node
+from tinyopt.ops.windows import sliding_windows
+
+Matrices = NDArray[np.float64]  # [groups, ...]: one matrix or vector for each group of a convolution
+
+_TINY = 1e-30
+_PRODUCTS = 2_000_000_000  # multiplications for one matrix of moments: a fraction of a second
+_ROWS_PER_INPUT = 8  # and at least so many rows, for the matrix to have an inverse worth the name
+
+
+@dataclass(frozen=True, eq=False)
+class Moments:
+    """Covariances and means of a layer's operands, [groups, K, K] and [groups, K]."""
+
+    exact: Matrices | None  # F: of the float model, where errors are wanted
+    cross: Matrices  # G: of the float model with the quantized one
+    rounded: Matrices  # H: of the quantized model
+    exact_mean: Matrices
+    rounded_mean: Matrices
+
+    def error(self, exact_weights: Matrices, weights: Matrices) -> NDArray[np.float64]:
+        """Mean squared error of each output channel, [groups, channels], with weights [groups, channels, K]."""
+        mixed = np.sum((exact_weights @ self.cross) * weights, axis=-1)
+        after = np.sum((weights @ self.rounded) * weights, axis=-1)
+        return np.asarray(np.maximum(self.signal(exact_weights) - 2 * mixed + after, 0.0))
+
+    def signal(self, exact_weights: Matrices) -> NDArray[np.float64]:
+        """The variance of each output channel of the float model, [groups, channels]."""
+        assert self.exact is not None, "measured without errors in mind"
+        return np.asarray(np.sum((exact_weights @ self.exact) * exact_weights, axis=-1))
+
+    def bias_shift(self, exact_weights: Matrices, weights: Matrices) -> NDArray[np.float64]:
+        """What to add to the bias of each output channel, so that the mean output stays: [groups * channels]."""
+        wanted = np.einsum("gok,gk->go", exact_weights, self.exact_mean)
+        given = np.einsum("gok,gk->go", weights, self.rounded_mean)
+        return np.asarray((wanted - given).reshape(-1))
+
+
+def has_rows(node: Node) -> bool:
+    """Whether the node is a layer whose operands `operand_rows` knows."""
+    return node.op == "Dense" or (node.op == "Conv" and node.str("layout") == "NHWC")
+
+
+def groups_of(node: Node) -> int:
+    """How many parts the layer has that read different input channels."""
+    return node.int("group") if node.op == "Conv" else 1
+
+
+def weight_rows(node: Node, weights: Array) -> Matrices:
+    """Weights as [groups, output channels of a group, K], with K ordered as `operand_rows` has it."""
+    groups = groups_of(node)
+    return weights.astype(np.float64).reshape(groups, len(weights) // groups, -1)
+
+
+def operand_rows(node: Node, x: Array) -> NDArray[np.float32]:
+    """What each output element is a weighted sum of: [groups, rows, K]."""
+    if node.op == "Dense":
+        return x.reshape(1, -1, x.shape[-1])
+    rows, columns = node.input(1).shape[1:3]
+    windows = sliding_windows(x, (rows, columns), node.ints("strides"), node.ints("pads"), node.ints("dilations"), 0)
+    groups, channels = groups_of(node), windows.shape[-1]
+    split = windows.reshape(-1, rows * columns, groups, channels // groups).transpose(2, 0, 1, 3)
+    return np.ascontiguousarray(split).reshape(groups, -1, rows * columns * (channels // groups))
+
+
+def measure_moments(
+    node: Node, exact: Sequence[Array], rounded: Sequence[Array], chosen: Sequence[int], *, with_exact: bool
+) -> Moments:
+    """The moments over the `chosen` samples of a layer's input in the float and in the quantized model.
+
+    Every sample counts alike, whatever its magnitude: a loud one would else outweigh all the others. Of very many rows
+    a random part is taken, the same one in every run.
+    """
+    sums: dict[str, Matrices] = {}
+    weight = 0.0
+    for index in chosen:
+        x, z = _some_rows(operand_rows(node, exact[index]), operand_rows(node, rounded[index]), index, len(chosen))
+        scale = 1.0 / max(float(np.vdot(x, x)), _TINY)
+        weight += scale * x.shape[1]
+        parts = {"cross": _products(x, z), "rounded": _products(z, z), "x": x.sum(axis=1), "z": z.sum(axis=1)}
+        if with_exact:
+            parts["exact"] = _products(x, x)
+        for key, part in parts.items():
+            sums[key] = sums.get(key, 0.0) + scale * part.astype(np.float64)
+    means = {key: total / max(weight, _TINY) for key, total in sums.items()}
+    x_mean, z_mean = means["x"], means["z"]
+    return Moments(
+        means["exact"] - _products_of_means(x_mean, x_mean) if with_exact else None,
+        means["cross"] - _products_of_means(x_mean, z_mean),
+        means["rounded"] - _products_of_means(z_mean, z_mean),
+        x_mean,
+        z_mean,
+    )
+
+
+def _some_rows(
+    x: NDArray[np.float32], z: NDArray[np.float32], seed: int, samples: int
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """At most so many rows that the moments over all samples stay affordable."""
+    _, rows, inputs = x.shape
+    most = max(_PRODUCTS // (len(x) * inputs * inputs), _ROWS_PER_INPUT * inputs) // samples + 1
+    if rows <= most:
+        return x, z
+    chosen = np.sort(np.random.default_rng(seed).choice(rows, most, replace=False))
+    return x[:, chosen], z[:, chosen]
+
+
+def _products(a: NDArray[np.float32], b: NDArray[np.float32]) -> NDArray[np.float32]:
+    return a.transpose(0, 2, 1) @ b
+
+
+def _products_of_means(a: Matrices, b: Matrices) -> Matrices:
+    return a[:, :, None] * b[:, None, :]

@@ -1,0 +1,73 @@
+"""Round weights so that the errors of one are made up for by the others.
+
+Nearest rounding keeps each weight close; what should stay close is the layer's output. With H the second moments of the
+inputs, the error of a row of weights is (w - q) H (w - q)'. Weights are rounded one after the other, each one's error
+being spread over those that are still free, by the Cholesky factor of H's inverse.
+
+Source: Frantar et al., GPTQ, arXiv:2210.17323, section 3; Hassibi and Stork, Second order derivatives for network
+pruning: optimal brain surgeon, NIPS 1992. The input of the quantized model as regressor: Li et al., GPTAQ,
+arXiv:2504.02692, here by least squares with a ridge.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+Matrix: TypeAlias = NDArray[np.float64]
+Grid: TypeAlias = Callable[[Matrix], Matrix]  # the nearest integer that a weight may become, for weights in steps
+
+
+def integer_grid(lowest: int, highest: int) -> Grid:
+    """All integers from `lowest` to `highest`."""
+    return lambda steps: np.clip(np.rint(steps), lowest, highest)
+
+
+def codebook_grid(codebook: NDArray[np.int8]) -> Grid:
+    """The integers of an ascending codebook."""
+    values = codebook.astype(np.float64)
+    middles = (values[1:] + values[:-1]) / 2
+    return lambda steps: values[np.searchsorted(middles, steps)]
+
+
+def refit(weights: Matrix, cross: Matrix, moments: Matrix, ridge: float) -> Matrix:
+    """The weights [O, K] whose outputs for rounded inputs z come closest to those of `weights` for exact inputs x.
+
+    cross: cov(x, z). moments: cov(z, z). ridge: how strongly the weights are held where they are, in units of the mean
+    second moment.
+    """
+    hold = ridge * _mean_moment(moments)
+    held = moments + hold * np.eye(len(moments))
+    return np.asarray(np.linalg.solve(held, (weights @ cross + hold * weights).T).T, np.float64)
+
+
+def round_rows(weights: Matrix, scale: Matrix, moments: Matrix, grid: Grid, damping: float) -> Matrix:
+    """Integers [O, K] for weights [O, K] in steps of scale [O, 1], with moments [K, K] of the inputs.
+
+    damping: what is added to the diagonal of the moments, in units of its mean: less of it trusts the samples more.
+    """
+    mean = _mean_moment(moments)
+    damped = moments.copy()
+    diagonal = np.arange(len(moments))
+    damped[diagonal, diagonal] += damping * mean
+    # The weights of the liveliest inputs come first, while many are left to make up for them (GPTQ's act-order).
+    order = np.argsort(-moments[diagonal, diagonal], kind="stable")
+    spread = np.linalg.cholesky(np.linalg.inv(damped[order][:, order])).T
+    steps = (weights / scale)[:, order]
+    integers = np.empty_like(steps)
+    for column in range(steps.shape[1]):
+        integers[:, column] = grid(steps[:, column])
+        error = (steps[:, column] - integers[:, column]) / spread[column, column]
+        steps[:, column + 1 :] -= error[:, None] * spread[column, column + 1 :]
+    result = np.empty_like(integers)
+    result[:, order] = integers
+    return result
+
+
+def _mean_moment(moments: Matrix) -> float:
+    """The mean of the diagonal; 1 where all inputs stand still."""
+    mean = float(np.mean(np.diag(moments)))
+    return mean if mean > 0 else 1.0
