@@ -193,3 +193,18 @@ def test_a_complete_graph_and_a_float_one_stay_as_they_are() -> None:
     build = GraphBuilder()
     plain = build.graph_of(build("Relu", build.input("x", (1, 4))))
     assert not InferScales().run(plain, context_for())
+
+
+def test_sixteen_bits_stay_sixteen_bits() -> None:
+    build = GraphBuilder()
+    x = real(build, build.input("x", (1, 4, 4, 2), "int16", Q(0.001, 0)))
+    pooled = build("MaxPool", build("Relu", x), strides=(2, 2), **_NHWC)
+    y = build("Conv", pooled, weights(build, (3, 1, 1, 2)), **_NHWC)
+    graph = build.graph_of(real(build, quantize(build, y, 0.05, 0)))
+    before = graph.copy()
+    inferred(graph)
+    assert islands(graph) == []
+    (reader,) = {r.output.dtype for r in graph.consumers()[pooled] if r.op == "QuantizeLinear"}
+    assert reader == "int16"
+    assert scale_behind(graph, pooled) == Q(0.001, 0)
+    assert_within_one_step(before, graph)
