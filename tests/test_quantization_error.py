@@ -42,7 +42,7 @@ def joined_network() -> Graph:
 def quantized(graph: Graph) -> tuple[QuantizedModel, list[dict[str, Array]]]:
     samples = [random_inputs(graph, seed) for seed in range(SAMPLES)]
     context = context_for(samples)
-    assert Quantize().run(graph, context)
+    assert Quantize(method="minmax").run(graph, context)
     assert context.float_graph is not None
     return QuantizedModel(context.float_graph, graph), samples
 
