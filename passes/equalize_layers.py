@@ -19,7 +19,7 @@ from tinyopt.passes.equalization.statistics import ChannelStatistics, observe
 from tinyopt.passes.equalization.trial import Trial, is_rounded, weight_noise
 
 _STATISTICS_SAMPLES = 64
-_TRIAL_SAMPLES = (8, 32)  # at least and at most
+_TRIAL_SAMPLES = (8, 16)  # at least and at most
 _TRIAL_MACS = 3e11  # of all samples and trials together: some tens of seconds
 _FEWEST_SAMPLES = 4  # half of them are measured, half are measured with
 
