@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 from click.testing import CliRunner
 
 from tests.digits import CALIBRATION, MODEL, SAMPLES, compiled_digits
+from tests.graph_builder import GraphBuilder, ops_of, outputs_of, random_inputs
 from tests.hostile_digits import CHANNEL, LAYER, write_hostile
+from tests.quantized_graphs import quantize, real, weights
 from tinyopt.cli.main import main
 from tinyopt.debug_quantization import debug_quantization
 from tinyopt.errors import InvalidModelError, UsageError
 from tinyopt.options import CompileOptions
-from tinyopt.quantization_error import ChannelError, LayerError
+from tinyopt.quantization_error import ChannelError, LayerError, analyze_errors, beside_itself
 from tinyopt.report.suspects import advice
 
 _OPTIONS = CompileOptions(target="cortex-m4", calibration=CALIBRATION, calibration_samples=40)
@@ -72,8 +76,26 @@ def test_the_command_prints_a_table_or_json() -> None:
 def test_no_calibration_and_nothing_to_quantize_are_clean_errors(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="give --calib"):
         debug_quantization(MODEL, CompileOptions())
-    with pytest.raises(InvalidModelError, match="nothing was quantized"):
+    with pytest.raises(InvalidModelError, match="nothing is quantized"):
         debug_quantization(MODEL, replace(_OPTIONS, disabled_passes=("quantize",)))
+
+
+def test_a_model_that_came_quantized_is_compared_with_itself_unrounded() -> None:
+    build = GraphBuilder()
+    x = real(build, quantize(build, build.input("x", (1, 6)), 0.02, 0))
+    dense = build("Dense", x, weights(build, (4, 6)))
+    graph = build.graph_of(real(build, quantize(build, dense, 0.01, -128)))  # the rounding is a Relu, too
+    model = beside_itself(graph)
+    assert model is not None
+    assert ops_of(model.float_graph) == ["Dense", "Identity"]
+    sample = random_inputs(graph)
+    (with_rounding,), (without,) = outputs_of(graph, sample), outputs_of(model.float_graph, sample)
+    assert 0 < np.max(np.abs(with_rounding - without)) < 0.03
+    errors = analyze_errors(model, [sample])
+    assert all((layer.snr_model_db or 0) > 30 for layer in errors.layers)
+    assert [layer.name for layer in errors.layers] == ["x", "dense"]
+    assert errors.layers[1].snr_constants_db == math.inf
+    assert errors.layers[1].saturated == 0
 
 
 _FINE = LayerError(

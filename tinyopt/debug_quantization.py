@@ -30,7 +30,7 @@ def debug_quantization(
     """The section `quantization` of the report for the ONNX file `model`, with the cost of each layer at the outputs.
 
     data: samples to measure on, those of the calibration without them. samples: measure on at most so many.
-    Raises UsageError without calibration samples, InvalidModelError where nothing was quantized here.
+    Raises UsageError without calibration samples, InvalidModelError where nothing is quantized.
     """
     if options.calibration is None:
         raise UsageError("no calibration data: give --calib")
@@ -46,6 +46,6 @@ def debug_quantization(
     found = quantized_model(original, steps)
     if found is None:
         remarks = [r.message for s in steps if s.record.pass_name == "quantize" for r in s.record.remarks]
-        raise InvalidModelError(f"{model}: nothing was quantized: {'; '.join(remarks) or 'quantize is disabled'}")
+        raise InvalidModelError(f"{model}: nothing is quantized: {'; '.join(remarks) or 'quantize is disabled'}")
     section = quantization_section(found, analyze_errors(found, measured, samples, on_progress))
     return {"model": {"file": model.name}, "target": options.target, "quantization": section}

@@ -3,6 +3,7 @@
 from tinyopt.quantization_error.analysis import analyze_errors, analyze_layers
 from tinyopt.quantization_error.model import QuantizedLayer, QuantizedModel, evenly_spaced
 from tinyopt.quantization_error.report import ChannelError, ErrorReport, LayerError
+from tinyopt.quantization_error.unrounded import beside_itself
 from tinyopt.quantization_error.variants import Precision, all_float, with_precision
 
 __all__ = [
@@ -15,6 +16,7 @@ __all__ = [
     "all_float",
     "analyze_errors",
     "analyze_layers",
+    "beside_itself",
     "evenly_spaced",
     "with_precision",
 ]

@@ -8,7 +8,7 @@ from typing import Any
 
 from tinyopt.ir import Graph
 from tinyopt.pipeline import PipelineStep
-from tinyopt.quantization_error import ErrorReport, QuantizedLayer, QuantizedModel, analyze_layers
+from tinyopt.quantization_error import ErrorReport, QuantizedLayer, QuantizedModel, analyze_layers, beside_itself
 from tinyopt.report.suspects import advice
 from tinyopt.samples import Sample
 
@@ -16,13 +16,14 @@ COMPILE_SAMPLES = 8  # a second for the models of a microcontroller; `tinyopt de
 
 
 def quantized_model(original: Graph, steps: Sequence[PipelineStep]) -> QuantizedModel | None:
-    """The graph before and after it was quantized; None where none of the passes did that."""
+    """The graph before and after it was quantized; of a model that came quantized, without and with its rounding.
+
+    None where nothing is quantized.
+    """
     graphs = [original, *(step.record.graph for step in steps)]
     changed = {step.record.pass_name: place for place, step in enumerate(steps) if step.record.is_changed}
-    if "quantize" not in changed:
-        return None
-    lowered = changed.get("lower-integer", len(steps))
-    return QuantizedModel(graphs[changed["quantize"]], graphs[lowered])
+    graph = graphs[changed.get("lower-integer", len(steps))]
+    return QuantizedModel(graphs[changed["quantize"]], graph) if "quantize" in changed else beside_itself(graph)
 
 
 def compiled_quantization(
