@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tinyopt.targets.kernels.activation_types import reading_int8, without_int16
+from tinyopt.targets.kernels.activation_types import PlannerTable, reading_int8, without_int16
 from tinyopt.targets.kernels.dsp.clustered import plan_clustered, plan_clustered_dense
 from tinyopt.targets.kernels.dsp.convolution import plan_convolution
 from tinyopt.targets.kernels.dsp.dense import plan_dense, plan_vector
@@ -10,6 +10,7 @@ from tinyopt.targets.kernels.dsp.depthwise import plan_depthwise
 from tinyopt.targets.kernels.dsp.elementwise import plan_add, plan_lookup, plan_mul
 from tinyopt.targets.kernels.dsp.pointwise import plan_pointwise
 from tinyopt.targets.kernels.dsp.pool import plan_average_pool, plan_max_pool
+from tinyopt.targets.kernels.dsp.wide import plan_wide_convolution, plan_wide_dense
 from tinyopt.targets.target import layered
 
 __all__ = ["DSP"]
@@ -27,4 +28,6 @@ _INT8 = without_int16(
 )
 _TO_INT16 = reading_int8({"QDense": (plan_vector,)})
 
-DSP = layered(_INT8, _TO_INT16)
+_FROM_INT16: PlannerTable = {"QConv": (plan_wide_convolution,), "QDense": (plan_wide_dense,)}
+
+DSP = layered(_INT8, _TO_INT16, _FROM_INT16)

@@ -46,6 +46,12 @@ def _sxtab16(halves: int, word: int, first: int) -> int:
     return _word([half + byte for half, byte in zip(_lanes(halves, 16), added, strict=True)])
 
 
+def _quad_product(first: int, second: int, weights: int) -> int:
+    b0, b1, b2, b3 = _lanes(weights, 8)
+    halves = (*_lanes(first, 16), *_lanes(second, 16))
+    return sum(half * byte for half, byte in zip(halves, (b0, b2, b1, b3), strict=True))
+
+
 # Legal C for a word at any address: compilers make one LDR of it.
 LOAD_WORD = _intrinsic(
     "load_word",
@@ -98,6 +104,17 @@ def shift_and_saturate(shift: int) -> Intrinsic:
         lambda value: min(max(value >> shift, -128), 127),
     )
 
+
+# total + first * (b0, b2) + second * (b1, b3), of halves of words and bytes of `weights`
+MULTIPLY_QUAD = _intrinsic(
+    "multiply_quad",
+    "int32_t total, int32_t first, int32_t second, int32_t weights",
+    "  int32_t last;\n"
+    '  __asm("sxtb16 %0, %1, ror #8" : "=r"(last) : "r"(weights));\n'
+    "  return __smlad(second, last, __smlad(first, __sxtb16(weights), total));\n",
+    lambda total, first, second, weights: total + _quad_product(first, second, weights),
+    "arm_acle.h",
+)
 
 # hi32(acc * m + (zero_point << 32) + 2^31 + residual * residual_multiplier): two SMLAL
 REQUANTIZE_RESIDUAL = _intrinsic(
