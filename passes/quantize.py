@@ -13,9 +13,9 @@ from tinyopt.ops.integer_rules import ACTIVATION_DTYPES
 from tinyopt.pass_manager import Pass, PassContext
 from tinyopt.passes.quantization.insertion import make_explicit
 from tinyopt.passes.quantization.observing import observe
-from tinyopt.passes.quantization.parameters import Choice, choose, parameters_of
+from tinyopt.passes.quantization.parameters import Choice, choose, logits, parameters_of
 from tinyopt.passes.quantization.range_trials import best_ranges
-from tinyopt.passes.quantization.ranges import METHODS, Range, percentile
+from tinyopt.passes.quantization.ranges import METHODS, Observer, Range, minmax, percentile
 from tinyopt.passes.quantization.weights import WeightOptions
 
 AUTO = "auto"
@@ -30,7 +30,8 @@ class Quantize(Pass):
         for each output channel (per_channel=false: one for all), biases int32 in units of input scale times weight
         scale. method says where a range ends: minmax, moving-average, percentile, entropy, mse; auto tries them all and
         takes, for each activation, what rounds with the least error at the outputs of the layers that read it.
-        weight_bits=4 keeps weights within -7..7, two to a byte where the target's kernels look them up.
+        What goes to Softmax alone is int16 (wide_logits). weight_bits=4 keeps weights within -7..7, two to a byte where
+        the target's kernels look them up.
     Before -> After:
         x -> Conv(w) -> y    =>    x -> Q -> D -> Conv(D(int8 w)) -> Q -> D -> y    (Q, D: Quantize-, DequantizeLinear)
         with scale = (high - low) / 255 and zero_point = -128 - low / scale
@@ -47,6 +48,7 @@ class Quantize(Pass):
     method: str = "auto"
     percentile: float = 99.995  # of method=percentile
     weight_bits: int = 8
+    wide_logits: bool = True
     per_channel: bool = True
     cost: float = 1.25  # how many times the instructions of int8 weights a layer may take to look 4-bit ones up
 
@@ -61,14 +63,18 @@ class Quantize(Pass):
             context.declined(f"{node.op} '{node.name}' stays in float: {why}", [node])
         if not choice.nodes:
             return False
-        ranges = self._ranges(graph, choice, context)
+        seen = observe(graph, choice.activations(), context.samples, context)
+        ranges = self._ranges(graph, choice, seen, context)
+        wide = {value: minmax(seen[value]) for value in (logits(graph, choice) if self.wide_logits else ())}
         known = set(graph.nodes)
         context.float_graph = graph.copy()
         weights = WeightOptions(self.weight_bits, self.per_channel, self.cost)
-        make_explicit(graph, choice, parameters_of(graph, choice, ranges), weights, context)
+        make_explicit(graph, choice, parameters_of(graph, choice, ranges, wide), weights, context)
         context.did(
             f"quantized {len(choice.nodes)} operators over {len(context.samples)} samples", choice.nodes, choice.nodes
         )
+        for value in wide:
+            context.note(f"'{value.name}' is int16: classes that lie close to one another depend on each of its steps")
         inserted = [node for node in graph.nodes if node not in known]
         context.did(f"inserted {len(inserted)} QuantizeLinear and DequantizeLinear around them", [], inserted)
         return True
@@ -83,9 +89,10 @@ class Quantize(Pass):
         if not self.cost >= 1:
             raise UsageError(f"quantize.cost is a factor of at least 1, not {self.cost:g}")
 
-    def _ranges(self, graph: Graph, choice: Choice, context: PassContext) -> Mapping[Value, Range]:
+    def _ranges(
+        self, graph: Graph, choice: Choice, seen: Mapping[Value, Observer], context: PassContext
+    ) -> Mapping[Value, Range]:
         """The range of each activation."""
-        seen = observe(graph, choice.activations(), context.samples, context)
         if self.method == AUTO:
             return best_ranges(graph, choice, seen, context)
         method = METHODS[self.method] if self.method != "percentile" else partial(percentile, percent=self.percentile)

@@ -57,7 +57,8 @@ def _round_trip(work: _Insertion, value: Value, origins: tuple[str, ...]) -> Non
     given = work.parameters.given.get(value)
     if given is None:
         return
-    real = _quantize_dequantize(work, value, value.name, given, origins)
+    is_wide = value in work.parameters.wide
+    real = _quantize_dequantize(work, value, value.name, given, origins, "int16" if is_wide else "int8")
     work.reals[value, given] = real
     common = work.parameters.in_group[value]
     if common != given and any(value in node.inputs for node in work.choice.movers):
@@ -65,10 +66,15 @@ def _round_trip(work: _Insertion, value: Value, origins: tuple[str, ...]) -> Non
 
 
 def _quantize_dequantize(
-    work: _Insertion, value: Value, stem: str, quantization: Quantization, origins: tuple[str, ...]
+    work: _Insertion,
+    value: Value,
+    stem: str,
+    quantization: Quantization,
+    origins: tuple[str, ...],
+    dtype: str = "int8",
 ) -> Value:
     unique = work.names.unique
-    levels = Value(unique(f"{stem}_int8"), TensorType("int8", value.shape), quantization=quantization)
+    levels = Value(unique(f"{stem}_{dtype}"), TensorType(dtype, value.shape), quantization=quantization)
     real = Value(unique(f"{stem}_real"), TensorType("float32", value.shape))
     work.nodes.append(Node("QuantizeLinear", unique(f"{stem}_quantize"), [value], [levels], {}, origins))
     work.nodes.append(Node("DequantizeLinear", unique(f"{stem}_dequantize"), [levels], [real], {}, origins))

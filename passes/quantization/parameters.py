@@ -24,6 +24,7 @@ PARAMETER_INPUTS: Mapping[str, tuple[int, ...]] = {
     "PRelu": (1,),
 }
 
+LARGEST_WIDE_LEVEL = 32767
 _TINIEST_SPAN = 1e-30
 
 
@@ -64,10 +65,14 @@ class Choice:
 
 @dataclass(frozen=True)
 class Parameters:
-    """The quantization of each activation as its producer gives it, and as the movers that read it need it."""
+    """The quantization of each activation as its producer gives it, and as the movers that read it need it.
+
+    wide: the activations that are int16.
+    """
 
     given: Mapping[Value, Quantization]
     in_group: Mapping[Value, Quantization]
+    wide: frozenset[Value]
 
 
 def activation_inputs(node: Node) -> list[Value]:
@@ -128,8 +133,29 @@ def _infinite_constant(node: Node) -> str | None:
     return None
 
 
-def parameters_of(graph: Graph, choice: Choice, ranges: Mapping[Value, tuple[float, float]]) -> Parameters:
-    """The quantization of every activation, from the ranges seen and the rules of the operators."""
+def logits(graph: Graph, choice: Choice) -> list[Value]:
+    """What a Conv or Dense gives to Softmax alone: as int16 it costs next to nothing, and each of its steps counts."""
+    readers, producers = graph.consumers(), graph.producers()
+    return [
+        value
+        for value in choice.activations()
+        if not graph.is_output(value)
+        and (producer := producers.get(value)) is not None
+        and producer.op in ("Conv", "Dense")
+        and all(reader.op == "Softmax" and reader in choice.nodes for reader in readers[value])
+    ]
+
+
+def parameters_of(
+    graph: Graph,
+    choice: Choice,
+    ranges: Mapping[Value, tuple[float, float]],
+    wide: Mapping[Value, tuple[float, float]],
+) -> Parameters:
+    """The quantization of every activation, from the ranges seen and the rules of the operators.
+
+    wide: the ranges of those that shall be int16; movers do not read them.
+    """
     producers = graph.producers()
     members: dict[Value, list[Value]] = {}
     for value in choice.activations():
@@ -149,7 +175,9 @@ def parameters_of(graph: Graph, choice: Choice, ranges: Mapping[Value, tuple[flo
         for value in values:
             in_group[value] = common
             given[value] = fixed[value] or common
-    return Parameters(given, in_group)
+    given.update({value: wide_from_range(*limits) for value, limits in wide.items()})
+    in_group.update({value: given[value] for value in wide})
+    return Parameters(given, in_group, frozenset(wide))
 
 
 def from_range(low: float, high: float) -> Quantization:
@@ -159,6 +187,12 @@ def from_range(low: float, high: float) -> Quantization:
         low, high = 0.0, 1.0  # nothing but zeros was seen: any scale stands for them
     scale = float(np.float32((high - low) / 255))
     return Quantization.per_tensor(scale, int(np.clip(np.rint(-128 - low / scale), -128, 127)))
+
+
+def wide_from_range(low: float, high: float) -> Quantization:
+    """int16 levels about zero, twice as far as the range: there are enough of them."""
+    largest = max(abs(low), abs(high))
+    return Quantization.per_tensor(2 * largest / LARGEST_WIDE_LEVEL if largest > _TINIEST_SPAN else 1.0, 0)
 
 
 def _is_float(node: Node) -> bool:
