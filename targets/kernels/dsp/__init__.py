@@ -28,6 +28,6 @@ _INT8 = without_int16(
 )
 _TO_INT16 = reading_int8({"QDense": (plan_vector,)})
 
-_FROM_INT16: PlannerTable = {"QConv": (plan_wide_convolution,), "QDense": (plan_wide_dense,)}
+_WIDE: PlannerTable = {"QConv": (plan_wide_convolution,), "QDense": (plan_wide_dense,)}
 
-DSP = layered(_INT8, _TO_INT16, _FROM_INT16)
+DSP = layered(_INT8, _TO_INT16, _WIDE)
