@@ -109,6 +109,28 @@ def test_a_skip_connection_past_the_quantizer_reads_the_rounded_value() -> None:
     assert_within_one_step(before, graph)
 
 
+def test_a_quantizer_that_stands_for_a_relu_does_not_cut_off_what_others_read() -> None:
+    """As onnxruntime leaves it: Conv -> Q in place of Conv -> Relu -> Q."""
+
+    def build_graph() -> tuple[Graph, Value]:
+        build = GraphBuilder()
+        x = real(build, quantize(build, build.input("x", (1, 6)), 0.02, 0))
+        hidden = build("Dense", x, weights(build, (6, 6)))
+        positive = real(build, quantize(build, hidden, 0.03, -128))
+        total = build("Add", hidden, positive)
+        return build.graph_of(real(build, quantize(build, total, 0.1, 0))), hidden
+
+    graph, _ = build_graph()
+    inferred(graph)
+    assert islands(graph) == ["dense", "add"]
+    graph, hidden = build_graph()
+    before = graph.copy()
+    inferred(graph, [random_inputs(graph)])
+    assert islands(graph) == []
+    assert Q(0.03, -128) != min((r.output.quantization for r in graph.consumers()[hidden]), key=str)
+    assert_within_one_step(before, graph)
+
+
 def test_what_nothing_tells_stays_float_with_the_reason_and_is_observed_where_samples_are() -> None:
     def build_graph() -> tuple[Graph, Value]:
         build = GraphBuilder()

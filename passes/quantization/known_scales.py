@@ -120,7 +120,7 @@ class Scales:
                 self.known[node.output] = Known(given[0], "it is dequantized", is_given=True)
         for value, readers in wiring.readers.items():
             given = _given([reader.output for reader in readers if reader.op == "QuantizeLinear"])
-            if value not in self.known and given:
+            if value not in self.known and given and not _cuts_off_for_others(wiring, value, given):
                 widest = max(given, key=lambda rounding: (rounding.dtype == "int16", rounding.quantization.scale))
                 self.known[value] = Known(widest, "the model quantizes it", is_given=True)
 
@@ -180,6 +180,30 @@ def _given(integers: Sequence[Value]) -> list[Rounding]:
         for value in integers
         if value.quantization is not None and value.quantization.is_per_tensor
     ]
+
+
+def _cuts_off_for_others(wiring: Wiring, value: Value, given: Sequence[Rounding]) -> bool:
+    """Whether a QuantizeLinear that stands for a Relu is one of several readers, and others read what is below 0."""
+    are_all_rounding = all(reader.op == "QuantizeLinear" for reader in wiring.readers[value])
+    if value not in wiring.producers or (are_all_rounding and not wiring.graph.is_output(value)):
+        return False
+    return all(rounding.limits[0] >= 0 for rounding in given) and not _is_non_negative(wiring, value)
+
+
+def _is_non_negative(wiring: Wiring, value: Value) -> bool:
+    """Whether operators show that no element is below 0."""
+    node = wiring.producers.get(value)
+    if node is None:
+        return False
+    if node.op == "DequantizeLinear":
+        return any(rounding.limits[0] >= 0 for rounding in _given([node.input(0)]))
+    if node.op == "Relu" or OPERATORS[node.op].quantization is QuantizationRule.UNIT_INTERVAL:
+        return True
+    low = node.attributes.get("low" if node.op == "Clip" else "clamp_low", -math.inf)
+    if isinstance(low, int | float) and low >= 0:
+        return True
+    passes_on = node.op in _SAME_RANGE or (is_float_mover(node) and node.op not in ("Pad", "Concat"))
+    return passes_on and all(_is_non_negative(wiring, source) for source in wiring.activations(node))
 
 
 def _from_clamp(node: Node) -> Rounding | None:
