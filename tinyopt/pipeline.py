@@ -15,6 +15,7 @@ from tinyopt.ops import OPERATORS, QuantizationRule
 from tinyopt.options import CompileOptions
 from tinyopt.pass_manager import Pass, PassContext, PassRecord, installed_passes, run_pass, with_options
 from tinyopt.passes.cluster_weights import ClusterWeights
+from tinyopt.passes.correct_biases import CorrectBiases
 from tinyopt.passes.eliminate_dead_channels import EliminateDeadChannels
 from tinyopt.passes.equalize_layers import EqualizeLayers
 from tinyopt.passes.fold_batchnorm import FoldBatchNorm
@@ -47,6 +48,7 @@ DEFAULT_PASSES: tuple[type[Pass], ...] = (
     InferScales,
     Quantize,
     RoundWeights,
+    CorrectBiases,
     LimitDrop,
     LowerInteger,
     SplitRows,

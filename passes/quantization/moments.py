@@ -86,6 +86,7 @@ def measure_moments(
 ) -> Moments:
     """The moments over the `chosen` samples of a layer's input in the float and in the quantized model.
 
+    They are taken about the means where the layer has a bias, which makes up for the means, and else about zero.
     Every sample counts alike, whatever its magnitude: a loud one would else outweigh all the others. Of very many rows
     a random part is taken, the same one in every run.
     """
@@ -101,11 +102,12 @@ def measure_moments(
         for key, part in parts.items():
             sums[key] = sums.get(key, 0.0) + scale * part.astype(np.float64)
     means = {key: total / max(weight, _TINY) for key, total in sums.items()}
+    centre = 0.0 if node.optional_input(2) is None else 1.0
     x_mean, z_mean = means["x"], means["z"]
     return Moments(
-        means["exact"] - _products_of_means(x_mean, x_mean) if with_exact else None,
-        means["cross"] - _products_of_means(x_mean, z_mean),
-        means["rounded"] - _products_of_means(z_mean, z_mean),
+        means["exact"] - centre * _products_of_means(x_mean, x_mean) if with_exact else None,
+        means["cross"] - centre * _products_of_means(x_mean, z_mean),
+        means["rounded"] - centre * _products_of_means(z_mean, z_mean),
         x_mean,
         z_mean,
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 from tinyopt.ir import DTYPES, Array, Graph, Node, Value
 from tinyopt.onnx_session import OnnxSession
@@ -98,8 +98,3 @@ def _reader_counts(graph: Graph) -> dict[Value, int]:
 
 def _dequantizes_constant(node: Node) -> bool:
     return node.op == "DequantizeLinear" and node.input(0).is_constant
-
-
-def by_name(graph: Graph) -> Mapping[str, Node]:
-    """The nodes of a graph by their names."""
-    return {node.name: node for node in graph.nodes}
