@@ -88,7 +88,9 @@ class BackOffs:
         return BackOff(error, "float", tuple(dict.fromkeys([*own, *behind])))
 
     def in_int16(self, error: LayerError) -> BackOff | None:
-        """Its output in int16; None where it or a reader has no integer form for that, or sums would not fit."""
+        """Its output in int16; None where it is so, where it or a reader has no such form, or where sums do not fit."""
+        if any(layer.name == error.name and _is_wide(layer) for layer in self.model.layers):
+            return None
         found = BackOff(error, "int16", (error.name,))
         return found if _left_in_float(self.graph([found])) <= self._floats_at_first else None
 
@@ -115,6 +117,10 @@ def _readers(value: Value, consumers: Mapping[Value, Sequence[Node]], layers: Ma
             for output in node.outputs:
                 found |= dict.fromkeys(_readers(output, consumers, layers))
     return tuple(found)
+
+
+def _is_wide(layer: QuantizedLayer) -> bool:
+    return layer.levels is not None and layer.levels.dtype == "int16"
 
 
 def _left_in_float(graph: Graph) -> frozenset[str]:

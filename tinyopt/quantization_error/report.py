@@ -31,7 +31,8 @@ class LayerError:
     snr_accumulated_db: at its own output, everything being quantized.
     snr_model_db: at the model's outputs, this layer alone being quantized; None where that would have taken too long.
     saturated: the share of its output values that lie beyond the range of its integers.
-    levels_used: the share of the integers that occur at all. range_used: the share from the lowest to the highest.
+    levels_used: the share of the integers (of 256 equal parts of int16) that occur at all.
+    range_used: the share from the lowest to the highest that occurs.
     worst_channels: the output channels with the lowest ratio, the worst first.
     widest_channel: the channel with the largest absolute value, and that value over the median channel's.
     largest: the largest absolute output.

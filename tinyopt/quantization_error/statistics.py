@@ -12,6 +12,7 @@ from tinyopt.quantization_error.model import QuantizedLayer
 from tinyopt.quantization_error.report import ChannelError, LayerError, snr_db
 
 _WORST_CHANNELS = 3
+_BUCKETS = 256  # that the integers are counted in: each int8 by itself, neighbours of int16 together
 
 
 @dataclass
@@ -78,8 +79,9 @@ class LayerStatistics:
         assert quantization is not None, levels.name
         low, high = _limits(quantization, limits.min, limits.max)
         self.saturated += int(np.count_nonzero((exact < low) | (exact > high)))
+        step = (int(limits.max) - int(limits.min) + 1) // _BUCKETS
         integers = quantization.quantize(exact, levels.dtype).astype(np.int64).ravel() - limits.min
-        counted = np.bincount(integers, minlength=int(limits.max) - int(limits.min) + 1)
+        counted = np.bincount(integers // step, minlength=_BUCKETS)
         self.counts = counted if self.counts.size == 0 else self.counts + counted
 
     def error(self, snr_model_db: float | None) -> LayerError:
