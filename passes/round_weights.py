@@ -43,7 +43,7 @@ class RoundWeights(Pass):
     Exactness: approximate as before; the scales, and so the size and the speed of the model, do not change. The remark
         of each layer gives the error at its output before and after, on the samples held out.
     Refuses when: fewer than 10 samples; nothing was quantized here; the layer is not a Conv or Dense, has more than
-        2304 inputs, its weights are exact already (clustered ones, and those that came as integers) or are shared.
+        2304 inputs or one that hardly varies, its weights are exact already (clustered ones) or are shared.
     Source: Frantar et al., GPTQ, arXiv:2210.17323; Li et al., GPTAQ, arXiv:2504.02692; Hassibi and Stork, NIPS 1992.
     """
 
@@ -66,7 +66,7 @@ class RoundWeights(Pass):
         with threadpool_limits(1):
             for done, layer in enumerate(layers):
                 context.on_progress(self.name, done, len(layers))
-                if reason := _refusal(graph, layer):
+                if reason := _refusal(context.float_graph, layer):
                     context.declined(f"{label_of(layer.node)}: {reason}", [layer.node])
                     continue
                 exact.run_before(layer.twin)
@@ -78,10 +78,10 @@ class RoundWeights(Pass):
         return is_changed
 
 
-def _refusal(graph: Graph, layer: QuantizedLinear) -> str | None:
+def _refusal(float_graph: Graph, layer: QuantizedLinear) -> str | None:
     if not has_rows(layer.node):
         return f"the weights of {layer.node.op} are rounded to the nearest"
-    if sum(value is layer.weights for node in graph.nodes for value in node.inputs) > 1:
+    if sum(value is layer.twin.input(1) for node in float_graph.nodes for value in node.inputs) > 1:
         return "its weights are shared"
     if layer.is_exact:
         return "its weights are exact already"
@@ -93,14 +93,17 @@ def _round(layer: QuantizedLinear, x: Sequence[Array], z: Sequence[Array], conte
     """Round the weights for inputs x of the float model and z of the quantized one; returns whether that was better."""
     used, held_out = split(len(x))
     moments = measure_moments(layer.node, x, z, used, with_exact=False)
+    if not moments.varies:
+        context.declined(f"{label_of(layer.node)}: its input hardly varies", [layer.node])
+        return False
     judge = measure_moments(layer.node, x, z, held_out, with_exact=True)
     wanted, scale = layer.exact_rows, layer.row_scales
     present = integers = layer.integer_rows
     before = after = float(judge.error(wanted, present * scale).sum())
     for ridge, damping in _STRENGTHS:
         proposal = _rounded(wanted, scale, moments, _grid(layer.weights), ridge, damping)
-        error = float(judge.error(wanted, proposal * scale).sum())
-        if error < after:
+        error = float(judge.error(wanted, proposal * scale).sum()) if proposal is not None else math.inf
+        if proposal is not None and error < after:
             integers, after = proposal, error
     node = layer.node
     if integers is present:
@@ -115,12 +118,17 @@ def _round(layer: QuantizedLinear, x: Sequence[Array], z: Sequence[Array], conte
     return True
 
 
-def _rounded(wanted: Matrices, scale: Matrices, moments: Moments, grid: Grid, ridge: float, damping: float) -> Matrices:
-    """Integers for the weights, both [groups, channels, K]."""
-    parts = [
-        round_rows(refit(weights, cross, own, ridge), steps, own, grid, damping)
-        for weights, steps, cross, own in zip(wanted, scale, moments.cross, moments.rounded, strict=True)
-    ]
+def _rounded(
+    wanted: Matrices, scale: Matrices, moments: Moments, grid: Grid, ridge: float, damping: float
+) -> Matrices | None:
+    """Integers for the weights, both [groups, channels, K]; None where damping is too weak to invert the moments."""
+    try:
+        parts = [
+            round_rows(refit(weights, cross, own, ridge), steps, own, grid, damping)
+            for weights, steps, cross, own in zip(wanted, scale, moments.cross, moments.rounded, strict=True)
+        ]
+    except np.linalg.LinAlgError:
+        return None
     return np.stack(parts)
 
 

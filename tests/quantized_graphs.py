@@ -9,6 +9,7 @@ from tinyopt.evaluate import evaluate
 from tinyopt.ir import Array, Graph, Quantization, Value
 from tinyopt.onnx_session import OnnxSession
 from tinyopt.ops import OPERATORS
+from tinyopt.ops.integer_rules import ACTIVATION_DTYPES
 from tinyopt.pass_manager import Remark
 from tinyopt.passes.lower_integer import LowerInteger
 from tinyopt.verify import verify
@@ -59,14 +60,14 @@ def steps_from_onnxruntime(qdq: Graph, integer: Graph, seed: int = 0) -> int:
 
 def assert_each_layer_within_one_step(qdq: Graph, integer: Graph, sample: dict[str, Array]) -> int:
     """Give each integer node what onnxruntime has computed before it, in QDQ form; returns how many were compared."""
-    levels = [v for v in qdq.values() if v.dtype == "int8" and not v.is_constant and v not in qdq.inputs]
+    levels = [v for v in qdq.values() if v.dtype in ACTIVATION_DTYPES and not v.is_constant and v not in qdq.inputs]
     known = {**sample, **OnnxSession(qdq, [v for v in levels if not qdq.is_output(v)]).run(sample)}
     compared = 0
     for node in integer.nodes:
         arrays = [None if v is None else v.data if v.is_constant else known[v.name] for v in node.inputs]
         for value, array in zip(node.outputs, OPERATORS[node.op].evaluate(node, arrays), strict=True):
             expected = known.setdefault(value.name, array)
-            if value.dtype == "int8":
+            if value.dtype in ACTIVATION_DTYPES:
                 assert np.max(np.abs(expected.astype(int) - array.astype(int))) <= 1, node.name
                 compared += 1
     return compared

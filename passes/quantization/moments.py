@@ -10,6 +10,7 @@ where F = cov(x, x), G = cov(x, z) and H = cov(z, z). Memory depends on the laye
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -22,6 +23,8 @@ from tinyopt.ops.windows import sliding_windows
 Matrices = NDArray[np.float64]  # [groups, ...]: one matrix or vector for each group of a convolution
 
 _TINY = 1e-30
+_FAR = 1000.0  # a mean's square this many times the variance is far from zero
+_ROUNDING = 1e-9  # of a mean's square
 _PRODUCTS = 2_000_000_000  # multiplications for one matrix of moments: a fraction of a second
 _ROWS_PER_INPUT = 8  # and at least so many rows, for the matrix to have an inverse worth the name
 
@@ -35,6 +38,12 @@ class Moments:
     rounded: Matrices  # H: of the quantized model
     exact_mean: Matrices
     rounded_mean: Matrices
+
+    @property
+    def varies(self) -> bool:
+        """Whether the quantized model's operands vary by more than rounding."""
+        variance = float(np.trace(self.rounded, axis1=1, axis2=2).sum())
+        return variance > _ROUNDING * float(np.sum(self.rounded_mean**2))
 
     def error(self, exact_weights: Matrices, weights: Matrices) -> NDArray[np.float64]:
         """Mean squared error of each output channel, [groups, channels], with weights [groups, channels, K]."""
@@ -87,30 +96,50 @@ def measure_moments(
     """The moments over the `chosen` samples of a layer's input in the float and in the quantized model.
 
     They are taken about the means where the layer has a bias, which makes up for the means, and else about zero.
-    Every sample counts alike, whatever its magnitude: a loud one would else outweigh all the others. Of very many rows
-    a random part is taken, the same one in every run.
+    Every sample counts alike, whatever its magnitude: a loud one would else outweigh all the others, and one of zeros
+    says nothing. Of very many rows a random part is taken, the same one in every run.
     """
     sums: dict[str, Matrices] = {}
     weight = 0.0
+    centre = 0.0 if node.optional_input(2) is None else 1.0
+    origin = _origin(node, [exact[index] for index in chosen]) if centre else None
     for index in chosen:
         x, z = _some_rows(operand_rows(node, exact[index]), operand_rows(node, rounded[index]), index, len(chosen))
-        scale = 1.0 / max(float(np.vdot(x, x)), _TINY)
+        energy = float(np.vdot(x, x))
+        scale = 1.0 / max(energy, _TINY) if energy > 0 else 0.0
         weight += scale * x.shape[1]
+        if origin is not None:
+            x, z = x - origin[:, None], z - origin[:, None]
         parts = {"cross": _products(x, z), "rounded": _products(z, z), "x": x.sum(axis=1), "z": z.sum(axis=1)}
         if with_exact:
             parts["exact"] = _products(x, x)
         for key, part in parts.items():
             sums[key] = sums.get(key, 0.0) + scale * part.astype(np.float64)
     means = {key: total / max(weight, _TINY) for key, total in sums.items()}
-    centre = 0.0 if node.optional_input(2) is None else 1.0
     x_mean, z_mean = means["x"], means["z"]
+    offset = 0.0 if origin is None else origin
     return Moments(
         means["exact"] - centre * _products_of_means(x_mean, x_mean) if with_exact else None,
         means["cross"] - centre * _products_of_means(x_mean, z_mean),
         means["rounded"] - centre * _products_of_means(z_mean, z_mean),
-        x_mean,
-        z_mean,
+        x_mean + offset,
+        z_mean + offset,
     )
+
+
+def _origin(node: Node, arrays: Sequence[Array]) -> NDArray[np.float32] | None:
+    """Operands near the mean, [groups, K], to measure from; None where zero serves as well.
+
+    Products of float32 have seven digits: they do not say how much inputs vary that hardly leave a large mean.
+    """
+    channels = arrays[0].shape[-1]
+    means = [x.reshape(-1, channels).mean(axis=0, dtype=np.float64) for x in arrays]
+    squares = [np.square(x.reshape(-1, channels), dtype=np.float64).mean(axis=0) for x in arrays]
+    mean = np.mean(means, axis=0)
+    if np.sum(mean**2) <= _FAR * max(float(np.sum(np.mean(squares, axis=0) - mean**2)), 0.0):
+        return None
+    cells = 1 if node.op == "Dense" else math.prod(node.input(1).shape[1:3])
+    return np.tile(mean.astype(np.float32).reshape(groups_of(node), -1), cells)
 
 
 def _some_rows(

@@ -74,13 +74,16 @@ class Walk:
 
 def affordable_samples(graph: Graph) -> int:
     """How many samples a walk over the graph can hold: at most 512, and at least 4 of even the largest model."""
-    left, live, most = _reader_counts(graph), 0, 1
+    left, held = _reader_counts(graph), {value: _bytes(value) for value in graph.inputs}
+    live = most = max(1, sum(held.values()))
     for node in graph.nodes:
-        live += sum(_bytes(output) for output in node.outputs)
+        if not _dequantizes_constant(node):
+            held.update({output: _bytes(output) for output in node.outputs})
+            live += sum(held[output] for output in node.outputs)
         most = max(most, live)
         for value in node.present_inputs:
             left[value] -= 1
-            live -= _bytes(value) if left[value] == 0 and not value.is_constant else 0
+            live -= held.get(value, 0) if left[value] == 0 else 0
     return max(FEWEST_SAMPLES, min(MOST_SAMPLES, _BYTES // most))
 
 
