@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 import pytest
 from onnx import ModelProto
 
 from tests.graph_builder import GraphBuilder
 from tinyopt.errors import InvalidModelError
-from tinyopt.ir import Graph
+from tinyopt.ir import Array, Graph
 from tinyopt.onnx_export import export_model
 from tinyopt.onnx_session import OnnxSession
 
@@ -24,6 +26,22 @@ def test_a_model_and_its_graph_run_alike() -> None:
         assert session.run({"x": np.array([1, 2])})["mul_out"].tolist() == [2, 4]
 
 
+def test_many_samples_run_in_order_and_are_read_when_their_turn_comes() -> None:
+    taken: list[int] = []
+
+    def samples() -> Iterator[dict[str, Array]]:
+        for number in range(100):
+            taken.append(number)
+            yield {"x": np.full(2, number, np.float32)}
+
+    number = -1
+    for number, (sample, outputs) in enumerate(OnnxSession(doubling()).run_each(samples())):
+        assert sample["x"][0] == number
+        assert outputs["mul_out"].tolist() == [2 * number, 2 * number]
+        assert len(taken) <= number + 3
+    assert number == 99
+
+
 def test_a_broken_model_is_refused() -> None:
     with pytest.raises(InvalidModelError, match="does not take model"):
         OnnxSession(ModelProto())
@@ -32,5 +50,7 @@ def test_a_broken_model_is_refused() -> None:
 def test_a_wrong_sample_is_refused() -> None:
     with pytest.raises(InvalidModelError, match="no data for input 'x'"):
         OnnxSession(doubling()).run({})
+    with pytest.raises(InvalidModelError, match="no data for input 'x'"):
+        list(OnnxSession(doubling()).run_each([{}]))
     with pytest.raises(InvalidModelError, match="cannot run"):
         OnnxSession(doubling()).run({"x": np.zeros(3)})

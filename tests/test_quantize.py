@@ -21,7 +21,7 @@ from tinyopt.passes.fold_constants import FoldConstants
 from tinyopt.passes.fuse_operators import FuseOperators
 from tinyopt.passes.nhwc_layout import NhwcLayout
 from tinyopt.passes.quantization.parameters import from_range
-from tinyopt.passes.quantization.ranges import Observer, percentile
+from tinyopt.passes.quantization.ranges import BINS, Observer, percentile
 from tinyopt.passes.quantize import Quantize
 from tinyopt.samples import load_labelled, load_samples
 from tinyopt.verify import verify
@@ -201,6 +201,21 @@ def test_percentiles_leave_out_outliers_and_do_not_depend_on_how_values_are_spli
     zeros = Observer()
     zeros.add(np.zeros(3, np.float32))
     assert percentile(zeros, 99.0) == (0.0, 0.0)
+
+
+def test_every_value_is_counted_in_its_bin_the_extremes_too() -> None:
+    seen = Observer()
+    for largest in (1.0, 3.3, 1e-3):  # the second one doubles the bins' width twice
+        seen.add(np.array([-largest, -largest / 3, 0.0, largest / 3, largest], np.float32))
+    assert seen.width == 4.0 / BINS
+    bins = {int(number): int(seen.counts[number]) for number in np.flatnonzero(seen.counts)}
+    expected = np.concatenate([np.array([-x, -x / 3, 0.0, x / 3, x]) for x in (1.0, 3.3, 1e-3)])
+    expected[4] = 0.9999  # 1.0 was the upper end of the last bin, and so is counted there
+    places, counts = np.unique(np.floor(expected / seen.width).astype(int) + BINS, return_counts=True)
+    assert bins == dict(zip(places.tolist(), counts.tolist(), strict=True))
+    only = Observer()
+    only.add(np.array([-7.0, 7.0], np.float32))
+    assert (only.counts[0], only.counts[-1], only.counts.sum()) == (1, 1, 2)
 
 
 def test_without_samples_or_with_unusable_options_nothing_is_quantized() -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 
 import numpy as np
 import onnxruntime
@@ -13,6 +15,7 @@ from tinyopt.ir import Array, Graph, Value
 from tinyopt.onnx_export import export_model
 
 _THREADS = 2
+_AHEAD = 2  # samples of `run_each` that wait, beside the one that is looked at
 _ERRORS_ONLY = 3
 
 
@@ -23,9 +26,10 @@ class OnnxSession:
     sums on some x86 machines, and so are no reference.
     """
 
-    def __init__(self, model: ModelProto | Graph, extra_outputs: Sequence[Value] = ()) -> None:
+    def __init__(self, model: ModelProto | Graph, extra_outputs: Sequence[Value] = (), threads: int = _THREADS) -> None:
         """Load a model, or a graph with `extra_outputs`: values inside it that `run` shall return too.
 
+        threads: for one run; the results do not depend on them.
         Raises InvalidModelError where onnxruntime does not take the model.
         """
         assert isinstance(model, Graph) or not extra_outputs, "extra outputs are values of a graph"
@@ -35,7 +39,7 @@ class OnnxSession:
         }
         try:
             self._session = onnxruntime.InferenceSession(
-                proto.SerializeToString(), _options(), providers=["CPUExecutionProvider"]
+                proto.SerializeToString(), _options(threads), providers=["CPUExecutionProvider"]
             )
         except Exception as error:  # onnxruntime has no base class of its own
             raise InvalidModelError(f"onnxruntime does not take model '{proto.graph.name}': {error}") from error
@@ -56,11 +60,28 @@ class OnnxSession:
             raise InvalidModelError(f"onnxruntime cannot run the model: {error}") from error
         return dict(zip(self.output_names, map(np.asarray, results), strict=True))
 
+    def run_each(
+        self, samples: Iterable[Mapping[str, Array]]
+    ) -> Iterator[tuple[Mapping[str, Array], dict[str, Array]]]:
+        """Each sample with its outputs, in order; the next ones run while the caller looks at this one.
 
-def _options() -> onnxruntime.SessionOptions:
+        Samples are read here, one after the other, and few are in memory at a time. Raises as `run` does.
+        """
+        waiting: deque[tuple[Mapping[str, Array], Future[dict[str, Array]]]] = deque()
+        with ThreadPoolExecutor(_AHEAD) as pool:
+            for sample in samples:
+                waiting.append((sample, pool.submit(self.run, sample)))
+                if len(waiting) > _AHEAD:
+                    first, outputs = waiting.popleft()
+                    yield first, outputs.result()
+            for first, outputs in waiting:
+                yield first, outputs.result()
+
+
+def _options(threads: int) -> onnxruntime.SessionOptions:
     onnxruntime.disable_telemetry_events()
     options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = _THREADS
+    options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.log_severity_level = _ERRORS_ONLY
     options.add_session_config_entry("session.disable_quant_qdq", "1")

@@ -50,8 +50,11 @@ class Observer:
         if self.width == 0.0:
             self.counts[BINS] += array.size
             return
-        bins = (array.ravel() / np.float32(self.width) + np.float32(BINS)).astype(np.intp)  # none is below 0
-        self.counts += np.bincount(np.minimum(bins, 2 * BINS - 1), minlength=2 * BINS)
+        places = array.ravel() / np.float32(self.width)
+        places += np.float32(BINS)
+        found = np.bincount(places.astype(np.intp), minlength=2 * BINS)  # no place is below 0
+        self.counts += found[: 2 * BINS]
+        self.counts[-1] += found[2 * BINS :].sum()  # the largest value may round up to the end of the last bin
 
     @property
     def is_finite(self) -> bool:
