@@ -200,6 +200,9 @@ def test_calibration_data_that_do_not_fit_are_refused(
         (("--calib", CALIBRATION, "--calib", CALIBRATION), ("which input", "image")),
         (("--cc", "gcc 'unfinished"), ("--cc",)),
         (("--io", "int4"), ("--io",)),
+        (("--weights", "int2"), ("--weights", "int4")),
+        (("--weights", "int4", "--no-quantize"), ("4 bits", "--no-quantize")),
+        (("--ranges", "best"), ("--ranges", "moving-average")),
         (("--unknown",), ("--unknown",)),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, tuple) else None,
@@ -405,6 +408,13 @@ def test_print_passes_shows_the_pipeline_with_the_options_applied_and_writes_not
     assert "ratio=0.25" in done.out
     assert "boundary=int8" in done.out
     assert list(elsewhere.iterdir()) == []
+
+
+def test_options_of_quantization_reach_its_pass() -> None:
+    chosen = ("--weights", "int4", "--ranges", "mse", "--cluster-cost", "2", "--set", "quantize.percentile=99")
+    done = tinyopt("compile", MODEL, "-t", "cortex-m4", "--print-passes", "--json", *chosen)
+    options = next(step["options"] for step in json.loads(done.out) if step["name"] == "quantize")
+    assert (options["weight_bits"], options["method"], options["cost"], options["percentile"]) == (4, "mse", 2, 99)
 
 
 @pytest.mark.parametrize("step", DEFAULT_PASSES, ids=lambda step: step.name)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ import onnx
 import pytest
 from click.testing import CliRunner
 
-from tests.digits import CALIBRATION, DATA, MODEL, SAMPLES, compiled_digits
+from tests.digits import CALIBRATION, DATA, MODEL, SAMPLES, compiled_digits, options_for
 from tests.onnx_models import model_of, node, random_inputs
 from tinyopt.api import compile_model
 from tinyopt.cli import main
@@ -53,6 +54,23 @@ def test_the_quantized_network_gives_the_reference_s_bytes_on_every_target(targe
     assert found.output_bytes == 5 * built.graph.outputs[0].type.bytes
     assert found.exact_layers == len(built.layers)
     assert found.onnxruntime_steps <= 1
+
+
+@pytest.mark.qemu
+@pytest.mark.parametrize("target", ["cortex-m4", "cortex-m55", "cortex-m0plus"])
+def test_4_bit_weights_are_looked_up_to_the_reference_s_bytes_and_take_half_the_flash(
+    target: str, tmp_path: Path
+) -> None:
+    need_tools(target)
+    options = replace(options_for(target), weight_bits=4, cluster_cost=10.0)
+    result = compile_model(MODEL, tmp_path / "out", options)
+    decoded = [x["clusters"] for x in result.report["layers"] if x["clusters"] and x["clusters"]["is_decoded"]]
+    assert {(x["count"], x["index_bits"]) for x in decoded} == {(15, 4)}
+    assert sum(x["bytes"] for x in decoded) < 0.6 * sum(x["int8_bytes"] for x in decoded)
+    built = load_built_model(result.folder)
+    found = validate(built, load_samples(SAMPLES, built.graph.inputs, limit=5), DEFAULT_COMPILER, default_cache_dir())
+    assert found.different_bytes == 0
+    assert found.exact_layers == len(built.layers)
 
 
 @pytest.mark.parametrize(

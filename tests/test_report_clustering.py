@@ -10,24 +10,26 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from digits import MODEL, options_for
 
+from tests.digits import MODEL, options_for
 from tinyopt.api import compile_model
 from tinyopt.report.text import plain_text
 
 MACHINE = ("-mcpu=cortex-m4", "-mthumb")
+INT8_LOGITS = {"quantize": {"wide_logits": "false"}}  # dense layers that give int16 have no clustered kernel
 RESCALING_BYTES = 8  # bias and multiplier, which lie among the places of each channel but in depthwise layers
 
 
-def test_the_bytes_of_clustered_layers_are_those_of_the_object_file(tmp_path: Path) -> None:
+@pytest.mark.parametrize("weights", [{"cluster": 16}, {"weight_bits": 4}], ids=lambda weights: next(iter(weights)))
+def test_the_bytes_of_clustered_layers_are_those_of_the_object_file(weights: dict[str, int], tmp_path: Path) -> None:
     if shutil.which("arm-none-eabi-gcc") is None:
         pytest.skip("arm-none-eabi-gcc is not installed")
-    options = replace(options_for("cortex-m4"), cluster=16, cluster_cost=10.0)
+    options = replace(options_for("cortex-m4"), cluster_cost=10.0, settings=INT8_LOGITS, **weights)  # type: ignore[arg-type]
     report = compile_model(MODEL, tmp_path / "out", options).report
-    weights = tmp_path / "weights.o"
+    compiled = tmp_path / "weights.o"
     source = tmp_path / "out" / "digits_weights.c"
-    subprocess.run(["arm-none-eabi-gcc", *MACHINE, "-O1", "-c", source, "-o", weights], check=True)
-    symbols = subprocess.run(["arm-none-eabi-nm", "-S", weights], capture_output=True, text=True, check=True).stdout
+    subprocess.run(["arm-none-eabi-gcc", *MACHINE, "-O1", "-c", source, "-o", compiled], check=True)
+    symbols = subprocess.run(["arm-none-eabi-nm", "-S", compiled], capture_output=True, text=True, check=True).stdout
     sizes = {fields[3]: int(fields[1], 16) for line in symbols.splitlines() if len(fields := line.split()) == 4}
     decoded = [layer for layer in report["layers"] if layer["clusters"] and layer["clusters"]["is_decoded"]]
     assert {layer["op"] for layer in decoded} == {"QConv", "QDense"}
@@ -39,7 +41,7 @@ def test_the_bytes_of_clustered_layers_are_those_of_the_object_file(tmp_path: Pa
 
 
 def test_a_layer_that_keeps_int8_weights_says_so_and_why(tmp_path: Path) -> None:
-    options = replace(options_for("cortex-m4"), cluster=16, cluster_cost=1.0)
+    options = replace(options_for("cortex-m4"), cluster=16, cluster_cost=1.0, settings=INT8_LOGITS)
     folder = compile_model(MODEL, tmp_path / "out", options).folder
     report = json.loads((folder / "report.json").read_text())
     classifier = next(layer for layer in report["layers"] if layer["op"] == "QDense")

@@ -25,7 +25,9 @@ class CompileOptions:
     calibration_mean, calibration_scale: real = (raw - mean) * scale, for both; one number, or one for each channel.
     calibration_samples: the first so many of a file, so many evenly spaced ones of a folder; None for all.
     prune: the share of multiply-accumulates to remove, 0 to 1. cluster: values per layer's weights, 0 for none.
-    cluster_cost: how many times the instructions of int8 weights a layer may take to look clustered ones up.
+    cluster_cost: how many times the instructions of int8 weights a layer may take to look clustered or 4-bit ones up.
+    weight_bits: 8, or 4 for weights in -7..7, two to a byte where the kernels look them up within cluster_cost.
+    ranges: where the range of an activation ends: "auto", or a method of tinyopt.passes.quantization.ranges.
     max_drop: how many points of top-1 the compiled model may be worse than the given one; None for no limit.
     boundary: element type at inputs and outputs; None leaves it to the target. name: prefix of C names and files.
     patches: whether the first layers run in bands of rows: "off", "auto" where it saves a quarter, or how many bands.
@@ -45,6 +47,8 @@ class CompileOptions:
     prune: float = 0.0
     cluster: int = 0
     cluster_cost: float = 1.25
+    weight_bits: int = 8
+    ranges: str = "auto"
     max_drop: float | None = None
     boundary: Literal["int8", "float"] | None = None
     patches: str = "off"

@@ -75,8 +75,10 @@ def build_pipeline(options: CompileOptions, boundary: str) -> list[Pass]:
     """The passes to run, with the options applied: the default ones, then installed ones where their entry says so.
 
     Passes of other packages run before quantization, on the fused float graph.
-    Raises UsageError for an unknown pass or option.
+    Raises UsageError for an unknown pass or option, and for what contradicts itself.
     """
+    if not options.is_quantized and options.weight_bits != 8:
+        raise UsageError(f"weights of {options.weight_bits} bits are for quantized models: leave out --no-quantize")
     steps: list[Pass] = [step() for step in DEFAULT_PASSES]
     third_party = _third_party_passes({step.name for step in steps})
     before_quantize = next(i for i, step in enumerate(steps) if isinstance(step, Quantize))
@@ -109,6 +111,8 @@ def _with_main_options(step: Pass, options: CompileOptions, boundary: str) -> Pa
             return replace(step, ratio=options.prune)
         case ClusterWeights():
             return replace(step, clusters=options.cluster, cost=options.cluster_cost)
+        case Quantize():
+            return replace(step, method=options.ranges, weight_bits=options.weight_bits, cost=options.cluster_cost)
         case LimitDrop() if options.max_drop is not None:
             return replace(step, max_drop=options.max_drop)
         case LowerInteger():

@@ -13,6 +13,7 @@ from tinyopt.api import compile_model, write_passes
 from tinyopt.cli.console import Output, reported_errors
 from tinyopt.cli.list_commands import print_pipeline
 from tinyopt.cli.parsing import parse_memory, parse_settings, parse_shapes
+from tinyopt.cli.quantize_options import WEIGHT_BITS, ranges_option, weights_option
 from tinyopt.cli.sample_options import SOURCES, parse_numbers
 from tinyopt.disk_cache import default_cache_dir
 from tinyopt.errors import UsageError
@@ -65,6 +66,8 @@ def _options(command: _Command) -> _Command:
                 help="Use only N: the first of a file, evenly spaced ones of a folder.",
             ),
             click.option("--quantize/--no-quantize", default=True, help="int8 where --calib is given.  [default: yes]"),
+            ranges_option,
+            weights_option,
             click.option("--prune", default=0.0, type=click.FloatRange(0, 0.95), help="Share of MACs to prune away."),
             click.option(
                 "--cluster", default=0, type=click.IntRange(0, 64), help="Values per layer's weights, 2 to 64."
@@ -74,7 +77,7 @@ def _options(command: _Command) -> _Command:
                 default=1.25,
                 show_default=True,
                 type=click.FloatRange(1),
-                help="Clustered layers may take so many times the instructions of int8 weights, or they keep those.",
+                help="Layers may take so many times int8's instructions to look up clustered or int4 weights.",
             ),
             click.option(
                 "--max-drop",
@@ -128,6 +131,8 @@ def compile_command(
     calib_scale: tuple[float, ...],
     calib_samples: int | None,
     quantize: bool,
+    ranges: str,
+    weights: str,
     prune: float,
     cluster: int,
     cluster_cost: float,
@@ -155,6 +160,7 @@ def compile_command(
     tinyopt compile kws.onnx --target arm --no-quantize
     tinyopt compile kws.onnx -t cortex-m7 --calib calib.npz:x --mem dtcm=8K,sram=64K
     tinyopt compile kws.onnx -t cortex-m4 --calib calib.npz:x --prune 0.2 --cluster 32 --eval test.npz:x,y
+    tinyopt compile kws.onnx -t cortex-m4 --calib calib.npz:x --weights int4 --eval test.npz:x,y --max-drop 1
     tinyopt compile photos.onnx -t cortex-m7 --calib photos/ --calib-scale 1/255 --calib-samples 200
     """
     screen = Output(-1 if quiet else verbose, is_json)
@@ -172,6 +178,8 @@ def compile_command(
             prune=prune,
             cluster=cluster,
             cluster_cost=cluster_cost,
+            weight_bits=WEIGHT_BITS[weights],
+            ranges=ranges,
             max_drop=max_drop,
             boundary=io,
             memory=parse_memory(mem),

@@ -8,6 +8,7 @@ import click
 
 from tinyopt.cli.console import Output, reported_errors
 from tinyopt.cli.parsing import parse_settings, parse_shapes
+from tinyopt.cli.quantize_options import WEIGHT_BITS, ranges_option, weights_option
 from tinyopt.cli.sample_options import SOURCES, parse_numbers
 from tinyopt.debug_quantization import DEFAULT_SAMPLES, debug_quantization
 from tinyopt.options import CompileOptions
@@ -28,6 +29,8 @@ from tinyopt.report.quantization_table import quantization_table
 )
 @click.option("--target", "-t", default="arm", show_default=True, help="See `tinyopt targets`.")
 @click.option("--shape", "shapes", multiple=True, metavar="NAME=1,3,96,96", help="Shape of an input.")
+@ranges_option
+@weights_option
 @click.option("--disable-pass", "disabled", multiple=True, metavar="PASS", help="Leave a pass out.")
 @click.option("--set", "settings", multiple=True, metavar="PASS.OPTION=VALUE", help="Set a pass's option.")
 @click.option("--top", type=click.IntRange(1), metavar="N", help="List only the N first.")
@@ -44,6 +47,8 @@ def debug_quant_command(
     samples: int,
     target: str,
     shapes: tuple[str, ...],
+    ranges: str,
+    weights: str,
     disabled: tuple[str, ...],
     settings: tuple[str, ...],
     top: int | None,
@@ -70,6 +75,8 @@ def debug_quant_command(
             calibration_mean=calib_mean,
             calibration_scale=calib_scale,
             calibration_samples=calib_samples,
+            ranges=ranges,
+            weight_bits=WEIGHT_BITS[weights],
             disabled_passes=disabled,
             settings=parse_settings(settings),
         )
