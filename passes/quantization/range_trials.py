@@ -128,4 +128,4 @@ def _relative(expected: Sequence[Array], found: Sequence[Array]) -> float:
         float(np.sum(np.square(a - b, dtype=np.float64))) / max(float(np.sum(np.square(a, dtype=np.float64))), _TINY)
         for a, b in zip(expected, found, strict=True)
     ]
-    return float(np.mean(np.fmin(ratios, 1.0)))  # 1, too, where a rounded divisor gives NaN
+    return float(np.mean(np.minimum(ratios, 1.0)))

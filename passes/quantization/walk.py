@@ -47,7 +47,7 @@ class Walk:
             self._next += 1
 
     def _run(self, node: Node) -> None:
-        if node.output not in self._constants:
+        if not _dequantizes_constant(node):
             for output, arrays in zip(node.outputs, self._results(node), strict=True):
                 self._arrays[output] = arrays
         for value in node.present_inputs:
