@@ -90,14 +90,22 @@ def operand_rows(node: Node, x: Array) -> NDArray[np.float32]:
     return np.ascontiguousarray(split).reshape(groups, -1, rows * columns * (channels // groups))
 
 
+def sample_weight(x: Array) -> float:
+    """How much a sample counts: each alike, whatever its magnitude. A loud one would else outweigh all the others.
+
+    x: what the layer reads in the float model. One of zeros says nothing.
+    """
+    energy = float(np.vdot(x, x))
+    return 1.0 / max(energy, _TINY) if energy > 0 else 0.0
+
+
 def measure_moments(
     node: Node, exact: Sequence[Array], rounded: Sequence[Array], chosen: Sequence[int], *, with_exact: bool
 ) -> Moments:
     """The moments over the `chosen` samples of a layer's input in the float and in the quantized model.
 
     They are taken about the means where the layer has a bias, which makes up for the means, and else about zero.
-    Every sample counts alike, whatever its magnitude: a loud one would else outweigh all the others, and one of zeros
-    says nothing. Of very many rows a random part is taken, the same one in every run.
+    Every sample counts alike. Of very many rows a random part is taken, the same one in every run.
     """
     sums: dict[str, Matrices] = {}
     weight = 0.0
@@ -105,8 +113,7 @@ def measure_moments(
     origin = _origin(node, [exact[index] for index in chosen]) if centre else None
     for index in chosen:
         x, z = _some_rows(operand_rows(node, exact[index]), operand_rows(node, rounded[index]), index, len(chosen))
-        energy = float(np.vdot(x, x))
-        scale = 1.0 / max(energy, _TINY) if energy > 0 else 0.0
+        scale = sample_weight(exact[index])
         weight += scale * x.shape[1]
         if origin is not None:
             x, z = x - origin[:, None], z - origin[:, None]
@@ -132,6 +139,9 @@ def _origin(node: Node, arrays: Sequence[Array]) -> NDArray[np.float32] | None:
 
     Products of float32 have seven digits: they do not say how much inputs vary that hardly leave a large mean.
     """
+    arrays = [x for x in arrays if x.any()]
+    if not arrays:
+        return None
     channels = arrays[0].shape[-1]
     means = [x.reshape(-1, channels).mean(axis=0, dtype=np.float64) for x in arrays]
     squares = [np.square(x.reshape(-1, channels), dtype=np.float64).mean(axis=0) for x in arrays]
