@@ -20,10 +20,12 @@ from tinyopt.passes.quantization.layers import (
     quantized_layers,
     split,
 )
-from tinyopt.passes.quantization.moments import has_rows, operand_rows
+from tinyopt.passes.quantization.moments import has_rows, operand_rows, sample_weight
 from tinyopt.passes.quantization.walk import Walk
 
 METHODS = ("empirical", "analytic")
+_MOST_LEFT = 0.7  # of what the means were off: less of a gain comes from the choice of samples
+_TINY = 1e-30
 
 Vector = NDArray[np.float64]
 
@@ -35,7 +37,7 @@ class CorrectBiases(Pass):
     What: rounding moves the mean of what a layer gives, and the layers behind it are moved along. empirical: the bias
         takes over the difference of the means in the float and in the quantized model as it stands so far. analytic: it
         takes over what the rounded weights do to the float model's mean input, whatever the layers before it do. A
-        layer is corrected where that brings the mean closer on a fifth of the samples, which was held out.
+        layer is corrected where that brings the means clearly closer on a fifth of the samples, which was held out.
     Before -> After:
         b    =>    b + mean(W x) - mean(V z)        (W x: sums of the float model, V z: of the quantized one)
     Exactness: approximate as before; nothing but biases changes. The remark of each layer says how far the means of its
@@ -91,7 +93,7 @@ def _correct(layer: QuantizedLinear, x: Sequence[Array], z: Sequence[Array], con
     before = _offsets(layer, x, z, held_out)
     layer.store_bias(layer.real_bias + _offsets(layer, x, z, used))
     after = _offsets(layer, x, z, held_out)
-    if np.array_equal(bias.data, present) or _size(after) >= _size(before):
+    if np.array_equal(bias.data, present) or _size(after) > _MOST_LEFT * _size(before):
         bias.constant = present
         context.declined(f"{label_of(node)}: its means are as close as they get, on samples held out", [node])
         return False
@@ -102,16 +104,18 @@ def _correct(layer: QuantizedLinear, x: Sequence[Array], z: Sequence[Array], con
 
 def _offsets(layer: QuantizedLinear, x: Sequence[Array], z: Sequence[Array], chosen: Sequence[int]) -> Vector:
     """How much the mean of each output channel lacks over the `chosen` samples."""
-    wanted = np.einsum("gok,gk->go", layer.exact_rows, _mean_rows(layer.node, x, chosen)).reshape(-1)
-    given = np.einsum("gok,gk->go", layer.integer_rows * layer.row_scales, _mean_rows(layer.node, z, chosen))
+    weights = [sample_weight(x[index]) for index in chosen]
+    wanted = np.einsum("gok,gk->go", layer.exact_rows, _mean_rows(layer.node, x, chosen, weights)).reshape(-1)
+    given = np.einsum("gok,gk->go", layer.integer_rows * layer.row_scales, _mean_rows(layer.node, z, chosen, weights))
     lack = wanted + layer.twin.input(2).data - given.reshape(-1) - layer.real_bias
     return np.asarray(lack, np.float64)
 
 
-def _mean_rows(node: Node, arrays: Sequence[Array], chosen: Sequence[int]) -> Vector:
-    """The mean operands, [groups, K]."""
-    sums = [operand_rows(node, arrays[index]).mean(axis=1, dtype=np.float64) for index in chosen]
-    return np.asarray(np.mean(sums, axis=0), np.float64)
+def _mean_rows(node: Node, arrays: Sequence[Array], chosen: Sequence[int], weights: Sequence[float]) -> Vector:
+    """The mean operands, [groups, K], over samples of these weights."""
+    means = [operand_rows(node, arrays[index]).mean(axis=1, dtype=np.float64) for index in chosen]
+    total = max(sum(weights), _TINY)
+    return np.asarray(sum(weight / total * mean for weight, mean in zip(weights, means, strict=True)), np.float64)
 
 
 def _size(offsets: Vector) -> float:
