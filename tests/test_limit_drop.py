@@ -238,7 +238,10 @@ def test_a_compiled_model_keeps_its_accuracy_although_one_calibration_sample_is_
     assert any("gives int16" in message for message in backed_off)
     assert all(message in str(result.report) for message in backed_off)
     evaluated = result.report["evaluation"]
-    assert 100 * (evaluated["float_top1"] - evaluated["compiled_top1"]) <= 3.0
+    lost = 100 * (evaluated["float_top1"] - evaluated["compiled_top1"])
+    assert lost <= 3.0
+    assert (result.report["gate"]["limit_points"], result.report["gate"]["lost_points"]) == (3.0, lost)
+    assert "accuracy gate" in (result.folder / "report.html").read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize("more", [[], ["--disable-pass", "limit-drop", "--eval", f"{DATA}:x,y"]])

@@ -20,6 +20,7 @@ from tinyopt.pass_manager import run_pass
 from tinyopt.passes.fuse_operators import FuseOperators
 from tinyopt.report.changes import ChangePrinter, changed_lines
 from tinyopt.report.csv import ENCODING, layers_csv
+from tinyopt.report.gate import accuracy_gate
 from tinyopt.report.sources import layer_sources
 from tinyopt.report.text import plain_text, renderable
 
@@ -27,6 +28,10 @@ from tinyopt.report.text import plain_text, renderable
 def report_of_digits() -> dict[str, Any]:
     report: dict[str, Any] = json.loads((compiled_digits("c") / "report.json").read_text())
     return report
+
+
+def lines_of(report: dict[str, Any]) -> list[str]:
+    return plain_text(report).splitlines()
 
 
 def shown(what: RenderableType, width: int, colour: bool = False) -> str:
@@ -80,6 +85,28 @@ def test_the_report_states_hash_boundary_costs_with_their_change_and_memory() ->
     assert f"{weights - before['weight_bytes']:+,}" in texts["weights (flash)"]
     assert f"{after['arena_bytes']:,} B" in texts["activations (RAM)"]
     assert max(map(len, lines)) <= 120
+
+
+def test_the_report_says_where_the_calibration_samples_came_from() -> None:
+    report = report_of_digits()
+    assert any(line.split() == "calibration 20 samples of digits.npz:calib".split() for line in lines_of(report))
+    report["calibration"] |= {"is_random": True, "source": "random"}
+    assert any(line.split() == "calibration 20 samples of noise".split() for line in lines_of(report))
+
+
+def test_the_report_says_what_the_accuracy_gate_allowed_and_what_was_lost() -> None:
+    report = report_of_digits()
+    assert accuracy_gate(report, None) is None
+    (step,) = [step for step in report["passes"] if step["name"] == "limit-drop"]
+    step["remarks"] = [{"kind": "note", "message": "0.20 points lost in int8"}]
+    said = accuracy_gate(report, 0.5)
+    assert said == {"limit_points": 0.5, "lost_points": None, "text": "0.20 points lost in int8"}
+    report["evaluation"] = {"float_top1": 0.75, "compiled_top1": 0.5, "samples": 8, "agreement": 1, "source": "it"}
+    report["gate"] = gate = accuracy_gate(report, 30.0)
+    assert gate is not None
+    assert gate["lost_points"] == 25.0
+    lost = "25.00 points lost, allowed are 30.00 points"
+    assert lines_of(report)[-1] == f"accuracy gate: {lost}: top-1 of the compiled model on 8 labelled samples"
 
 
 @pytest.mark.parametrize("width", [80, 100, 120])

@@ -43,6 +43,7 @@ from tinyopt.report.build import Evaluation, build_report, to_json
 from tinyopt.report.csv import ENCODING as CSV_ENCODING
 from tinyopt.report.csv import layers_csv
 from tinyopt.report.figures import layer_errors, source_lines
+from tinyopt.report.gate import accuracy_gate
 from tinyopt.report.html.build import compiled_page
 from tinyopt.report.quantization import compiled_quantization
 from tinyopt.report.text import plain_text
@@ -143,7 +144,9 @@ def compile_model(
             evaluated = _evaluate(original, program, *labelled, options, folder)
             _require_accuracy(evaluated, options.max_drop)
             report["evaluation"] = evaluated.as_dict()
-            _write_report(folder, report)
+        if gate := accuracy_gate(report, options.max_drop):
+            report["gate"] = gate
+        _write_report(folder, report)
         page = compiled_page(report, original, steps, program)
         (folder / "report.html").write_text(page, encoding="utf-8")
     return CompileResult(output, original, program, tuple(steps), report)

@@ -62,6 +62,8 @@ def renderable(report: dict[str, Any]) -> RenderableType:
     ]
     if "evaluation" in report:
         parts += [Text(), _evaluation(report["evaluation"])]
+    if "gate" in report:
+        parts += [Text(), Text(f"accuracy gate: {printable(report['gate']['text'])}", style="bold")]
     return Group(*parts)
 
 
@@ -96,6 +98,8 @@ def _summary(report: dict[str, Any]) -> Table:
         values = report[f"{what}s"]
         for number, value in enumerate(values, start=1):
             table.add_row(f"{what} {number}/{len(values)}", _boundary(value))
+    if "calibration" in report:
+        table.add_row("calibration", _calibration(report["calibration"]))
     table.add_row("parameters", f"{before['parameters']:,} in {memory_size(before['weight_bytes'])}")
     table.add_row("MACs", Text.assemble(f"{after['macs']:,}", _against(before["macs"], after["macs"])))
     weights = after["flash_constant_bytes"]
@@ -115,6 +119,11 @@ def _boundary(value: dict[str, Any]) -> str:
     if value["scale"] is None:
         return text
     return f"{text}, scale {value['scale']:.7g}, zero point {value['zero_point']}"
+
+
+def _calibration(calibration: dict[str, Any]) -> str:
+    count = f"{calibration['samples']:,} samples"
+    return f"{count} of noise" if calibration["is_random"] else f"{count} of {printable(calibration['source'])}"
 
 
 def _against(before: int, after: int) -> Text:

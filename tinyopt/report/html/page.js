@@ -76,7 +76,8 @@ function drawHead() {
   const model = report.model || { file: "" };
   document.title = `${model.file} – tinyopt report`;
   byId("title").append(html("h1", { dir: "auto" }, model.file), report.target ? html("span", { class: "quiet" }, `for ${report.target.name}: ${report.target.description}`) : "");
-  const { before, after } = report;
+  const { before, after, calibration } = report;
+  if (calibration) byId("title").append(html("span", { class: "quiet" }, `calibrated on ${whole(calibration.samples)} samples of ${calibration.is_random ? "noise" : calibration.source}`));
   if (!before || !after) return;
   const figures = byId("figures");
   figures.append(kpi("weights", after.weight_bytes, before.weight_bytes, " B"), kpi("MACs", after.macs, before.macs, ""));
@@ -169,7 +170,8 @@ function drawVerdicts() {
 
 function verdicts() {
   const found = [];
-  const { after, before, evaluation } = report;
+  const { after, before, evaluation, gate } = report;
+  if (gate) found.push({ isGood: gate.lost_points === null || gate.lost_points <= gate.limit_points, text: `accuracy gate: ${gate.text}` });
   if (evaluation) {
     const lost = 100 * (evaluation.float_top1 - evaluation.compiled_top1);
     found.push({ isGood: lost <= 1, text: `top-1 on ${whole(evaluation.samples)} samples: ${(100 * evaluation.float_top1).toFixed(2)} % as it came, ${(100 * evaluation.compiled_top1).toFixed(2)} % compiled (${evaluation.source}); agreement ${(100 * evaluation.agreement).toFixed(2)} %; green where at most one point is lost` });
