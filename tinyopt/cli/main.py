@@ -49,8 +49,8 @@ def main() -> None:
     tinyopt debug-quant model.onnx --calib samples.npz:x    which layers quantization hurts, and what to do
     tinyopt diff model.onnx edited.onnx          which nodes differ
 
-    Exit codes: 0 ok, 1 internal error, 2 usage, 3 model invalid or unsupported, 6 verification mismatch or
-    models that differ, 7 compiler or emulator missing.
+    Exit codes: 0 ok, 1 internal error, 2 usage, 3 model invalid or unsupported, 4 accuracy below --max-drop,
+    5 memory too small, 6 verification mismatch or models that differ, 7 compiler or emulator missing.
     """
 
 
