@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import ClassVar
@@ -13,7 +13,7 @@ from tinyopt.ops.integer_rules import ACTIVATION_DTYPES
 from tinyopt.pass_manager import Pass, PassContext
 from tinyopt.passes.quantization.insertion import make_explicit
 from tinyopt.passes.quantization.observing import observe
-from tinyopt.passes.quantization.parameters import Choice, choose, logits, parameters_of
+from tinyopt.passes.quantization.parameters import Choice, choose, fixed, logits, parameters_of
 from tinyopt.passes.quantization.range_trials import best_ranges
 from tinyopt.passes.quantization.ranges import METHODS, Observer, Range, minmax, percentile
 from tinyopt.passes.quantization.weights import WeightOptions
@@ -64,8 +64,8 @@ class Quantize(Pass):
         if not choice.nodes:
             return False
         seen = observe(graph, choice.activations(), context.samples, context)
-        ranges = self._ranges(graph, choice, seen, context)
         wide = {value: minmax(seen[value]) for value in (logits(graph, choice) if self.wide_logits else ())}
+        ranges = self._ranges(graph, choice, seen, {*wide, *fixed(graph, choice)}, context)
         known = set(graph.nodes)
         context.float_graph = graph.copy()
         weights = WeightOptions(self.weight_bits, self.per_channel, self.cost)
@@ -90,11 +90,16 @@ class Quantize(Pass):
             raise UsageError(f"quantize.cost is a factor of at least 1, not {self.cost:g}")
 
     def _ranges(
-        self, graph: Graph, choice: Choice, seen: Mapping[Value, Observer], context: PassContext
+        self,
+        graph: Graph,
+        choice: Choice,
+        seen: Mapping[Value, Observer],
+        settled: Collection[Value],
+        context: PassContext,
     ) -> Mapping[Value, Range]:
         """The range of each activation."""
         if self.method == AUTO:
-            return best_ranges(graph, choice, seen, context)
+            return best_ranges(graph, choice, seen, settled, context)
         method = METHODS[self.method] if self.method != "percentile" else partial(percentile, percent=self.percentile)
         context.note(f"ranges by {self.method}{f' {self.percentile:g}' if self.method == 'percentile' else ''}")
         return {value: method(observer) for value, observer in seen.items()}

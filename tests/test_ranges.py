@@ -239,7 +239,8 @@ def test_what_goes_to_softmax_alone_is_int16_and_the_whole_becomes_integer() -> 
     graph, plain = classifier(), classifier()
     exact = graph.copy()
     samples: list[Sample] = [random_inputs(graph, seed) for seed in range(16)]
-    Quantize().run(graph, context_for(samples))
+    context = context_for(samples)
+    Quantize().run(graph, context)
     Quantize(wide_logits=False).run(plain, context_for(samples))
     dtypes = [
         {node.input(0).name: node.output.dtype for node in g.nodes if node.op == "QuantizeLinear"}
@@ -248,6 +249,10 @@ def test_what_goes_to_softmax_alone_is_int16_and_the_whole_becomes_integer() -> 
     assert dtypes[0] == {"x": "int8", "dense_out": "int8", "dense_2_out": "int16", "softmax_out_exact": "int8"}
     assert set(dtypes[1].values()) == {"int8"}
     assert dtypes[1].keys() == dtypes[0].keys()
+    ranges = [
+        message.split("'")[1] for message in messages(context.remarks, "note") if "noise at its readers" in message
+    ]
+    assert ranges == ["x", "dense_out"]  # the others' do not come from what was seen of them
     fresh = [random_inputs(exact, seed) for seed in range(100, 150)]
     errors: list[float] = []
     for quantized in (graph, plain):

@@ -146,6 +146,12 @@ def logits(graph: Graph, choice: Choice) -> list[Value]:
     ]
 
 
+def fixed(graph: Graph, choice: Choice) -> list[Value]:
+    """What operators give whose outputs always lie in one interval, so that their scale is known."""
+    producers = graph.producers()
+    return [value for value in choice.activations() if _rule(producers.get(value)) in FIXED]
+
+
 def parameters_of(
     graph: Graph,
     choice: Choice,

@@ -7,7 +7,7 @@ error being taken relative to the layer's output for it: a loud sample would els
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
 
@@ -27,9 +27,12 @@ _TINY = 1e-30
 
 
 def best_ranges(
-    graph: Graph, choice: Choice, seen: Mapping[Value, Observer], context: PassContext
+    graph: Graph, choice: Choice, seen: Mapping[Value, Observer], settled: Collection[Value], context: PassContext
 ) -> Mapping[Value, Range]:
-    """For each activation the range with the least error at its readers; those that share a scale share the method."""
+    """For each activation the range with the least error at its readers; those that share a scale share the method.
+
+    settled: activations whose scale does not depend on what is found here: no remark is made of them.
+    """
     members: dict[Value, list[Value]] = {}
     for value in seen:
         members.setdefault(choice.groups.root(value), []).append(value)
@@ -49,6 +52,8 @@ def best_ranges(
         best = min(costs, key=costs.__getitem__)
         low, high = proposals[root][best]
         ranges.update(dict.fromkeys(values, (low, high)))
+        if all(value in settled for value in values):
+            continue
         context.note(
             f"'{values[0].name}': [{low:.4g}, {high:.4g}] by {best}; noise at its readers {_decibels(costs[best])} dB, "
             f"by minmax {_decibels(costs['minmax'])} dB"
