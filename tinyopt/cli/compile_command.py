@@ -106,7 +106,9 @@ def _options(command: _Command) -> _Command:
             click.option("--print-changed", is_flag=True, help="Print what each pass changed, as a diff of the graph."),
             click.option("--dump-passes", type=Path, metavar="DIR", help="Also write each pass's graph there."),
             click.option("--cc", help="C compiler.  [default: $TINYOPT_CC, the target's own, ziglang]"),
-            click.option("--cache-dir", type=Path, help="Compiled kernels and calibration.  [default: ~/.cache/tinyopt]"),
+            click.option(
+                "--cache-dir", type=Path, help="Compiled kernels and calibration.  [default: ~/.cache/tinyopt]"
+            ),
             click.option("--no-cache", is_flag=True, help="Compile and calibrate anew."),
             click.option("-v", "--verbose", count=True, help="Say more: -v every remark, -vv tracebacks."),
             click.option("-q", "--quiet", is_flag=True, help="Print nothing but errors."),
