@@ -22,6 +22,7 @@ from tinyopt.options import CompileOptions
 from tinyopt.pass_manager import Pass, PassContext, run_pass
 from tinyopt.pipeline import as_real, build_pipeline, graph_inputs
 from tinyopt.samples import Sample, load_labelled, load_samples, random_samples
+from tinyopt.samples.numpy_files import array_names
 from tinyopt.targets import target_named
 from tinyopt.toolchain import CompilerChoice
 from tools.quantization_table.methods import ADD_ONS, DEFAULT, Method
@@ -69,9 +70,7 @@ def load_subject(file: Path, data: Path, calibration: str | None) -> Subject:
     if not arrays.is_file():
         noise = random_samples(graph.inputs, _NOISE_SAMPLES, _NOISE_SEED)
         return Subject(file.stem, file, graph, options, calibrating, noise, None)
-    with np.load(arrays) as stored:
-        is_labelled = "y" in stored.files
-    if is_labelled:
+    if "y" in array_names(arrays):
         samples, labels = load_labelled(f"{arrays}:x,y", graph.inputs, 0.0, scale)
         return Subject(file.stem, file, graph, options, calibrating, samples, labels)
     samples = load_samples(f"{arrays}:x", graph.inputs, 0.0, scale)
