@@ -26,6 +26,7 @@ def test_the_bytes_of_clustered_layers_are_those_of_the_object_file(weights: dic
         pytest.skip("arm-none-eabi-gcc is not installed")
     options = replace(options_for("cortex-m4"), cluster_cost=10.0, settings=INT8_LOGITS, **weights)  # type: ignore[arg-type]
     report = compile_model(MODEL, tmp_path / "out", options).report
+    assert any("take a byte for each" in note for note in report["model"]["notes"]) == ("weight_bits" in weights)
     compiled = tmp_path / "weights.o"
     source = tmp_path / "out" / "digits_weights.c"
     subprocess.run(["arm-none-eabi-gcc", *MACHINE, "-O1", "-c", source, "-o", compiled], check=True)

@@ -40,6 +40,7 @@ from tinyopt.pipeline import (
     run_pipeline,
 )
 from tinyopt.report.build import Evaluation, build_report, to_json
+from tinyopt.report.clustering import four_bit_notes
 from tinyopt.report.csv import ENCODING as CSV_ENCODING
 from tinyopt.report.csv import layers_csv
 from tinyopt.report.figures import layer_errors, source_lines
@@ -134,7 +135,8 @@ def compile_model(
         code = None if compiler is None else measure_code(program, names, folder, compiler, options.cache_dir)
         digest = _sha256(model)
         facts = layer_facts(original, steps, program, raw_sample, computed, folder / f"{names.prefix}.c")
-        notes = [*imported.notes, *boundary_notes, *([NOISE_WARNING] if isinstance(calibration, NoiseSamples) else [])]
+        notes = [*imported.notes, *boundary_notes, *four_bit_notes(program.calls, options.weight_bits)]
+        notes += [NOISE_WARNING] if isinstance(calibration, NoiseSamples) else []
         report = build_report(model.name, digest, names.prefix, original, notes, steps, program, code, facts)
         if calibration:
             report["calibration"] = _calibration_facts(calibration, options)

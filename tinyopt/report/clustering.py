@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from rich.table import Table
@@ -35,6 +36,16 @@ def clustering(call: KernelCall) -> dict[str, Any] | None:
         "instructions": None if decoding is None else decoding.instructions,
         "int8_instructions": None if decoding is None else decoding.int8_instructions,
     }
+
+
+def four_bit_notes(calls: Sequence[KernelCall], weight_bits: int) -> list[str]:
+    """Where 4-bit weights were asked for: how many layers lose by it and save nothing."""
+    facts = [clusters for call in calls if (clusters := clustering(call)) is not None]
+    kept = sum(not clusters["is_decoded"] for clusters in facts)
+    if weight_bits == 8 or not kept:
+        return []
+    what = f"{kept} of {len(facts)} layers with 4-bit weights take a byte for each"
+    return [f"{what}: `tinyopt profile` says why; a higher --cluster-cost may help"]
 
 
 def _packed_bytes(kernel: Kernel) -> int | None:
