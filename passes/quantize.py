@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -31,7 +32,7 @@ class Quantize(Pass):
         scale. method says where a range ends: minmax, moving-average, percentile, entropy, mse; auto tries them all and
         takes, for each activation, what rounds with the least error at the outputs of the layers that read it.
         What goes to Softmax alone is int16 (wide_logits). weight_bits=4 keeps weights within -7..7, two to a byte where
-        the target's kernels look them up.
+        the target's kernels look them up; layers that give int16 keep 8 bits, for no kernel looks theirs up.
     Before -> After:
         x -> Conv(w) -> y    =>    x -> Q -> D -> Conv(D(int8 w)) -> Q -> D -> y    (Q, D: Quantize-, DequantizeLinear)
         with scale = (high - low) / 255 and zero_point = -128 - low / scale
@@ -50,7 +51,7 @@ class Quantize(Pass):
     weight_bits: int = 8
     wide_logits: bool = True
     per_channel: bool = True
-    cost: float = 1.25  # how many times the instructions of int8 weights a layer may take to look 4-bit ones up
+    cost: float = math.inf  # how many times the instructions of int8 weights a layer may take to look 4-bit ones up
 
     def run(self, graph: Graph, context: PassContext) -> bool:
         self._check_options()

@@ -411,7 +411,7 @@ def test_print_passes_shows_the_pipeline_with_the_options_applied_and_writes_not
 
 
 def test_options_of_quantization_reach_its_pass() -> None:
-    chosen = ("--weights", "int4", "--ranges", "mse", "--cluster-cost", "2", "--set", "quantize.percentile=99")
+    chosen = ("--weights", "int4", "--ranges", "mse", "--set", "quantize.percentile=99", "--set", "quantize.cost=2")
     done = tinyopt("compile", MODEL, "-t", "cortex-m4", "--print-passes", "--json", *chosen)
     options = next(step["options"] for step in json.loads(done.out) if step["name"] == "quantize")
     assert (options["weight_bits"], options["method"], options["cost"], options["percentile"]) == (4, "mse", 2, 99)

@@ -112,7 +112,7 @@ def _with_main_options(step: Pass, options: CompileOptions, boundary: str) -> Pa
         case ClusterWeights():
             return replace(step, clusters=options.cluster, cost=options.cluster_cost)
         case Quantize():
-            return replace(step, method=options.ranges, weight_bits=options.weight_bits, cost=options.cluster_cost)
+            return replace(step, method=options.ranges, weight_bits=options.weight_bits)
         case LimitDrop() if options.max_drop is not None:
             return replace(step, max_drop=options.max_drop)
         case LowerInteger():

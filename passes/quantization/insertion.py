@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -99,7 +99,10 @@ def _quantize_inputs(work: _Insertion, node: Node) -> None:
 
 
 def _quantize_weights(work: _Insertion, node: Node, input_scale: float) -> None:
-    quantized = quantize_parameters(work.names, node, input_scale, work.weights)
+    options = work.weights
+    if node.output in work.parameters.wide:  # no kernel that gives int16 looks weights up: 4 bits would save nothing
+        options = replace(options, bits=8)
+    quantized = quantize_parameters(work.names, node, input_scale, options)
     for index, constant in ((1, quantized.weights), (2, quantized.bias)):
         if constant is not None:
             dequantize = dequantized(work.names, constant, node)

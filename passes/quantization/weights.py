@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -26,7 +27,7 @@ class WeightOptions:
 
     bits: int = 8
     is_per_channel: bool = True
-    cost: float = 1.25
+    cost: float = math.inf
 
 
 INT8_PER_CHANNEL = WeightOptions()

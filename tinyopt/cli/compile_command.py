@@ -77,7 +77,7 @@ def _options(command: _Command) -> _Command:
                 default=1.25,
                 show_default=True,
                 type=click.FloatRange(1),
-                help="Layers may take so many times int8's instructions to look up clustered or int4 weights.",
+                help="Layers may take so many times int8's instructions to look up clustered weights.",
             ),
             click.option(
                 "--max-drop",

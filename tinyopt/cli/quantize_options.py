@@ -14,7 +14,7 @@ weights_option = click.option(
     type=click.Choice(list(WEIGHT_BITS)),
     default="int8",
     show_default=True,
-    help="int4: -7 to 7, two to a byte in all layers that look them up within --cluster-cost: less flash, less exact.",
+    help="int4: -7 to 7, two to a byte wherever a kernel can look them up: less flash, less exact.",
 )
 ranges_option = click.option(
     "--ranges",
