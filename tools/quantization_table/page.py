@@ -31,7 +31,7 @@ compiled* is the library that `tinyopt compile --target host` writes, run on the
 How far to trust it: these sets are small. One sample is 0.33 points of kws01, 0.26 of ic01, 1.6 of vww01. Mere luck in
 rounding moves kws01 by 1 to 1.7 dB: rows closer together than that are equal, and a method that does better on all
 models says more than one that does much better on one. equalize-layers leaves networks alone that gain nothing by it;
-its row is then the one above.
+its row is then the one above. Models with few rows were measured with `--quick`.
 
 To measure a part of it again: `python -m tools.quantization --models DIR --data DIR --model kws01`; with `--bars` it
 measures the default alone, beside what it must reach. `--models examples --data examples --model digits` needs nothing
