@@ -13,15 +13,8 @@ from tinyopt.errors import UsageError
 from tinyopt.ir import Array, Graph, Node
 from tinyopt.pass_manager import Pass, PassContext
 from tinyopt.passes.channel_links import label_of
-from tinyopt.passes.quantization.layers import (
-    FEWEST_SAMPLES,
-    QuantizedLinear,
-    comparison_samples,
-    quantized_layers,
-    split,
-)
+from tinyopt.passes.quantization.layers import QuantizedLinear, change_layers, split
 from tinyopt.passes.quantization.moments import has_rows, operand_rows, sample_weight
-from tinyopt.passes.quantization.walk import Walk
 
 METHODS = ("empirical", "analytic")
 _MOST_LEFT = 0.7  # of what the means were off: less of a gain comes from the choice of samples
@@ -54,34 +47,20 @@ class CorrectBiases(Pass):
     def run(self, graph: Graph, context: PassContext) -> bool:
         if self.method not in METHODS:
             raise UsageError(f"correct-biases.method is '{self.method}', not one of {', '.join(METHODS)}")
-        if context.float_graph is None:
-            context.declined("nothing was quantized here: biases that came with the model stay as they are")
-            return False
-        samples = comparison_samples(graph, context)
-        if samples is None:
-            context.declined(
-                f"{len(context.samples)} calibration samples are too few to judge by: {FEWEST_SAMPLES} or more"
-            )
-            return False
-        layers = quantized_layers(graph, context.float_graph)
-        exact, rounded = Walk(context.float_graph, samples), Walk(graph, samples)
-        is_changed = False
-        for done, layer in enumerate(layers):
-            context.on_progress(self.name, done, len(layers))
-            if layer.bias is None or not has_rows(layer.node):
-                context.declined(f"{label_of(layer.node)}: {_reason(layer)}", [layer.node])
-                continue
-            exact.run_before(layer.twin)
-            rounded.run_before(layer.node)
-            x = exact.arrays(layer.twin.input(0))
-            z = x if self.method == "analytic" else rounded.arrays(layer.node.input(0))
-            is_changed |= _correct(layer, x, z, context)
-        context.on_progress(self.name, len(layers), len(layers))
-        return is_changed
+        is_analytic = self.method == "analytic"
+        return change_layers(
+            self.name,
+            graph,
+            context,
+            _refusal,
+            lambda layer, x, z: _correct(layer, x, x if is_analytic else z, context),
+        )
 
 
-def _reason(layer: QuantizedLinear) -> str:
-    return "it has no bias of integers" if layer.bias is None else f"the means of a {layer.node.op} are not corrected"
+def _refusal(layer: QuantizedLinear) -> str | None:
+    if layer.bias is None:
+        return "it has no bias of integers"
+    return None if has_rows(layer.node) else f"the means of a {layer.node.op} are not corrected"
 
 
 def _correct(layer: QuantizedLinear, x: Sequence[Array], z: Sequence[Array], context: PassContext) -> bool:
@@ -89,10 +68,10 @@ def _correct(layer: QuantizedLinear, x: Sequence[Array], z: Sequence[Array], con
     used, held_out = split(len(x))
     node, bias = layer.node, layer.bias
     assert bias is not None, node.name
-    present = bias.data
+    present, real = bias.data, layer.real_bias
     before = _offsets(layer, x, z, held_out)
-    layer.store_bias(layer.real_bias + _offsets(layer, x, z, used))
-    after = _offsets(layer, x, z, held_out)
+    layer.store_bias(real + _offsets(layer, x, z, used))
+    after = before - (layer.real_bias - real)
     if np.array_equal(bias.data, present) or _size(after) > _MOST_LEFT * _size(before):
         bias.constant = present
         context.declined(f"{label_of(node)}: its means are as close as they get, on samples held out", [node])

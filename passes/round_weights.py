@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -13,20 +14,13 @@ from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 from tinyopt.ir import Array, Graph, Value
 from tinyopt.pass_manager import Pass, PassContext
 from tinyopt.passes.channel_links import label_of
-from tinyopt.passes.quantization.layers import (
-    FEWEST_SAMPLES,
-    QuantizedLinear,
-    comparison_samples,
-    quantized_layers,
-    split,
-)
+from tinyopt.passes.quantization.layers import QuantizedLinear, change_layers, split
 from tinyopt.passes.quantization.moments import Matrices, Moments, has_rows, measure_moments
-from tinyopt.passes.quantization.rounding import Grid, codebook_grid, integer_grid, refit, round_rows
-from tinyopt.passes.quantization.walk import Walk
+from tinyopt.passes.quantization.rounding import Grid, codebook_grid, compensation, integer_grid, refit, round_rows
 from tinyopt.passes.quantization.weights import LARGEST_LEVEL
 
-# Ridge and damping, the boldest first: few samples of many inputs want much of both.
-_STRENGTHS = ((1.0, 0.01), (10.0, 0.01), (10.0, 0.1), (100.0, 0.1), (100.0, 1.0))
+# Damping and ridges, the boldest first: few samples of many inputs want much of both.
+_RIDGES: Mapping[float, tuple[float, ...]] = {0.01: (1.0, 10.0), 0.1: (10.0, 100.0), 1.0: (100.0,)}  # by damping
 _LARGEST_INPUTS = 2304  # the factor of their moments would take minutes and gigabytes
 
 
@@ -50,37 +44,21 @@ class RoundWeights(Pass):
     name: ClassVar[str] = "round-weights"
 
     def run(self, graph: Graph, context: PassContext) -> bool:
-        if context.float_graph is None:
-            context.declined("nothing was quantized here: integers that came with the model stay as they are")
-            return False
-        samples = comparison_samples(graph, context)
-        if samples is None:
-            context.declined(
-                f"{len(context.samples)} calibration samples are too few to judge by: {FEWEST_SAMPLES} or more"
-            )
-            return False
-        layers = quantized_layers(graph, context.float_graph)
-        exact, rounded = Walk(context.float_graph, samples), Walk(graph, samples)
-        is_changed = False
         # The matrices are small, and one product follows the other: threads would mostly wait for one another.
         with threadpool_limits(1):
-            for done, layer in enumerate(layers):
-                context.on_progress(self.name, done, len(layers))
-                if reason := _refusal(context.float_graph, layer):
-                    context.declined(f"{label_of(layer.node)}: {reason}", [layer.node])
-                    continue
-                exact.run_before(layer.twin)
-                rounded.run_before(layer.node)
-                is_changed |= _round(
-                    layer, exact.arrays(layer.twin.input(0)), rounded.arrays(layer.node.input(0)), context
-                )
-        context.on_progress(self.name, len(layers), len(layers))
-        return is_changed
+            return change_layers(
+                self.name,
+                graph,
+                context,
+                lambda layer: _refusal(context.float_graph, layer),
+                lambda layer, x, z: _round(layer, x, z, context),
+            )
 
 
-def _refusal(float_graph: Graph, layer: QuantizedLinear) -> str | None:
+def _refusal(float_graph: Graph | None, layer: QuantizedLinear) -> str | None:
     if not has_rows(layer.node):
         return f"the weights of {layer.node.op} are rounded to the nearest"
+    assert float_graph is not None, "layers are compared with those of the float graph"
     if sum(value is layer.twin.input(1) for node in float_graph.nodes for value in node.inputs) > 1:
         return "its weights are shared"
     if layer.is_exact:
@@ -100,10 +78,9 @@ def _round(layer: QuantizedLinear, x: Sequence[Array], z: Sequence[Array], conte
     wanted, scale = layer.exact_rows, layer.row_scales
     present = integers = layer.integer_rows
     before = after = float(judge.error(wanted, present * scale).sum())
-    for ridge, damping in _STRENGTHS:
-        proposal = _rounded(wanted, scale, moments, _grid(layer.weights), ridge, damping)
-        error = float(judge.error(wanted, proposal * scale).sum()) if proposal is not None else math.inf
-        if proposal is not None and error < after:
+    for proposal in _proposals(wanted, scale, moments, _grid(layer.weights)):
+        error = float(judge.error(wanted, proposal * scale).sum())
+        if error < after:
             integers, after = proposal, error
     node = layer.node
     if integers is present:
@@ -118,18 +95,16 @@ def _round(layer: QuantizedLinear, x: Sequence[Array], z: Sequence[Array], conte
     return True
 
 
-def _rounded(
-    wanted: Matrices, scale: Matrices, moments: Moments, grid: Grid, ridge: float, damping: float
-) -> Matrices | None:
-    """Integers for the weights, both [groups, channels, K]; None where damping is too weak to invert the moments."""
-    try:
-        parts = [
-            round_rows(refit(weights, cross, own, ridge), steps, own, grid, damping)
-            for weights, steps, cross, own in zip(wanted, scale, moments.cross, moments.rounded, strict=True)
-        ]
-    except np.linalg.LinAlgError:
-        return None
-    return np.stack(parts)
+def _proposals(wanted: Matrices, scale: Matrices, moments: Moments, grid: Grid) -> Iterator[Matrices]:
+    """Integers for the weights, both [groups, channels, K], of several strengths."""
+    for damping, ridges in _RIDGES.items():
+        try:
+            spreads = [compensation(own, damping) for own in moments.rounded]
+        except np.linalg.LinAlgError:
+            continue  # too weak to invert these moments
+        for ridge in ridges:
+            refitted = map(refit, wanted, moments.cross, moments.rounded, itertools.repeat(ridge))
+            yield np.stack(list(map(round_rows, refitted, scale, spreads, itertools.repeat(grid))))
 
 
 def _grid(levels: Value) -> Grid:

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from tinyopt.ir import Clusters, Graph, Node, Quantization, Value
+from tinyopt.ir import Array, Clusters, Graph, Node, Quantization, Value
 from tinyopt.pass_manager import PassContext
-from tinyopt.passes.channel_links import constant_source
+from tinyopt.passes.channel_links import constant_source, label_of
 from tinyopt.passes.linear_layers import LAYERS_WITH_BIAS
 from tinyopt.passes.quantization.moments import Matrices, weight_rows
-from tinyopt.passes.quantization.walk import affordable_samples
+from tinyopt.passes.quantization.walk import Walk, affordable_samples
 from tinyopt.quantization_error import evenly_spaced
-from tinyopt.samples import Sample
 
 FEWEST_SAMPLES = 10  # below that nothing could be held out
 _HELD_OUT = 5  # every fifth sample judges what the others proposed
@@ -91,12 +90,41 @@ def quantized_layers(graph: Graph, float_graph: Graph) -> list[QuantizedLinear]:
     return found
 
 
-def comparison_samples(graph: Graph, context: PassContext) -> list[Sample] | None:
-    """As many calibration samples as can be held in memory, evenly spaced; None where they are too few to judge by."""
+def change_layers(
+    name: str,
+    graph: Graph,
+    context: PassContext,
+    refusal: Callable[[QuantizedLinear], str | None],
+    change: Callable[[QuantizedLinear, Sequence[Array], Sequence[Array]], bool],
+) -> bool:
+    """Change layer after layer of the QDQ graph by what it reads; returns whether any was changed.
+
+    name: of the pass, for the progress. change: is given a layer, its inputs in the float model and those in the
+    quantized one as it stands by then, one array for each sample. Layers with a refusal are left with a remark.
+    """
+    if context.float_graph is None:
+        context.declined("nothing was quantized here: integers that came with the model stay as they are")
+        return False
     if len(context.samples) < FEWEST_SAMPLES:
-        return None
+        context.declined(
+            f"{len(context.samples)} calibration samples are too few to judge by: {FEWEST_SAMPLES} or more"
+        )
+        return False
     count = max(affordable_samples(graph), FEWEST_SAMPLES)
-    return [context.samples[i] for i in evenly_spaced(context.samples, count)]
+    samples = [context.samples[i] for i in evenly_spaced(context.samples, count)]
+    layers = quantized_layers(graph, context.float_graph)
+    exact, rounded = Walk(context.float_graph, samples), Walk(graph, samples)
+    is_changed = False
+    for done, layer in enumerate(layers):
+        context.on_progress(name, done, len(layers))
+        if reason := refusal(layer):
+            context.declined(f"{label_of(layer.node)}: {reason}", [layer.node])
+            continue
+        exact.run_before(layer.twin)
+        rounded.run_before(layer.node)
+        is_changed |= change(layer, exact.arrays(layer.twin.input(0)), rounded.arrays(layer.node.input(0)))
+    context.on_progress(name, len(layers), len(layers))
+    return is_changed
 
 
 def split(count: int) -> tuple[Sequence[int], Sequence[int]]:

@@ -12,6 +12,7 @@ arXiv:2504.02692, here by least squares with a ridge.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import TypeAlias
 
 import numpy as np
@@ -19,6 +20,8 @@ from numpy.typing import NDArray
 
 Matrix: TypeAlias = NDArray[np.float64]
 Grid: TypeAlias = Callable[[Matrix], Matrix]  # the nearest integer that a weight may become, for weights in steps
+
+_BLOCK = 64  # columns whose errors reach the columns behind them in one product: the same sums, a tenth of the time
 
 
 def integer_grid(lowest: int, highest: int) -> Grid:
@@ -44,10 +47,19 @@ def refit(weights: Matrix, cross: Matrix, moments: Matrix, ridge: float) -> Matr
     return np.asarray(np.linalg.solve(held, (weights @ cross + hold * weights).T).T, np.float64)
 
 
-def round_rows(weights: Matrix, scale: Matrix, moments: Matrix, grid: Grid, damping: float) -> Matrix:
-    """Integers [O, K] for weights [O, K] in steps of scale [O, 1], with moments [K, K] of the inputs.
+@dataclass(frozen=True, eq=False)
+class Compensation:
+    """How the error of one weight is spread over others. order: of rounding. spread: [K, K], upper triangular."""
+
+    order: NDArray[np.intp]
+    spread: Matrix
+
+
+def compensation(moments: Matrix, damping: float) -> Compensation:
+    """The Cholesky factor of the inverse of the moments [K, K] of a layer's inputs.
 
     damping: what is added to the diagonal of the moments, in units of its mean: less of it trusts the samples more.
+    Raises numpy.linalg.LinAlgError where the moments are not positive definite for all that.
     """
     mean = _mean_moment(moments)
     damped = moments.copy()
@@ -55,15 +67,23 @@ def round_rows(weights: Matrix, scale: Matrix, moments: Matrix, grid: Grid, damp
     damped[diagonal, diagonal] += damping * mean
     # The weights of the liveliest inputs come first, while many are left to make up for them (GPTQ's act-order).
     order = np.argsort(-moments[diagonal, diagonal], kind="stable")
-    spread = np.linalg.cholesky(np.linalg.inv(damped[order][:, order])).T
-    steps = (weights / scale)[:, order]
-    integers = np.empty_like(steps)
-    for column in range(steps.shape[1]):
-        integers[:, column] = grid(steps[:, column])
-        error = (steps[:, column] - integers[:, column]) / spread[column, column]
-        steps[:, column + 1 :] -= error[:, None] * spread[column, column + 1 :]
+    return Compensation(order, np.linalg.cholesky(np.linalg.inv(damped[order][:, order])).T)
+
+
+def round_rows(weights: Matrix, scale: Matrix, by: Compensation, grid: Grid) -> Matrix:
+    """Integers [O, K] for weights [O, K] in steps of scale [O, 1]."""
+    spread = by.spread
+    steps = (weights / scale)[:, by.order]
+    integers, errors = np.empty_like(steps), np.empty_like(steps)
+    for start in range(0, steps.shape[1], _BLOCK):
+        end = min(start + _BLOCK, steps.shape[1])
+        for column in range(start, end):
+            integers[:, column] = grid(steps[:, column])
+            errors[:, column] = (steps[:, column] - integers[:, column]) / spread[column, column]
+            steps[:, column + 1 : end] -= errors[:, column, None] * spread[column, column + 1 : end]
+        steps[:, end:] -= errors[:, start:end] @ spread[start:end, end:]
     result = np.empty_like(integers)
-    result[:, order] = integers
+    result[:, by.order] = integers
     return result
 
 

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import overload
 
 import numpy as np
 
 from tinyopt.ir import DTYPES, Array, Value
 from tinyopt.samples.preprocessing import Preprocessing, to_inputs
-from tinyopt.samples.stored import Sample
+from tinyopt.samples.stored import LazySamples, Sample
 
 NOISE_SAMPLES = 64
 NOISE_WARNING = (
@@ -20,7 +19,7 @@ NOISE_WARNING = (
 
 
 @dataclass(frozen=True, eq=False)
-class NoiseSamples(Sequence[Sample]):
+class NoiseSamples(LazySamples):
     """Samples that are drawn anew each time they are asked for, always the same ones.
 
     Where `preprocessing` changes anything, float inputs get pixels: whole numbers from 0 to 255 through it. Without it
@@ -32,19 +31,9 @@ class NoiseSamples(Sequence[Sample]):
     length: int
     seed: int
 
-    def __len__(self) -> int:
-        return self.length
-
-    @overload
-    def __getitem__(self, index: int) -> Sample: ...
-    @overload
-    def __getitem__(self, index: slice) -> list[Sample]: ...
-    def __getitem__(self, index: int | slice) -> Sample | list[Sample]:
-        if isinstance(index, slice):
-            return [self[i] for i in range(*index.indices(self.length))]
-        if not -self.length <= index < self.length:
-            raise IndexError(index)
-        generator = np.random.default_rng((self.seed, index % self.length))
+    def read(self, row: int) -> Sample:
+        """One sample of noise, the same in every run."""
+        generator = np.random.default_rng((self.seed, row))
         return {value.name: self._draw(value, generator) for value in self.inputs}
 
     def _draw(self, value: Value, generator: np.random.Generator) -> Array:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import abc
 import hashlib
 import json
 import math
@@ -19,18 +20,14 @@ from tinyopt.samples.rows import Progress, Rows, chunk_rows
 Sample: TypeAlias = Mapping[str, Array]
 
 
-@dataclass(frozen=True, eq=False)
-class StoredSamples(Sequence[Sample]):
-    """Samples in files; one is read, preprocessed and cast when it is asked for.
+class LazySamples(Sequence[Sample], abc.ABC):
+    """Samples of which one is made when it is asked for."""
 
-    rows: the raw samples of each input, by its name. content_sha256: see `fingerprint`.
-    """
-
-    inputs: tuple[Value, ...]
-    rows: Mapping[str, Rows]
-    preprocessing: Preprocessing
     length: int
-    content_sha256: str
+
+    @abc.abstractmethod
+    def read(self, row: int) -> Sample:
+        """The sample of this number, from 0 to length - 1."""
 
     def __len__(self) -> int:
         return self.length
@@ -44,7 +41,24 @@ class StoredSamples(Sequence[Sample]):
             return [self[i] for i in range(*index.indices(self.length))]
         if not -self.length <= index < self.length:
             raise IndexError(index)
-        row = index % self.length
+        return self.read(index % self.length)
+
+
+@dataclass(frozen=True, eq=False)
+class StoredSamples(LazySamples):
+    """Samples in files; one is read, preprocessed and cast when it is asked for.
+
+    rows: the raw samples of each input, by its name. content_sha256: see `fingerprint`.
+    """
+
+    inputs: tuple[Value, ...]
+    rows: Mapping[str, Rows]
+    preprocessing: Preprocessing
+    length: int
+    content_sha256: str
+
+    def read(self, row: int) -> Sample:
+        """One sample, read from its files."""
         return {x.name: to_inputs(self.rows[x.name].read(row, row + 1), x, self.preprocessing)[0] for x in self.inputs}
 
 
