@@ -41,6 +41,7 @@ class CorrectBiases(Pass):
     """
 
     name: ClassVar[str] = "correct-biases"
+    is_costly: ClassVar[bool] = True
 
     method: str = "empirical"
 

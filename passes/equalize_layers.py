@@ -49,6 +49,7 @@ class EqualizeLayers(Pass):
     """
 
     name: ClassVar[str] = "equalize-layers"
+    is_costly: ClassVar[bool] = True
 
     gain: float = 1.0  # decibels
 

@@ -45,6 +45,7 @@ class Quantize(Pass):
     """
 
     name: ClassVar[str] = "quantize"
+    is_costly: ClassVar[bool] = True
 
     method: str = "auto"
     percentile: float = 99.995  # of method=percentile

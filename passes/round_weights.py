@@ -42,6 +42,7 @@ class RoundWeights(Pass):
     """
 
     name: ClassVar[str] = "round-weights"
+    is_costly: ClassVar[bool] = True
 
     def run(self, graph: Graph, context: PassContext) -> bool:
         # The matrices are small, and one product follows the other: threads would mostly wait for one another.

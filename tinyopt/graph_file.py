@@ -12,7 +12,7 @@ import zipfile
 import zlib
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import IO, Any, TypeVar
 
 import numpy as np
 
@@ -43,7 +43,7 @@ _DAMAGES = (  # what the readers of zip, JSON and arrays raise
 )
 
 
-def save_graph(graph: Graph, path: Path) -> None:
+def save_graph(graph: Graph, path: Path | IO[bytes]) -> None:
     """Write `graph` with its constants, quantization, clusters, attributes and origins."""
     arrays: dict[str, Array] = {}
     structure = json.dumps(_encode_graph(graph, arrays), indent=1, allow_nan=False)
@@ -55,7 +55,7 @@ def save_graph(graph: Graph, path: Path) -> None:
             _write(archive, f"{name}.npy", buffer.getvalue())
 
 
-def load_graph(path: Path) -> Graph:
+def load_graph(path: Path | IO[bytes]) -> Graph:
     """Read what `save_graph` wrote.
 
     Raises InvalidModelError where the file is missing, damaged, or breaks the rules of the IR.
@@ -75,7 +75,7 @@ def load_graph(path: Path) -> Graph:
     return graph
 
 
-def _check(graph: Graph, path: Path) -> None:
+def _check(graph: Graph, path: Path | IO[bytes]) -> None:
     """The rules of the IR; attributes that are missing or of the wrong type make the shape rules themselves fail."""
     try:
         verify(graph, after=f"reading '{path}'")

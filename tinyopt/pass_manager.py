@@ -94,6 +94,9 @@ class Pass(abc.ABC):
     """
 
     name: ClassVar[str]  # in kebab case, as the command line spells it
+    # Whether results are worth keeping on disk. They must follow from the graph, the options, the calibration samples
+    # and `context.float_graph` alone.
+    is_costly: ClassVar[bool] = False
 
     @abc.abstractmethod
     def run(self, graph: Graph, context: PassContext) -> bool:

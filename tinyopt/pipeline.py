@@ -13,7 +13,8 @@ from tinyopt.ir import Array, Graph, Value
 from tinyopt.onnx_session import OnnxSession
 from tinyopt.ops import OPERATORS, QuantizationRule
 from tinyopt.options import CompileOptions
-from tinyopt.pass_manager import Pass, PassContext, PassRecord, installed_passes, run_pass, with_options
+from tinyopt.pass_cache import run_pass_cached
+from tinyopt.pass_manager import Pass, PassContext, PassRecord, installed_passes, with_options
 from tinyopt.passes.cluster_weights import ClusterWeights
 from tinyopt.passes.correct_biases import CorrectBiases
 from tinyopt.passes.eliminate_dead_channels import EliminateDeadChannels
@@ -139,7 +140,7 @@ def run_pipeline(
     outputs = real_outputs(graph, drift_samples)
     for number, step in enumerate(steps):
         context.on_progress(f"pass {step.name}", number, len(steps))
-        record = run_pass(step, graph, context)
+        record = run_pass_cached(step, graph, context)
         drift = None
         if record.is_changed:
             before, outputs = outputs, real_outputs(graph, drift_samples)
