@@ -17,7 +17,9 @@ from tinyopt.passes.equalization.statistics import ChannelStatistics
 
 Factors = NDArray[np.float64]
 
-_LIMIT = 2.0**14  # of a factor, both ways, about the geometric mean
+# Of a factor about the geometric mean. What hardly reaches is not drawn out further: one step of the layer's input would
+# become many of its output, and kernels are fastest where it is less than half a one.
+_SMALLEST_FACTOR, _LARGEST_FACTOR = 2.0**-4, 2.0**14
 _LEAST_SHARE = 1e-3  # of its row that a column counts as: below it no int8 weight is other than zero
 _MIGRATION = (0.25, 0.5, 0.75, 1.0)  # how much of the difficulty the activations hand to the weights
 
@@ -62,7 +64,7 @@ def _common(group: ScaleGroup, tensors: Mapping[Value, NDArray[np.float64]]) -> 
 
 def _limited(factors: Factors, is_live: NDArray[np.bool_]) -> Factors:
     centred = factors / _geometric_mean(factors[is_live])
-    return np.where(is_live, np.clip(centred, 1 / _LIMIT, _LIMIT), 1.0)
+    return np.where(is_live, np.clip(centred, _SMALLEST_FACTOR, _LARGEST_FACTOR), 1.0)
 
 
 def _geometric_mean(numbers: NDArray[np.float64]) -> float:
