@@ -17,8 +17,8 @@ from tinyopt.passes.equalization.statistics import ChannelStatistics
 
 Factors = NDArray[np.float64]
 
-# Of a factor about the geometric mean. What hardly reaches is not drawn out further: one step of the layer's input would
-# become many of its output, and kernels are fastest where it is less than half a one.
+# Of a factor about the geometric mean. What hardly reaches is not drawn out further: one step of the layer's input
+# would become many of its output, and kernels are fastest where it is less than half a one.
 _SMALLEST_FACTOR, _LARGEST_FACTOR = 2.0**-4, 2.0**14
 _LEAST_SHARE = 1e-3  # of its row that a column counts as: below it no int8 weight is other than zero
 _MIGRATION = (0.25, 0.5, 0.75, 1.0)  # how much of the difficulty the activations hand to the weights
