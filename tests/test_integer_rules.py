@@ -178,7 +178,7 @@ def test_functions_of_one_variable_are_tables_of_the_very_levels_that_float_give
     x = build.input("x", (1, 16, 16, 1), "int8", Q(0.03, -5))
     operands = [real(build, x)] + ([] if constant is None else [build.constant([constant])])
     node_attributes: dict[str, float | str] = attributes
-    result = build.many(op, *operands, outputs=1, name=None, quantization=None, **node_attributes)[0]
+    result = build.many(op, *operands, outputs=1, name=None, quantization=None, dtype="float32", **node_attributes)[0]
     graph = build.graph_of(quantize(build, result, 0.02, 7))
     before = graph.copy()
     lowered(graph)

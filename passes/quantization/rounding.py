@@ -67,7 +67,8 @@ def compensation(moments: Matrix, damping: float) -> Compensation:
     damped[diagonal, diagonal] += damping * mean
     # The weights of the liveliest inputs come first, while many are left to make up for them (GPTQ's act-order).
     order = np.argsort(-moments[diagonal, diagonal], kind="stable")
-    return Compensation(order, np.linalg.cholesky(np.linalg.inv(damped[order][:, order])).T)
+    inverse = np.linalg.inv(damped[order][:, order])
+    return Compensation(order, np.asarray(np.linalg.cholesky(inverse).T, np.float64))
 
 
 def round_rows(weights: Matrix, scale: Matrix, by: Compensation, grid: Grid) -> Matrix:
