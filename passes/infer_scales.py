@@ -2,24 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
 
-from tinyopt.errors import InvalidModelError, UsageError
+from tinyopt.errors import UsageError
 from tinyopt.ir import Graph, Node, Value
-from tinyopt.onnx_session import OnnxSession
 from tinyopt.ops.integer_rules import ACTIVATION_DTYPES
 from tinyopt.pass_manager import Pass, PassContext
 from tinyopt.passes.quantization.channel_scaling import depthwise_from_scaling
 from tinyopt.passes.quantization.completion import Completion
 from tinyopt.passes.quantization.known_scales import Rounding, Scales, Wiring, structural_refusal
+from tinyopt.passes.quantization.observing import observe_anew
 from tinyopt.passes.quantization.parameters import from_range
-from tinyopt.passes.quantization.ranges import Observer, percentile
+from tinyopt.passes.quantization.ranges import percentile
 from tinyopt.passes.rewriting import rewrite
-from tinyopt.samples import Sample
 
 _MOST_SAMPLES = 512
 
@@ -79,31 +78,17 @@ class InferScales(Pass):
         unknown = dict.fromkeys(value for node in candidates for value in _unknown(wiring, scales, node))
         if not unknown or not context.samples:
             return
-        ranges = self._ranges(graph, list(unknown), context)
-        for value, (low, high) in ranges.items():
+        count = min(len(context.samples), _MOST_SAMPLES)
+        indices = np.linspace(0, len(context.samples) - 1, count).astype(int)
+        samples = (context.samples[int(index)] for index in indices)
+        seen = observe_anew(graph, list(unknown), samples, count, context)
+        for value, observer in seen.items():
+            low, high = percentile(observer, self.percentile)
             if scales.rounding(value) is None:
                 scales.set(
                     value, Rounding(from_range(low, high)), "observed on the calibration samples, for nothing tells it"
                 )
                 scales.infer()
-
-    def _ranges(
-        self, graph: Graph, values: Sequence[Value], context: PassContext
-    ) -> Mapping[Value, tuple[float, float]]:
-        given = {value for value in values if any(value is x for x in graph.inputs)}
-        session = OnnxSession(graph, [v for v in values if v not in given and not graph.is_output(v)])
-        observers = {value: Observer() for value in values}
-        count = min(len(context.samples), _MOST_SAMPLES)
-        for done, index in enumerate(np.linspace(0, len(context.samples) - 1, count).astype(int)):
-            sample: Sample = context.samples[int(index)]
-            results = session.run(sample)
-            for value in values:
-                observers[value].add(np.asarray(sample[value.name] if value in given else results[value.name]))
-            context.on_progress("observing missing scales", done + 1, count)
-        for value, observer in observers.items():
-            if not observer.is_finite:
-                raise InvalidModelError(f"'{value.name}' becomes NaN or infinite on the calibration samples")
-        return {value: percentile(observer, self.percentile) for value, observer in observers.items()}
 
 
 def _unknown(wiring: Wiring, scales: Scales, node: Node) -> list[Value]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import astuple
 from pathlib import Path
 
@@ -34,12 +34,20 @@ def observe(
     key = _key(graph, values, samples)
     seen = _read(context.cache_dir, key, values)
     if seen is None:
-        seen = {value: Observer() for value in values}
-        for done, arrays in enumerate(_arrays(graph, values, samples)):
-            for value, array in arrays.items():
-                seen[value].add(array)
-            context.on_progress("calibration", done + 1, len(samples))
+        seen = observe_anew(graph, values, samples, len(samples), context)
         write_cached(context.cache_dir, _KIND, key, _packed(list(seen.values())))
+    return seen
+
+
+def observe_anew(
+    graph: Graph, values: Sequence[Value], samples: Iterable[Sample], count: int, context: PassContext
+) -> dict[Value, Observer]:
+    """`observe` without the cache, for `count` samples that are drawn as they are needed."""
+    seen = {value: Observer() for value in values}
+    for done, arrays in enumerate(_arrays(graph, values, samples)):
+        for value, array in arrays.items():
+            seen[value].add(array)
+        context.on_progress("calibration", done + 1, count)
     for value, observer in seen.items():
         if not observer.is_finite:
             raise InvalidModelError(
@@ -48,7 +56,7 @@ def observe(
     return seen
 
 
-def _arrays(graph: Graph, values: Sequence[Value], samples: Sequence[Sample]) -> Iterator[Mapping[Value, Array]]:
+def _arrays(graph: Graph, values: Sequence[Value], samples: Iterable[Sample]) -> Iterator[Mapping[Value, Array]]:
     given = {value for value in values if any(value is x for x in graph.inputs)}
     inside = [value for value in values if value not in given and not graph.is_output(value)]
     for sample, results in OnnxSession(graph, inside, threads=1).run_each(samples):
@@ -84,6 +92,8 @@ def _read(cache_dir: Path | None, key: str, values: Sequence[Value]) -> dict[Val
     if (numbers.dtype, counts.dtype) != (np.float64, np.int64):
         return None
     if numbers.shape != (len(values), _NUMBERS) or counts.shape != (len(values), 2 * BINS):
+        return None
+    if not np.all(np.isfinite(numbers)):
         return None
     return {
         value: Observer(float(low), float(high), float(average_low), float(average_high), float(width), histogram)
