@@ -24,7 +24,13 @@ class CompileOptions:
     evaluation: `file.npz:inputs,labels` and other labelled samples.
     calibration_mean, calibration_scale: real = (raw - mean) * scale, for both; one number, or one for each channel.
     calibration_samples: the first so many of a file, so many evenly spaced ones of a folder; None for all.
-    prune: the share of multiply-accumulates to remove, 0 to 1. cluster: values per layer's weights, 0 for none.
+    prune: the share of the instructions of one run to remove by pruning, 0 to 1. prune_to: what to prune down to
+    instead: "macs=2M", "cycles=", "flash=" or "ram=64K". prune_layers: shares of channels to remove from layers,
+    such as "conv1*=0.5". keep: patterns of layers that are not pruned. importance: what ranks channels.
+    recover: what is done about what pruning lost: "none", "normalization", "refit", "distill"; each does what the one
+    before does. recover_parameters: what distillation may change: "all", "bias-scale", "last".
+    cluster: values per layer's weights, 0 for none, "auto" for as few as max_flash needs. cluster_layers: values for
+    some layers, such as "fc*=64". max_flash: bytes of code and constants that the library may take; None for no limit.
     cluster_cost: how many times the instructions of int8 weights a layer may take to look clustered or 4-bit ones up.
     weight_bits: 8, or 4 for weights in -7..7, two to a byte where the kernels look them up within cluster_cost.
     ranges: where the range of an activation ends: "auto", or a method of tinyopt.passes.quantization.ranges.
@@ -45,7 +51,15 @@ class CompileOptions:
     evaluation: str | None = None
     is_quantized: bool = True
     prune: float = 0.0
-    cluster: int = 0
+    prune_to: str = ""
+    prune_layers: tuple[str, ...] = ()
+    keep: tuple[str, ...] = ()
+    importance: str = "obs"
+    recover: Literal["none", "normalization", "refit", "distill"] = "refit"
+    recover_parameters: Literal["all", "bias-scale", "last"] = "all"
+    cluster: int | Literal["auto"] = 0
+    cluster_layers: tuple[str, ...] = ()
+    max_flash: int | None = None
     cluster_cost: float = 1.25
     weight_bits: int = 8
     ranges: str = "auto"

@@ -13,15 +13,22 @@ import json
 import time
 import zipfile
 import zlib
+from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
+from typing import TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
 
 from tinyopt.disk_cache import read_cached, write_cached
 from tinyopt.errors import InvalidModelError
 from tinyopt.graph_file import load_graph, save_graph
 from tinyopt.ir import Graph
-from tinyopt.pass_manager import Pass, PassContext, PassRecord, Remark, run_pass
+from tinyopt.pass_manager import Pass, PassContext, PassRecord, Remark, Unpruned, run_pass
 from tinyopt.samples import fingerprint
+
+KeptChannels: TypeAlias = Mapping[str, NDArray[np.int64]]
 
 _KIND = "passes"
 _GRAPH, _RECORD = "graph.npz", "record.json"
@@ -37,14 +44,17 @@ def run_pass_cached(step: Pass, graph: Graph, context: PassContext) -> PassRecor
     key = _key(step, graph, context)
     kept = _unpacked(read_cached(context.cache_dir, _KIND, key))
     if kept is None:
-        known = context.float_graph
+        float_graph, unpruned = context.float_graph, context.unpruned
         record = run_pass(step, graph, context)
-        content = _packed(record, is_float_graph=context.float_graph is not known)
+        pruned = context.unpruned.kept if context.unpruned is not None and context.unpruned is not unpruned else None
+        content = _packed(record, is_float_graph=context.float_graph is not float_graph, kept_channels=pruned)
         write_cached(context.cache_dir, _KIND, key, content)
         return record
-    found, record, is_float_graph = kept
+    found, record, is_float_graph, kept_channels = kept
     if is_float_graph:  # the pass kept a copy of what it found
         context.float_graph = graph.copy()
+    if kept_channels is not None:
+        context.unpruned = Unpruned(graph.copy(), kept_channels)
     graph.inputs, graph.outputs, graph.nodes = found.inputs, found.outputs, found.nodes
     context.remarks = list(record.remarks)
     options, seconds = dataclasses.asdict(step), time.perf_counter() - started
@@ -53,7 +63,14 @@ def run_pass_cached(step: Pass, graph: Graph, context: PassContext) -> PassRecor
 
 def _key(step: Pass, graph: Graph, context: PassContext) -> str:
     digest = hashlib.sha256(f"{_fingerprint()} {step!r} {context.seed} {fingerprint(context.samples)}".encode())
-    for each in (graph, context.float_graph):
+    if step.is_for_target:
+        digest.update(f"{context.facts} {'' if context.costs is None else context.costs.label}".encode())
+    if context.labels is not None:
+        digest.update(context.labels.tobytes())
+    if context.unpruned is not None:
+        digest.update(json.dumps(_plain(context.unpruned.kept)).encode())
+    unpruned = None if context.unpruned is None else context.unpruned.graph
+    for each in (graph, context.float_graph, unpruned):
         digest.update(b"none" if each is None else hashlib.sha256(_bytes(each)).digest())
     return digest.hexdigest()
 
@@ -74,11 +91,16 @@ def _bytes(graph: Graph) -> bytes:
     return file.getvalue()
 
 
-def _packed(record: PassRecord, *, is_float_graph: bool) -> bytes:
+def _plain(kept: KeptChannels) -> dict[str, list[int]]:
+    return {name: [int(channel) for channel in channels] for name, channels in kept.items()}
+
+
+def _packed(record: PassRecord, *, is_float_graph: bool, kept_channels: KeptChannels | None) -> bytes:
     told = {
         "pass": record.pass_name,
         "is_changed": record.is_changed,
         "is_float_graph": is_float_graph,
+        "kept_channels": None if kept_channels is None else _plain(kept_channels),
         "remarks": [dataclasses.asdict(remark) for remark in record.remarks],
     }
     file = io.BytesIO()
@@ -88,8 +110,11 @@ def _packed(record: PassRecord, *, is_float_graph: bool) -> bytes:
     return file.getvalue()
 
 
-def _unpacked(content: bytes | None) -> tuple[Graph, PassRecord, bool] | None:
-    """The graph, the record and whether the pass kept a float graph; None where nothing was kept or it is damaged."""
+def _unpacked(content: bytes | None) -> tuple[Graph, PassRecord, bool, KeptChannels | None] | None:
+    """The graph, the record, whether the pass kept a float graph, and the channels that it kept where it pruned.
+
+    None where nothing was kept or it is damaged.
+    """
     if content is None:
         return None
     try:
@@ -101,6 +126,9 @@ def _unpacked(content: bytes | None) -> tuple[Graph, PassRecord, bool] | None:
             for item in told["remarks"]
         )
         record = PassRecord(told["pass"], {}, bool(told["is_changed"]), 0.0, remarks, graph)
-        return graph, record, bool(told["is_float_graph"])
+        channels = told["kept_channels"]
+        if channels is not None:
+            channels = {name: np.array(kept, np.int64) for name, kept in channels.items()}
+        return graph, record, bool(told["is_float_graph"]), channels
     except _DAMAGES:
         return None

@@ -52,6 +52,32 @@ class LabelledSamples:
     labels: NDArray[np.int64]
 
 
+@dataclass(frozen=True, eq=False)
+class Unpruned:
+    """The float graph before channels were removed: what recovery brings the outputs back to.
+
+    graph: its layers have the names that they have in the graph at hand. kept: for each layer that lost output channels
+    those that stay, ascending, by the layer's name. A layer that is not in the graph at hand was removed whole.
+    """
+
+    graph: Graph
+    kept: Mapping[str, NDArray[np.int64]]
+
+
+@dataclass(frozen=True)
+class TargetCosts:
+    """What a float graph will take on the target, with the kernels that it will get, before it is quantized.
+
+    label: tells the estimates of two targets, and of int8 and float, apart. instructions: of one node; its values need
+    types but no constants. flash_bytes: the library's code and constants. ram_bytes: the arena.
+    """
+
+    label: str
+    instructions: Callable[[Node], float]
+    flash_bytes: Callable[[Graph], int]
+    ram_bytes: Callable[[Graph], int]
+
+
 @dataclass
 class PassContext:
     """What a pass is given besides the graph, and where it leaves its remarks."""
@@ -65,6 +91,9 @@ class PassContext:
     original: Graph | None = None  # the model as it came, which accuracy is compared with
     evaluation: LabelledSamples | None = None  # what the user gave to measure accuracy on
     cache_dir: Path | None = None  # for what is slow to observe; None for no cache
+    labels: NDArray[np.int64] | None = None  # the class of each calibration sample, where the user gave them
+    costs: TargetCosts | None = None  # what float graphs will take on the target
+    unpruned: Unpruned | None = None  # what prune-channels found; None where nothing was pruned
     float_graph: Graph | None = None  # a copy of what quantize found, whose nodes keep their names; None before it ran
 
     def did(self, message: str, before: Iterable[Node] = (), after: Iterable[Node] = ()) -> None:
@@ -95,8 +124,10 @@ class Pass(abc.ABC):
 
     name: ClassVar[str]  # in kebab case, as the command line spells it
     # Whether results are worth keeping on disk. They must follow from the graph, the options, the calibration samples
-    # and `context.float_graph` alone.
+    # with their labels, `context.unpruned` and `context.float_graph` alone.
     is_costly: ClassVar[bool] = False
+    # Whether results follow from `context.facts` and `context.costs` as well.
+    is_for_target: ClassVar[bool] = False
 
     @abc.abstractmethod
     def run(self, graph: Graph, context: PassContext) -> bool:

@@ -17,6 +17,7 @@ from tinyopt.pass_cache import run_pass_cached
 from tinyopt.pass_manager import Pass, PassContext, PassRecord, installed_passes, with_options
 from tinyopt.passes.cluster_weights import ClusterWeights
 from tinyopt.passes.correct_biases import CorrectBiases
+from tinyopt.passes.distill import Distill
 from tinyopt.passes.eliminate_dead_channels import EliminateDeadChannels
 from tinyopt.passes.equalize_layers import EqualizeLayers
 from tinyopt.passes.fold_batchnorm import FoldBatchNorm
@@ -28,6 +29,8 @@ from tinyopt.passes.lower_integer import LowerInteger
 from tinyopt.passes.nhwc_layout import NhwcLayout
 from tinyopt.passes.prune_channels import PruneChannels
 from tinyopt.passes.quantize import Quantize
+from tinyopt.passes.reestimate_normalization import ReestimateNormalization
+from tinyopt.passes.refit_weights import RefitWeights
 from tinyopt.passes.round_weights import RoundWeights
 from tinyopt.passes.simplify import Simplify
 from tinyopt.passes.split_rows import SplitRows
@@ -44,6 +47,9 @@ DEFAULT_PASSES: tuple[type[Pass], ...] = (
     FuseOperators,
     EliminateDeadChannels,
     PruneChannels,
+    RefitWeights,
+    ReestimateNormalization,
+    Distill,
     EqualizeLayers,
     ClusterWeights,
     InferScales,
@@ -54,6 +60,14 @@ DEFAULT_PASSES: tuple[type[Pass], ...] = (
     LowerInteger,
     SplitRows,
 )
+
+# what --recover names, and the pass of each in rising order of cost; the first has none
+_RECOVERY = {
+    "none": "",
+    "normalization": ReestimateNormalization.name,
+    "refit": RefitWeights.name,
+    "distill": Distill.name,
+}
 
 
 @dataclass(frozen=True)
@@ -89,7 +103,11 @@ def build_pipeline(options: CompileOptions, boundary: str) -> list[Pass]:
     for name in [*options.settings, *options.disabled_passes]:
         if name not in known:
             raise UsageError(f"no pass '{name}'; there are: {', '.join(known)}")
-    disabled = set(options.disabled_passes) | ({"quantize", "equalize-layers"} if not options.is_quantized else set())
+    disabled = set(options.disabled_passes) | set(
+        list(_RECOVERY.values())[list(_RECOVERY).index(options.recover) + 1 :]
+    )
+    if not options.is_quantized:
+        disabled |= {"quantize", "equalize-layers"}
     return [with_options(step, options.settings.get(step.name, {})) for step in steps if step.name not in disabled]
 
 
@@ -110,7 +128,9 @@ def _with_main_options(step: Pass, options: CompileOptions, boundary: str) -> Pa
     match step:
         case PruneChannels():
             return replace(step, ratio=options.prune)
-        case ClusterWeights():
+        case Distill():
+            return replace(step, parameters=options.recover_parameters)
+        case ClusterWeights() if options.cluster != "auto":
             return replace(step, clusters=options.cluster, cost=options.cluster_cost)
         case Quantize():
             return replace(step, method=options.ranges, weight_bits=options.weight_bits)

@@ -10,6 +10,7 @@ from typing import Any, Literal, TypeVar
 import click
 
 from tinyopt.api import compile_model, write_passes
+from tinyopt.cli.compression_options import COMPRESSION_OPTIONS
 from tinyopt.cli.console import Output, reported_errors
 from tinyopt.cli.list_commands import print_pipeline
 from tinyopt.cli.parsing import parse_memory, parse_settings, parse_shapes
@@ -68,17 +69,7 @@ def _options(command: _Command) -> _Command:
             click.option("--quantize/--no-quantize", default=True, help="int8 where --calib is given.  [default: yes]"),
             ranges_option,
             weights_option,
-            click.option("--prune", default=0.0, type=click.FloatRange(0, 0.95), help="Share of MACs to prune away."),
-            click.option(
-                "--cluster", default=0, type=click.IntRange(0, 64), help="Values per layer's weights, 2 to 64."
-            ),
-            click.option(
-                "--cluster-cost",
-                default=1.25,
-                show_default=True,
-                type=click.FloatRange(1),
-                help="Layers may take so many times int8's instructions to look up clustered weights.",
-            ),
+            *COMPRESSION_OPTIONS,
             click.option(
                 "--max-drop",
                 type=click.FloatRange(0, 100),
@@ -136,8 +127,16 @@ def compile_command(
     ranges: str,
     weights: str,
     prune: float,
-    cluster: int,
+    prune_to: str,
+    prune_layers: tuple[str, ...],
+    keep: tuple[str, ...],
+    importance: str,
+    recover: Literal["none", "normalization", "refit", "distill"],
+    recover_parameters: Literal["all", "bias-scale", "last"],
+    cluster: int | Literal["auto"],
+    cluster_layers: tuple[str, ...],
     cluster_cost: float,
+    max_flash: int | None,
     max_drop: float | None,
     io: Literal["int8", "float"] | None,
     mem: str | None,
@@ -178,7 +177,15 @@ def compile_command(
             evaluation=evaluation,
             is_quantized=quantize,
             prune=prune,
+            prune_to=prune_to,
+            prune_layers=prune_layers,
+            keep=keep,
+            importance=importance,
+            recover=recover,
+            recover_parameters=recover_parameters,
             cluster=cluster,
+            cluster_layers=cluster_layers,
+            max_flash=max_flash,
             cluster_cost=cluster_cost,
             weight_bits=WEIGHT_BITS[weights],
             ranges=ranges,

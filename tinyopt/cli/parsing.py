@@ -28,6 +28,20 @@ def parse_shapes(texts: Iterable[str]) -> dict[str, tuple[int, ...]]:
     return shapes
 
 
+def parse_bytes(text: str) -> int:
+    """A number of bytes, or of K or M.
+
+    Raises UsageError for anything else.
+
+    >>> parse_bytes("64K")
+    65536
+    """
+    found = re.fullmatch(r"(\d+)([KM]?)", text.strip())
+    if not found:
+        raise UsageError(f"a size is a number of bytes, or 64K, or 2M, not '{text}'")
+    return int(found[1]) * {"": 1, "K": 1 << 10, "M": 1 << 20}[found[2]]
+
+
 def parse_memory(text: str | None) -> tuple[MemoryRegion, ...]:
     """`name=size` for each region, the fastest first; sizes in bytes, or with K or M.
 
@@ -36,10 +50,14 @@ def parse_memory(text: str | None) -> tuple[MemoryRegion, ...]:
     """
     regions: list[MemoryRegion] = []
     for part in text.split(",") if text is not None else ():
-        found = re.fullmatch(r"([^=]+)=(\d+)([KM]?)", part.strip())
-        if not found:
+        name, equals, size = part.strip().partition("=")
+        try:
+            bytes_ = parse_bytes(size)
+        except UsageError:
+            bytes_ = 0
+        if not name or not equals or not bytes_:
             raise UsageError(f"--mem takes dtcm=64K,sram=256K, the fastest region first, not '{text}'")
-        regions.append(MemoryRegion(found[1], int(found[2]) * {"": 1, "K": 1 << 10, "M": 1 << 20}[found[3]]))
+        regions.append(MemoryRegion(name, bytes_))
     return tuple(regions)
 
 
