@@ -105,10 +105,25 @@ def test_unknown_passes_options_and_impossible_values_are_usage_errors(options: 
 
 
 def test_disabled_passes_are_left_out_and_the_others_keep_their_order() -> None:
-    steps = build_pipeline(CompileOptions(disabled_passes=("simplify", "quantize")), "float")
+    options = CompileOptions(disabled_passes=("simplify", "quantize"), recover="distill")
+    steps = build_pipeline(options, "float")
     assert [type(step) for step in steps] == [
         step for step in DEFAULT_PASSES if step.name not in ("simplify", "quantize")
     ]
+
+
+@pytest.mark.parametrize(
+    ("recover", "passes"),
+    [
+        ("none", []),
+        ("normalization", ["reestimate-normalization"]),
+        ("refit", ["refit-weights", "reestimate-normalization"]),
+        ("distill", ["refit-weights", "reestimate-normalization", "distill"]),
+    ],
+)
+def test_recovery_runs_the_passes_up_to_the_one_that_is_named(recover: str, passes: list[str]) -> None:
+    names = [step.name for step in build_pipeline(CompileOptions(recover=recover), "float")]  # type: ignore[arg-type]
+    assert [name for name in names if name in ("refit-weights", "reestimate-normalization", "distill")] == passes
 
 
 def test_options_with_a_place_of_their_own_reach_their_passes_and_set_beats_them() -> None:

@@ -94,11 +94,7 @@ def build_pipeline(options: CompileOptions, boundary: str) -> list[Pass]:
     """
     if not options.is_quantized and options.weight_bits != 8:
         raise UsageError(f"weights of {options.weight_bits} bits are for quantized models: leave out --no-quantize")
-    steps: list[Pass] = [step() for step in DEFAULT_PASSES]
-    third_party = _third_party_passes({step.name for step in steps})
-    before_quantize = next(i for i, step in enumerate(steps) if isinstance(step, Quantize))
-    steps[before_quantize:before_quantize] = third_party
-    steps = [_with_main_options(step, options, boundary) for step in steps]
+    steps = [_with_main_options(step, options, boundary) for step in available_passes()]
     known = {step.name: step for step in steps}
     for name in [*options.settings, *options.disabled_passes]:
         if name not in known:
@@ -109,6 +105,18 @@ def build_pipeline(options: CompileOptions, boundary: str) -> list[Pass]:
     if not options.is_quantized:
         disabled |= {"quantize", "equalize-layers"}
     return [with_options(step, options.settings.get(step.name, {})) for step in steps if step.name not in disabled]
+
+
+def available_passes() -> list[Pass]:
+    """Every pass in running order with its own defaults, those that an option switches on included.
+
+    Raises UsageError for an installed pass that cannot be had.
+    """
+    steps: list[Pass] = [step() for step in DEFAULT_PASSES]
+    third_party = _third_party_passes({step.name for step in steps})
+    before_quantize = next(i for i, step in enumerate(steps) if isinstance(step, Quantize))
+    steps[before_quantize:before_quantize] = third_party
+    return steps
 
 
 def _third_party_passes(taken: Set[str]) -> list[Pass]:

@@ -12,7 +12,7 @@ from tinyopt.cli.console import Output, reported_errors
 from tinyopt.errors import UsageError
 from tinyopt.options import CompileOptions
 from tinyopt.pass_manager import Pass
-from tinyopt.pipeline import build_pipeline
+from tinyopt.pipeline import available_passes, build_pipeline
 from tinyopt.targets import all_targets
 from tinyopt.targets.target import Target
 
@@ -21,10 +21,14 @@ from tinyopt.targets.target import Target
 @click.argument("name", required=False)
 @click.option("--json", "is_json", is_flag=True, help="Print JSON.")
 def passes_command(name: str | None, is_json: bool) -> None:
-    """List the passes in running order, or explain the pass NAME."""
+    """List the passes in running order, or explain the pass NAME.
+
+    Listed are also those that run only where an option asks for them; what a compilation runs is shown by
+    `tinyopt compile MODEL --print-passes`.
+    """
     screen = Output(0, is_json)
     with reported_errors(screen):
-        steps = {step.name: step for step in build_pipeline(CompileOptions(), "float")}
+        steps = {step.name: step for step in available_passes()}
         if name is None:
             screen.show(_pass_table(list(steps.values())), [_pass_data(step) for step in steps.values()])
         elif name not in steps:
