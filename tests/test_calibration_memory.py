@@ -20,7 +20,7 @@ from tinyopt.options import CompileOptions
 from tinyopt.targets import target_named
 options = CompileOptions(target="cortex-m4", calibration=sys.argv[2])
 graph = import_model(Path(sys.argv[1]), {}).graph
-optimize(graph, target_named("cortex-m4"), options, load_calibration(graph, options, no_progress))
+optimize(graph, target_named("cortex-m4"), options, load_calibration(graph, options, no_progress).samples)
 # not getrusage: its peak counts the process that forked this one
 print(re.search(r"VmHWM:\s*(\d+)", Path("/proc/self/status").read_text())[1])
 """

@@ -50,11 +50,12 @@ from tinyopt.report.quantization import compiled_quantization
 from tinyopt.report.text import plain_text
 from tinyopt.samples import (
     NOISE_WARNING,
+    Calibration,
     NoiseSamples,
     Sample,
     fingerprint,
+    load_calibration_set,
     load_labelled,
-    load_samples,
     random_samples,
     source_of,
 )
@@ -99,7 +100,8 @@ def compile_model(
     imported = import_model(model, options.shapes)
     boundary_notes = [] if options.boundary is None else convert_boundary(imported.graph, options.boundary)
     original = imported.graph.copy()
-    calibration = load_calibration(imported.graph, options, on_progress)
+    calibrating = load_calibration(imported.graph, options, on_progress)
+    calibration = calibrating.samples
     labelled = None
     if options.evaluation:
         labelled = load_labelled(
@@ -112,7 +114,7 @@ def compile_model(
     compiler = find_compiler(target, options.cc) if target.code == "object" else _optional_compiler(target, options.cc)
 
     evaluation = None if labelled is None else LabelledSamples(*labelled)
-    steps = optimize(imported.graph, target, options, calibration, on_progress, on_step, evaluation)
+    steps = optimize(imported.graph, target, options, calibration, on_progress, on_step, evaluation, calibrating.labels)
     program = lower(
         imported.graph,
         target,
@@ -137,9 +139,10 @@ def compile_model(
         facts = layer_facts(original, steps, program, raw_sample, computed, folder / f"{names.prefix}.c")
         notes = [*imported.notes, *boundary_notes, *four_bit_notes(program.calls, options.weight_bits)]
         notes += [NOISE_WARNING] if isinstance(calibration, NoiseSamples) else []
+        notes += [calibrating.note] if calibrating.note else []
         report = build_report(model.name, digest, names.prefix, original, notes, steps, program, code, facts)
         if calibration:
-            report["calibration"] = _calibration_facts(calibration, options)
+            report["calibration"] = _calibration_facts(calibrating, options)
             report["quantization"] = compiled_quantization(original, steps, calibration, on_progress)
         _write_report(folder, report)
         if labelled is not None:
@@ -162,8 +165,12 @@ def optimize(
     on_progress: Progress = no_progress,
     on_step: Callable[[PipelineStep], None] = no_observer,
     evaluation: LabelledSamples | None = None,
+    labels: NDArray[np.int64] | None = None,
 ) -> list[PipelineStep]:
-    """Run the pipeline on `graph` in place; its drift is measured on calibration samples, or on noise without any."""
+    """Run the pipeline on `graph` in place; its drift is measured on calibration samples, or on noise without any.
+
+    labels: the classes of the calibration samples, where they are known.
+    """
     pipeline = build_pipeline(options, options.boundary or target.boundary)
     context = PassContext(
         target.facts,
@@ -174,6 +181,7 @@ def optimize(
         original=graph.copy(),
         evaluation=evaluation,
         cache_dir=options.cache_dir,
+        labels=labels,
     )
     drift_samples = calibration[:DRIFT_SAMPLES] or random_samples(graph.inputs, DRIFT_SAMPLES, options.seed)
     return run_pipeline(graph, pipeline, context, drift_samples, on_step)
@@ -207,13 +215,14 @@ def write_passes(folder: Path, original: Graph, steps: Sequence[PipelineStep]) -
         (folder / f"{number:02d}-{name}.txt").write_text(print_graph(graph), encoding="utf-8")
 
 
-def load_calibration(graph: Graph, options: CompileOptions, on_progress: Progress) -> Sequence[Sample]:
+def load_calibration(graph: Graph, options: CompileOptions, on_progress: Progress) -> Calibration:
     """The calibration samples that the options ask for; none where they ask for none."""
     if options.calibration is None:
-        return ()
-    return load_samples(
+        return Calibration()
+    return load_calibration_set(
         options.calibration,
         graph.inputs,
+        graph.outputs[0].type.elements,
         options.calibration_mean,
         options.calibration_scale,
         options.calibration_samples,
@@ -222,15 +231,18 @@ def load_calibration(graph: Graph, options: CompileOptions, on_progress: Progres
     )
 
 
-def _calibration_facts(calibration: Sequence[Sample], options: CompileOptions) -> dict[str, Any]:
+def _calibration_facts(calibration: Calibration, options: CompileOptions) -> dict[str, Any]:
     """Where the calibration samples came from, for the report."""
     assert options.calibration is not None, "there are samples only where the user gave some"
-    return {
+    facts = {
         "source": source_of(options.calibration),
-        "samples": len(calibration),
-        "sha256": fingerprint(calibration),
-        "is_random": isinstance(calibration, NoiseSamples),
+        "samples": len(calibration.samples),
+        "sha256": fingerprint(calibration.samples),
+        "is_random": isinstance(calibration.samples, NoiseSamples),
     }
+    if calibration.labels is not None:
+        facts["labels_sha256"] = hashlib.sha256(calibration.labels.astype("<i8").tobytes()).hexdigest()
+    return facts
 
 
 def _optional_compiler(target: Target, cc: str | None) -> Compiler | None:

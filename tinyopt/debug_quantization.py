@@ -37,12 +37,13 @@ def debug_quantization(
     imported = import_model(model, options.shapes)
     original = imported.graph.copy()
     calibration = load_calibration(imported.graph, options, on_progress)
-    measured = calibration
+    measured = calibration.samples
     if data is not None:
         mean, scale = options.calibration_mean, options.calibration_scale
         measured = load_samples(data, original.inputs, mean, scale, on_progress=on_progress)
     without = replace(options, disabled_passes=(*options.disabled_passes, *_AFTER_QUANTIZATION))
-    steps = optimize(imported.graph, target_named(options.target), without, calibration, on_progress)
+    target, labels = target_named(options.target), calibration.labels
+    steps = optimize(imported.graph, target, without, calibration.samples, on_progress, labels=labels)
     found = quantized_model(original, steps)
     if found is None:
         remarks = [r.message for s in steps if s.record.pass_name == "quantize" for r in s.record.remarks]

@@ -20,7 +20,8 @@ class MemoryRegion:
 class CompileOptions:
     """The options of `tinyopt compile`, with its defaults.
 
-    calibration: `file.npz:array` and other specs, or several `input=spec`; see tinyopt.samples.
+    calibration: `file.npz:array` and other specs, or several `input=spec`; see tinyopt.samples;
+    `file.npz:array,labels` names the class of each sample, too.
     evaluation: `file.npz:inputs,labels` and other labelled samples.
     calibration_mean, calibration_scale: real = (raw - mean) * scale, for both; one number, or one for each channel.
     calibration_samples: the first so many of a file, so many evenly spaced ones of a folder; None for all.

@@ -1,5 +1,6 @@
 """Calibration and test samples: files of many kinds become one array for each graph input, all checked first."""
 
+from tinyopt.samples.calibration import Calibration, load_calibration_set
 from tinyopt.samples.loading import load_labelled, load_samples
 from tinyopt.samples.noise import NOISE_SAMPLES, NOISE_WARNING, NoiseSamples, random_samples
 from tinyopt.samples.numpy_files import save_arrays
@@ -11,12 +12,14 @@ __all__ = [
     "NOISE_SAMPLES",
     "NOISE_WARNING",
     "RANDOM",
+    "Calibration",
     "NoiseSamples",
     "Numbers",
     "Preprocessing",
     "Sample",
     "StoredSamples",
     "fingerprint",
+    "load_calibration_set",
     "load_labelled",
     "load_samples",
     "random_samples",
