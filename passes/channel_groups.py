@@ -1,56 +1,58 @@
 """Channel groups: the slices of weights and tensors that can only be removed together.
 
     conv1 -> Relu -> depthwise -> conv2, and conv1 -> + <- conv3: channel i of conv1's rows, of its bias, of the
-    depthwise weights, of conv2's columns and of conv3's rows is one channel of one group.
+    depthwise weights, of conv2's columns and of conv3's rows is one unit of one group.
 
-A group is a connected component of the graph of linked dimensions (`channel_links`), with the place of each channel in
-every member: after a flattening Reshape one channel is a block of columns.
+A unit is everything that one channel drags along: after a flattening Reshape a block of columns, at a grouped
+convolution the same place in each of its groups. Units that lie in the same dimensions, equally often, form a group; a
+dimension may hold units of several groups, and others that must stay: after a Concat those of each of its inputs.
 
 Source: the dependency graphs of Fang et al., "DepGraph: Towards Any Structural Pruning", arXiv:2301.12900.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-import networkx as nx
 import numpy as np
 from numpy.typing import NDArray
 
-from tinyopt.ir import Array, Clusters, Graph, Quantization, TensorType, Value
-from tinyopt.passes.channel_links import Dimension, Link, Links, WeightUse, collect_links, label_of, weight_use
+from tinyopt.ir import Array, Clusters, Graph, Node, Quantization, TensorType, Value
+from tinyopt.passes.channel_links import Dimension, Places, WeightUse, label_of, removable_use
+from tinyopt.passes.channel_rules import collect_links
+from tinyopt.passes.channel_units import Units, find_units
 
-_SHAPE_ATTRIBUTES = {"Reshape": "shape", "Slice": "sizes", "Resize": "sizes"}
+_SHAPE_ATTRIBUTES = {"Reshape": "shape", "Resize": "sizes"}
 
 
 @dataclass(frozen=True, eq=False)
 class Member:
-    """One dimension of a group: index = (outer index, channel, inner index), of sizes `outer`, channels, `inner`."""
+    """One dimension of a group. places: int64 [units, multiplicity], where each unit lies along the axis, ascending."""
 
     value: Value
     axis: int
-    outer: int
-    inner: int
+    places: Places
 
-    def indices(self, channels: NDArray[np.int64], count: int) -> NDArray[np.int64]:
-        """Where `channels` of a group of `count` lie along the axis, ascending."""
-        outer = np.arange(self.outer)[:, None, None] * (count * self.inner)
-        inner = np.arange(self.inner)[None, None, :]
-        return np.asarray(outer + channels[None, :, None] * self.inner + inner, np.int64).reshape(-1)
+    def sums(self, values: Array) -> Array:
+        """For each unit the sum of `values`, one for each index along the axis: [units]."""
+        return np.asarray(values[self.places].sum(axis=1))
 
-    def by_channel(self, values: Array) -> Array:
-        """Values along the axis as [outer, channel, inner]."""
-        return values.reshape(self.outer, -1, self.inner)
+    def where_all(self, values: NDArray[np.bool_]) -> NDArray[np.bool_]:
+        """For each unit whether `values`, one for each index along the axis, are all true: [units]."""
+        return np.asarray(values[self.places].all(axis=1))
+
+    def indices(self, units: Sequence[int] | Places) -> Places:
+        """Where some units lie along the axis, ascending."""
+        return np.sort(self.places[np.asarray(units, np.int64)], axis=None)
 
 
 @dataclass(frozen=True, eq=False)
 class ChannelGroup:
-    """Channels that stand or fall together.
+    """Units that lie alike everywhere; each may leave without the others.
 
     producers: layers whose weights have these channels as rows. depthwise: those that filter each of them alone.
     consumers: layers whose weights have them as columns. blocked: why none may be removed, or None.
-    members is empty where the places of the channels contradict one another, which blocks the group.
     """
 
     size: int
@@ -72,114 +74,140 @@ class ChannelGroup:
 
 def find_channel_groups(graph: Graph) -> list[ChannelGroup]:
     """Every group that some Conv, ConvTranspose or Dense produces, in running order."""
-    links = collect_links(graph)
-    uses = [use for node in graph.nodes if (use := weight_use(node)) is not None]
-    dimensions = _connect(graph, links)
-    _resolve_flattenings(dimensions, links, uses)
-    order = {dimension: position for position, dimension in enumerate(dimensions)}
-    producing = {(use.weights, use.output_axis) for use in uses if not use.is_depthwise}
-    components = [sorted(part, key=order.__getitem__) for part in nx.connected_components(dimensions)]
-    components.sort(key=lambda part: order[part[0]])
-    groups = [_group(part, dimensions, links, uses) for part in components if producing.intersection(part)]
+    uses = [use for node in graph.nodes if (use := removable_use(node)) is not None]
+    rows = [(use.weights, use.output_axis) for use in uses if not use.is_depthwise]
+    columns = [(use.weights, use.input_axis) for use in uses if use.input_axis is not None]
+    uses_of: dict[Dimension, list[int]] = {}
+    for position, use in enumerate(uses):
+        for axis in {use.output_axis, use.input_axis} - {None}:
+            assert axis is not None
+            uses_of.setdefault((use.weights, axis), []).append(position)
+    units = find_units(graph, collect_links(graph), [*rows, *columns], rows)
+    groups = [_group(found, uses, uses_of) for found in units]
     first_use = {id(use.node): position for position, use in enumerate(uses)}
-    return sorted(groups, key=lambda group: first_use[id(group.producers[0].node)])
+    return sorted(groups, key=lambda group: (first_use[id(group.producers[0].node)], _first_row(group)))
 
 
-def keep_channels(graph: Graph, group: ChannelGroup, kept: Sequence[int]) -> None:
-    """Remove all channels of `group` but `kept` (ascending).
-
-    Constants, types, quantization and attributes are rewritten, those behind a DequantizeLinear too.
-    """
-    assert group.blocked is None, group.blocked
-    assert kept, "a layer keeps at least one channel"
-    channels = np.asarray(kept, np.int64)
-    for member in group.members:
-        _take(member.value, member.axis, member.indices(channels, group.size))
-    touched = {id(member.value) for member in group.members}
-    for node in graph.nodes:
-        if not any(id(value) in touched for value in (*node.present_inputs, *node.outputs)):
-            continue
-        if node.op in _SHAPE_ATTRIBUTES:
-            node.attributes[_SHAPE_ATTRIBUTES[node.op]] = node.output.shape
-    for use in group.depthwise:
-        use.node.attributes["group"] = use.node.input(0).shape[use.channel_axis]
-
-
-def _connect(graph: Graph, links: Links) -> nx.Graph[Dimension]:
-    dimensions: nx.Graph[Dimension] = nx.Graph()
-    for value in graph.values():
-        dimensions.add_nodes_from((value, axis) for axis in range(value.type.rank))
-    for link in links.links:
-        _add_link(dimensions, link)
-    return dimensions
-
-
-def _add_link(dimensions: nx.Graph[Dimension], link: Link) -> None:
-    if link.wide != link.narrow:
-        dimensions.add_edge(link.wide, link.narrow, link=link)
-
-
-def _resolve_flattenings(dimensions: nx.Graph[Dimension], links: Links, uses: Sequence[WeightUse]) -> None:
-    """Find the channels of each flattened image: they lie along the axis that some layer's weights share."""
-    weighted = {(use.weights, use.output_axis) for use in uses}
-    weighted |= {(use.weights, use.input_axis) for use in uses if use.input_axis is not None}
-    for flattening in links.flattenings:
-        chosen = [
-            link
-            for link in flattening.candidates
-            if not weighted.isdisjoint(nx.node_connected_component(dimensions, link.narrow))
-        ]
-        if len(chosen) == 1:
-            _add_link(dimensions, chosen[0])
-        else:
-            reason = (
-                f"Reshape '{label_of(flattening.node)}' flattens it, and which axis holds the channels is not clear"
-            )
-            for link in flattening.candidates:
-                links.block(link.wide, reason)
-                links.block(link.narrow, reason)
-
-
-def _group(
-    part: Sequence[Dimension], dimensions: nx.Graph[Dimension], links: Links, uses: Sequence[WeightUse]
-) -> ChannelGroup:
-    members, problem = _members(part, dimensions)
-    inside = set(part)
-    blocked = next((links.blocks[dimension] for dimension in part if dimension in links.blocks), None)
+def _group(units: Units, uses: Sequence[WeightUse], uses_of: Mapping[Dimension, Sequence[int]]) -> ChannelGroup:
+    inside = units.places
+    touched = [uses[i] for i in sorted({i for dimension in inside for i in uses_of.get(dimension, ())})]
+    producers = tuple(use for use in touched if not use.is_depthwise and (use.weights, use.output_axis) in inside)
+    rows = inside[producers[0].weights, producers[0].output_axis]
+    order = np.argsort(rows[:, 0], kind="stable")
+    is_knot = len(rows) == 1 and rows.size > 1
     return ChannelGroup(
-        size=min(value.shape[axis] for value, axis in part),
-        members=members,
-        producers=tuple(use for use in uses if not use.is_depthwise and (use.weights, use.output_axis) in inside),
-        depthwise=tuple(use for use in uses if use.is_depthwise and (use.weights, use.output_axis) in inside),
-        consumers=tuple(use for use in uses if use.input_axis is not None and (use.weights, use.input_axis) in inside),
-        blocked=blocked or problem,
+        size=len(rows),
+        members=tuple(Member(value, axis, places[order]) for (value, axis), places in inside.items()),
+        producers=producers,
+        depthwise=tuple(use for use in touched if use.is_depthwise and (use.weights, use.output_axis) in inside),
+        consumers=tuple(
+            use for use in touched if use.input_axis is not None and (use.weights, use.input_axis) in inside
+        ),
+        blocked=units.blocked or ("its channels all hang together" if is_knot else None),
     )
 
 
-def _members(part: Sequence[Dimension], dimensions: nx.Graph[Dimension]) -> tuple[tuple[Member, ...], str | None]:
-    """Each dimension's place of the channels, walked from the narrowest one, and what contradicts itself."""
-    root = min(part, key=lambda dimension: dimension[0].shape[dimension[1]])
-    places: dict[Dimension, tuple[int, int]] = {root: (1, 1)}
-    problem: str | None = None
-    for source, target in nx.bfs_edges(dimensions, root):
-        places[target] = _across(dimensions.edges[source, target]["link"], source, places[source])
-    for source, target, link in dimensions.edges(part, data="link"):
-        if 0 in places[target] or _across(link, source, places[source]) != places[target]:
-            problem = f"its channels lie differently in '{source[0].name}' and '{target[0].name}'"
-    return () if problem else tuple(Member(value, axis, *places[value, axis]) for value, axis in part), problem
+def _first_row(group: ChannelGroup) -> int:
+    use = group.producers[0]
+    return int(group.member(use.weights, use.output_axis).places[0, 0])
 
 
-def _across(link: Link, source: Dimension, place: tuple[int, int]) -> tuple[int, int]:
-    """The place of the channels on the link's other side; (0, 0) where there is none."""
-    outer, inner = place
-    if source == link.narrow:
-        return outer * link.outer, inner * link.inner
-    if outer % link.outer or inner % link.inner:
-        return 0, 0
-    return outer // link.outer, inner // link.inner
+def keep_channels(graph: Graph, kept: Mapping[ChannelGroup, Sequence[int]]) -> None:
+    """Remove from each group all units but those given, ascending, at least one; other groups stay whole.
+
+    The groups are those of one `find_channel_groups(graph)`: afterwards they no longer fit the graph. Constants, types,
+    quantization, clusters and attributes are rewritten, those behind a DequantizeLinear too.
+    """
+    cut = _Cut()
+    for group, units in kept.items():
+        cut.remove(group, units)
+    touched = {value for value, _ in cut.kept}
+    for node in graph.nodes:
+        if node.op == "Gather" and not touched.isdisjoint((node.input(0), node.output)):
+            _renumber_gather(graph, node, cut)
+    for (value, axis), mask in cut.kept.items():
+        _take(value, axis, np.flatnonzero(mask))
+    for node in graph.nodes:
+        if not touched.isdisjoint((*node.present_inputs, *node.outputs)):
+            _rewrite_attributes(node, cut)
+    for use in {use.node: use for group in kept for use in group.depthwise}.values():
+        use.node.attributes["group"] = use.node.input(0).shape[use.channel_axis]
 
 
-def _take(value: Value, axis: int, indices: NDArray[np.int64]) -> None:
+class _Cut:
+    """Which indices of each dimension stay."""
+
+    def __init__(self) -> None:
+        self.kept: dict[Dimension, NDArray[np.bool_]] = {}
+
+    def remove(self, group: ChannelGroup, kept: Sequence[int]) -> None:
+        """Remove all units of a group but `kept`."""
+        assert group.blocked is None, group.blocked
+        assert len(kept), f"{group.label}: a group keeps at least one channel"
+        gone = np.setdiff1d(np.arange(group.size), np.asarray(kept, np.int64))
+        for member in group.members if len(gone) else ():
+            dimension = (member.value, member.axis)
+            if dimension not in self.kept:
+                self.kept[dimension] = np.ones(member.value.shape[member.axis], np.bool_)
+            self.kept[dimension][member.places[gone]] = False
+
+    def stays(self, value: Value, axis: int) -> NDArray[np.bool_]:
+        """Which indices stay of a dimension that something is removed from."""
+        return self.kept[value, axis]
+
+    def count_before(self, value: Value, axis: int, index: int) -> int:
+        """How many of the first `index` indices stay."""
+        mask = self.kept.get((value, axis))
+        return index if mask is None else int(np.count_nonzero(mask[:index]))
+
+    def first(self, value: Value, axis: int) -> int:
+        """The first index that stays."""
+        mask = self.kept.get((value, axis))
+        return 0 if mask is None else int(np.argmax(mask))
+
+
+def _rewrite_attributes(node: Node, cut: _Cut) -> None:
+    if node.op in _SHAPE_ATTRIBUTES:
+        node.attributes[_SHAPE_ATTRIBUTES[node.op]] = node.output.shape
+    elif node.op == "Split":
+        axis = node.int("axis")
+        node.attributes["sizes"] = tuple(value.shape[axis] for value in node.outputs)
+    elif node.op == "Slice":
+        _rewrite_slice(node, cut)
+    elif node.op == "Pad":
+        _rewrite_pad(node, cut)
+
+
+def _rewrite_slice(node: Node, cut: _Cut) -> None:
+    x, y = node.input(0), node.output
+    starts = [
+        cut.count_before(x, axis, start + step * cut.first(y, axis))
+        for axis, (start, step) in enumerate(zip(node.ints("starts"), node.ints("steps"), strict=True))
+    ]
+    node.attributes["starts"], node.attributes["sizes"] = tuple(starts), y.shape
+
+
+def _rewrite_pad(node: Node, cut: _Cut) -> None:
+    y, pads = node.output, node.ints("pads")
+    before = [cut.count_before(y, axis, pads[axis]) for axis in range(y.type.rank)]
+    after = [y.shape[axis] - before[axis] - node.input(0).shape[axis] for axis in range(y.type.rank)]
+    node.attributes["pads"] = (*before, *after)
+
+
+def _renumber_gather(graph: Graph, node: Node, cut: _Cut) -> None:
+    """Let a Gather pick what is left by its new numbers."""
+    x, indices, y, axis = node.input(0), node.input(1), node.output, node.int("axis")
+    if (x, axis) not in cut.kept and (y, axis) not in cut.kept:
+        return
+    picked = indices.data
+    if indices.type.rank == 1 and (y, axis) in cut.kept:
+        picked = picked[cut.stays(y, axis)]
+    if (x, axis) in cut.kept:
+        picked = np.cumsum(cut.stays(x, axis))[picked] - 1
+    node.inputs[1] = Value.of(graph.unique_name(indices.name), np.asarray(picked, np.int64))
+
+
+def _take(value: Value, axis: int, indices: Places) -> None:
     shape = (*value.shape[:axis], len(indices), *value.shape[axis + 1 :])
     value.type = TensorType(value.dtype, shape)
     if value.constant is not None:
@@ -192,6 +220,6 @@ def _take(value: Value, axis: int, indices: NDArray[np.int64]) -> None:
         value.clusters = _take_clusters(value.clusters, axis, indices)
 
 
-def _take_clusters(clusters: Clusters, axis: int, indices: NDArray[np.int64]) -> Clusters:
+def _take_clusters(clusters: Clusters, axis: int, indices: Places) -> Clusters:
     taken = np.ascontiguousarray(np.take(clusters.indices, indices, axis))
     return replace(clusters, indices=taken, scale=clusters.scale[indices] if axis == 0 else clusters.scale)

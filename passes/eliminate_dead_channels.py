@@ -10,11 +10,11 @@ from typing import ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from tinyopt.ir import Array, Graph, Node, Value
+from tinyopt.ir import Graph, Node, Value
 from tinyopt.pass_manager import Pass, PassContext
 from tinyopt.passes.channel_groups import ChannelGroup, find_channel_groups, keep_channels
 from tinyopt.passes.channel_intervals import Bounds, Interval, find_intervals
-from tinyopt.passes.channel_links import WeightUse, constant_source, label_of, weight_use
+from tinyopt.passes.channel_links import WeightUse, constant_source, label_of, removable_use, weight_use
 
 
 @dataclass(frozen=True)
@@ -82,20 +82,21 @@ class _Tally:
     """How many channels each layer had, and what was removed from it."""
 
     def __init__(self, graph: Graph) -> None:
-        uses = [use for node in graph.nodes if (use := weight_use(node)) is not None]
+        uses = [use for node in graph.nodes if (use := removable_use(node)) is not None]
         self.before = {id(use.node): use.weights.shape[use.output_axis] for use in uses}
         self.constant: dict[int, int] = {}
 
     def add(self, group: ChannelGroup, constant: int) -> None:
         for use in (*group.producers, *group.depthwise):
-            self.constant[id(use.node)] = self.constant.get(id(use.node), 0) + constant
+            rows = constant * group.member(use.weights, use.output_axis).places.shape[1]
+            self.constant[id(use.node)] = self.constant.get(id(use.node), 0) + rows
 
     def report(self, graph: Graph, context: PassContext) -> None:
         """One remark for each layer that lost channels."""
         for node in graph.nodes:
             if id(node) not in self.constant:
                 continue
-            use = weight_use(node)
+            use = removable_use(node)
             assert use is not None
             before, after = self.before[id(node)], use.weights.shape[use.output_axis]
             constant = min(self.constant[id(node)], before - after)
@@ -137,13 +138,14 @@ def _flush_negligible_weights(graph: Graph, share: float, context: PassContext) 
 def _find(graph: Graph, input_low: float, input_high: float) -> list[_Finding]:
     """Every group that some layer's weights read, with what may leave it."""
     intervals = find_intervals(graph, input_low, input_high)
-    groups = [group for group in find_channel_groups(graph) if group.consumers and group.members]
+    groups = [group for group in find_channel_groups(graph) if group.consumers]
     return [_Finding(group, _judge(graph, group, intervals), intervals) for group in groups]
 
 
 def _remove_found(graph: Graph, findings: Sequence[_Finding], tally: _Tally) -> bool:
     """Remove what can be from groups that have no layer in common; whether anything was."""
     touched: set[int] = set()
+    kept: dict[ChannelGroup, list[int]] = {}
     for finding in findings:
         group, removable = finding.group, finding.verdict.removable
         nodes = {id(use.node) for use in (*group.producers, *group.depthwise, *group.consumers)}
@@ -152,10 +154,12 @@ def _remove_found(graph: Graph, findings: Sequence[_Finding], tally: _Tally) -> 
         if removable.all():
             removable[0] = False  # a layer without channels is no layer
         if removable.any():
-            _remove(graph, group, np.flatnonzero(removable), finding.intervals)
+            _fold_constants(graph, group, np.flatnonzero(removable), finding.intervals)
+            kept[group] = [int(unit) for unit in np.flatnonzero(~removable)]
             tally.add(group, int((removable & finding.verdict.constant).sum()))
             touched |= nodes
-    return bool(touched)
+    keep_channels(graph, kept)
+    return bool(kept)
 
 
 def _judge(graph: Graph, group: ChannelGroup, intervals: dict[Value, Interval]) -> _Verdict:
@@ -170,24 +174,29 @@ def _judge(graph: Graph, group: ChannelGroup, intervals: dict[Value, Interval]) 
         foldable = exact & ((levels.low == 0) | _takes_constants(graph, use))
         if _is_padded(use.node) and bool((exact & is_read & ~foldable).any()):
             padded.append(label_of(use.node))
-        constant &= member.by_channel(foldable | ~is_read).all(axis=(0, 2))
-        unread &= member.by_channel(~is_read).all(axis=(0, 2))
+        constant &= member.where_all(foldable | ~is_read)
+        unread &= member.where_all(~is_read)
     return _Verdict(constant & ~unread, unread, tuple(padded))
 
 
 def _nonzero_columns(use: WeightUse, intervals: dict[Value, Interval]) -> NDArray[np.bool_]:
-    weights = _real_weights(use, intervals)
-    return np.asarray(_columns_first(use, weights).any(axis=1), np.bool_)
+    """Whether any weight reads each channel of the layer's input: [input channels]."""
+    weights = _by_column(use, intervals)
+    return np.asarray(weights.reshape(*weights.shape[:2], -1).any(axis=(0, 2)).reshape(-1), np.bool_)
 
 
-def _real_weights(use: WeightUse, intervals: dict[Value, Interval]) -> Bounds:
-    return intervals[use.weights].low  # exact: links block weights that are computed
+def _by_column(use: WeightUse, intervals: dict[Value, Interval]) -> Bounds:
+    """The weights as real numbers, as [output channels, input channels, taps...] of one of the layer's groups.
 
-
-def _columns_first(use: WeightUse, weights: Array) -> Array:
-    """The weights as [input channel, everything else]."""
+    Those of several groups stand side by side as [output channels of one group, input channels, taps...].
+    """
+    weights = intervals[use.weights].low  # exact: links block weights that are computed
     assert use.input_axis is not None
-    return np.moveaxis(weights, use.input_axis, 0).reshape(weights.shape[use.input_axis], -1)
+    weights = np.moveaxis(weights, (use.output_axis, use.input_axis), (0, 1))
+    if use.group == 1 or use.node.op == "ConvTranspose":  # whose columns are those of all groups as they are
+        return weights
+    parts = weights.reshape(use.group, -1, *weights.shape[1:])  # group, O/group, I/group, taps...
+    return np.concatenate(list(parts), axis=1)
 
 
 def _is_padded(node: Node) -> bool:
@@ -220,18 +229,21 @@ def _bias_steps_are_products(use: WeightUse, bias: Value, producers: dict[Value,
     return bool(np.allclose(x_scale * weight_scale, bias_scale, rtol=1e-6, atol=0))
 
 
-def _remove(graph: Graph, group: ChannelGroup, doomed: NDArray[np.int64], intervals: dict[Value, Interval]) -> None:
+def _fold_constants(
+    graph: Graph, group: ChannelGroup, doomed: NDArray[np.int64], intervals: dict[Value, Interval]
+) -> None:
+    """Move what the doomed channels, which are constant or not read, add to their readers into their biases."""
     for use in group.consumers:
         x = use.node.input(0)
-        member = group.member(x, use.channel_axis)
-        columns = member.indices(doomed, group.size)
-        level = intervals[x].along(use.channel_axis, x.shape[use.channel_axis]).low[columns]
-        weights = np.moveaxis(_real_weights(use, intervals), (use.output_axis, use.input_axis or 0), (0, 1))
-        per_column = weights[:, columns].reshape(weights.shape[0], len(columns), -1).sum(axis=2)  # O, columns
+        columns = group.member(x, use.channel_axis).indices(doomed)
+        level = intervals[x].along(use.channel_axis, x.shape[use.channel_axis]).low
+        weights = _by_column(use, intervals)
+        per_column = weights[:, columns].reshape(weights.shape[0], len(columns), -1).sum(axis=2)  # O/group, columns
         is_read = per_column.any(axis=0)
-        _add_to_bias(graph, use.node, per_column[:, is_read] @ level[is_read])
-    kept = np.setdiff1d(np.arange(group.size), doomed)
-    keep_channels(graph, group, [int(channel) for channel in kept])
+        columns, per_column = columns[is_read], per_column[:, is_read]
+        of_group = columns * use.group // x.shape[use.channel_axis]
+        parts = [per_column[:, of_group == g] @ level[columns[of_group == g]] for g in range(use.group)]
+        _add_to_bias(graph, use.node, np.concatenate(parts))
 
 
 def _add_to_bias(graph: Graph, node: Node, addend: Bounds) -> None:

@@ -133,36 +133,45 @@ def _importance(group: ChannelGroup) -> NDArray[np.float64]:
     for value, axis in slices:
         magnitudes = np.abs(value.data).astype(np.float64)
         along = magnitudes.sum(axis=tuple(other for other in range(magnitudes.ndim) if other != axis))
-        sums = group.member(value, axis).by_channel(along).sum(axis=(0, 2))
+        sums = group.member(value, axis).sums(along)
         total += sums / max(sums.mean(), np.finfo(np.float64).tiny)
     return np.maximum(total / len(slices), np.finfo(np.float32).tiny)
 
 
 @dataclass(frozen=True)
 class _MacModel:
-    """The graph's multiply-accumulates for any channel counts: each node's are proportional to those of its groups.
+    """The graph's multiply-accumulates for any channel counts: each node's are proportional to its dimensions' sizes.
 
-    nodes: for each node, its multiply-accumulates at full width and the groups that they scale with.
+    nodes: for each node, its multiply-accumulates at full width, and for each of its dimensions the groups in it with
+    the share of the dimension that each has.
     """
 
-    nodes: tuple[tuple[int, tuple[int, ...]], ...]
+    nodes: tuple[tuple[int, tuple[tuple[tuple[int, float], ...], ...]], ...]
 
     @classmethod
     def of(cls, graph: Graph, groups: Sequence[ChannelGroup]) -> _MacModel:
-        group_of = {(m.value, m.axis): index for index, group in enumerate(groups) for m in group.members}
-        nodes: list[tuple[int, tuple[int, ...]]] = []
+        parts: dict[Dimension, list[tuple[int, float]]] = {}
+        for index, group in enumerate(groups):
+            for member in group.members:
+                share = member.places.size / member.value.shape[member.axis]
+                parts.setdefault((member.value, member.axis), []).append((index, share))
+        nodes: list[tuple[int, tuple[tuple[tuple[int, float], ...], ...]]] = []
         for node in graph.nodes:
             dimensions: list[Dimension] = [(v, axis) for v in node.outputs for axis in range(v.type.rank)]
             use = weight_use(node)
             if use is not None and use.input_axis is not None:
                 dimensions.append((use.weights, use.input_axis))
-            scaled_with = tuple(group_of[d] for d in dimensions if d in group_of)
+            scaled_with = tuple(tuple(parts[d]) for d in dimensions if d in parts)
             nodes.append((OPERATORS[node.op].macs(node), scaled_with))
         return cls(tuple(nodes))
 
     def macs(self, shares: Sequence[float]) -> float:
         """All multiply-accumulates when group i keeps `shares[i]` of its channels."""
-        return sum(macs * math.prod(shares[index] for index in scaled_with) for macs, scaled_with in self.nodes)
+        gone = [1 - share for share in shares]
+        return sum(
+            macs * math.prod(1 - sum(gone[index] * part for index, part in parts) for parts in scaled_with)
+            for macs, scaled_with in self.nodes
+        )
 
 
 def _choose(model: _MacModel, candidates: Sequence[_Candidate], goal: float) -> None:
@@ -188,11 +197,10 @@ def _choose(model: _MacModel, candidates: Sequence[_Candidate], goal: float) -> 
 
 
 def _apply(graph: Graph, candidates: Sequence[_Candidate], context: PassContext) -> bool:
-    for candidate in candidates:
+    cut = [candidate for candidate in candidates if candidate.kept != candidate.group.size]
+    keep_channels(graph, {c.group: sorted(int(unit) for unit in c.order[c.group.size - c.kept :]) for c in cut})
+    for candidate in cut:
         group, kept = candidate.group, candidate.kept
-        if kept == group.size:
-            continue
-        keep_channels(graph, group, sorted(int(channel) for channel in candidate.order[group.size - kept :]))
         for use in group.producers:
             if _MARK not in use.weights.name:
                 use.weights.name = graph.unique_name(use.weights.name + _MARK)
@@ -201,7 +209,7 @@ def _apply(graph: Graph, candidates: Sequence[_Candidate], context: PassContext)
         context.did(
             f"{group.label}: {kept} of {group.size} channels stay, {lost:.1%} of the importance goes", nodes, nodes
         )
-    return any(candidate.kept != candidate.group.size for candidate in candidates)
+    return bool(cut)
 
 
 def _report(before: int, after: int, ratio: float, is_changed: bool, context: PassContext) -> None:
