@@ -9,21 +9,22 @@ import numpy as np
 import pytest
 
 from tests.digits import EXAMPLES
+from tools.measured.scores import Answers, Yardstick
 from tools.quantization import main
 from tools.quantization_table.bars import verdicts
 from tools.quantization_table.measuring import COMPILED
 from tools.quantization_table.methods import methods
 from tools.quantization_table.page import page
-from tools.quantization_table.scores import Answers, Row, Yardstick
+from tools.quantization_table.rows import Row
 
 
 def test_figures_of_two_samples_are_those_computed_by_hand() -> None:
     reference = Answers(np.array([[0.8, 0.2], [0.4, 0.6]]), np.array([[3.0, 1.0], [0.0, 0.0]]))
     found = Answers(np.array([[0.8, 0.2], [0.6, 0.4]]), np.array([[3.0, 1.0], [0.1, 0.0]]))
-    row = Yardstick("m", reference, np.array([0, 0])).row("group", "method", found, 2.5)
-    assert row.snr_db == pytest.approx(10 * np.log10(1.2 / 0.08))
-    assert row.logits_snr_db == pytest.approx(30.0)
-    assert (row.agreement, row.top1, row.samples, row.seconds) == (50.0, 100.0, 2, 2.5)
+    score = Yardstick(reference, np.array([0, 0])).score(found)
+    assert score.snr_db == pytest.approx(10 * np.log10(1.2 / 0.08))
+    assert score.logits_snr_db == pytest.approx(30.0)
+    assert (score.agreement, score.top1, score.samples) == (50.0, 100.0, 2)
 
 
 def test_every_row_has_a_name_of_its_own() -> None:

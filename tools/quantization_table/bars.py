@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from tools.measured.verdict import Verdict
 from tools.quantization_table.measuring import COMPILED
 from tools.quantization_table.methods import DEFAULT
-from tools.quantization_table.scores import Row
-
-_ROUNDING = 1e-9  # percent: shares of samples are compared
+from tools.quantization_table.rows import Row
 
 
 @dataclass(frozen=True)
@@ -32,27 +31,6 @@ BARS = {
     "vww01": Bar(33.5),
     "ad01": Bar(43.5, has_classes=False),
 }
-
-
-@dataclass(frozen=True)
-class Verdict:
-    """One figure beside its bar."""
-
-    model: str
-    method: str
-    what: str
-    found: float | None
-    bar: float
-
-    @property
-    def passes(self) -> bool:
-        return self.found is not None and self.found >= self.bar - _ROUNDING
-
-    def __str__(self) -> str:
-        found = "nothing was measured" if self.found is None else f"{self.found:.2f}"
-        return (
-            f"{'PASS' if self.passes else 'FAIL'}  {self.model}, {self.method}: {self.what} {found}, bar {self.bar:.2f}"
-        )
 
 
 def verdicts(rows: Sequence[Row]) -> list[Verdict]:

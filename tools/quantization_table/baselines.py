@@ -18,8 +18,9 @@ from onnxruntime.quantization.shape_inference import quant_pre_process
 from tinyopt.ir import Array
 from tinyopt.onnx_session import OnnxSession
 from tinyopt.samples import Sample
-from tools.quantization_table.measuring import Subject
-from tools.quantization_table.scores import Answers, Row, session_answers
+from tools.measured.scores import Answers, session_answers
+from tools.measured.subject import Subject
+from tools.quantization_table.rows import Row, row_of
 
 GROUP = "onnxruntime.quantization.quantize_static, QDQ int8 per channel"
 BASELINES = ("MinMax", "Entropy", "Percentile")
@@ -27,14 +28,13 @@ BASELINES = ("MinMax", "Entropy", "Percentile")
 
 def measure_baselines(subject: Subject) -> Iterator[Row]:
     """A row for each calibration method; where one fails, the row says why."""
-    yardstick = subject.yardstick()
     for name in BASELINES:
         started = time.perf_counter()
         try:
             with redirect_stdout(sys.stderr):  # it tells its progress
                 model = _quantized(subject, name)
             seconds = time.perf_counter() - started
-            yield yardstick.row(GROUP, name, _answers(model, subject.samples), seconds)
+            yield row_of(subject, GROUP, name, _answers(model, subject.samples), seconds)
         except Exception as error:  # whatever another project's code raises
             reason = f"{type(error).__name__}: {error}".splitlines()[0]
             yield Row(subject.name, GROUP, name, len(subject.samples), failure=reason)

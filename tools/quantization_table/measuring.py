@@ -9,7 +9,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
 from tinyopt.api import compile_model
 from tinyopt.disk_cache import default_cache_dir
@@ -17,75 +16,32 @@ from tinyopt.execution.built_model import load_built_model
 from tinyopt.execution.runner import run_built_model
 from tinyopt.ir import Graph
 from tinyopt.lowering.lower import planned_arena_bytes
-from tinyopt.onnx_import import import_model
-from tinyopt.options import CompileOptions
 from tinyopt.pass_manager import Pass, PassContext, run_pass
 from tinyopt.pipeline import as_real, build_pipeline, graph_inputs
-from tinyopt.samples import Sample, load_labelled, load_samples, random_samples
-from tinyopt.samples.numpy_files import array_names
 from tinyopt.targets import target_named
 from tinyopt.toolchain import CompilerChoice
+from tools.measured.scores import Answers, answers
+from tools.measured.subject import Subject
 from tools.quantization_table.methods import ADD_ONS, DEFAULT, Method
-from tools.quantization_table.scores import Answers, Row, Yardstick, answers
+from tools.quantization_table.rows import Row, row_of
 
 TARGET = "host"
-PIXEL_SCALES = {"vww01": 1 / 255}  # pixels / 255; every other model takes its samples as they are
 COMPILED = f"{DEFAULT}, compiled"
 _TIMED = ("quantize", *ADD_ONS)
 _AFTER_QUANTIZATION = "limit-drop"
-_NOISE_SAMPLES, _NOISE_SEED = 16, 1  # to test a model without data; calibration noise has seed 0
 
 Progress = Callable[[str, int, int], None]
 
 
-@dataclass(frozen=True, eq=False)
-class Subject:
-    """A model with its samples. labels: None where there are none."""
-
-    name: str
-    file: Path
-    graph: Graph  # as it was imported
-    options: CompileOptions
-    calibration: Sequence[Sample]
-    samples: Sequence[Sample]
-    labels: NDArray[np.int64] | None
-
-    def yardstick(self) -> Yardstick:
-        """The float model, as it came."""
-        return Yardstick(self.name, answers(self.graph, self.samples), self.labels)
-
-
-def load_subject(file: Path, data: Path, calibration: str | None) -> Subject:
-    """`file` with `calib`, `x` and, if it is there, `y` of the .npz in `data` named as the model up to an underscore.
-
-    calibration: a spec in the place of `calib`. A model without data is tested on noise, and has no labels.
-    Raises TinyoptError where the model or its data is unusable.
-    """
-    graph = import_model(file, {}).graph
-    arrays = data / f"{file.stem.partition('_')[0]}.npz"
-    scale = PIXEL_SCALES.get(arrays.stem, 1.0)
-    spec = calibration or f"{arrays}:calib"
-    options = CompileOptions(TARGET, calibration=spec, calibration_scale=scale, cache_dir=default_cache_dir())
-    calibrating = load_samples(spec, graph.inputs, 0.0, scale)
-    if not arrays.is_file():
-        noise = random_samples(graph.inputs, _NOISE_SAMPLES, _NOISE_SEED)
-        return Subject(file.stem, file, graph, options, calibrating, noise, None)
-    if "y" in array_names(arrays):
-        samples, labels = load_labelled(f"{arrays}:x,y", graph.inputs, 0.0, scale)
-        return Subject(file.stem, file, graph, options, calibrating, samples, labels)
-    samples = load_samples(f"{arrays}:x", graph.inputs, 0.0, scale)
-    return Subject(file.stem, file, graph, options, calibrating, samples, None)
-
-
 def measure(subject: Subject, methods: Sequence[Method], on_progress: Progress) -> Iterator[Row]:
     """The float model, then each method as its QDQ graph; after the default that of the compiled library."""
-    yardstick, stages = subject.yardstick(), _Stages(subject, on_progress)
-    yield yardstick.row("Float", "float", yardstick.reference, None)
+    stages = _Stages(subject, on_progress)
+    yield row_of(subject, "Float", "float", subject.yardstick.reference, None)
     for method in methods:
         graph, seconds = stages.quantized(method)
-        yield yardstick.row(method.group, method.name, answers(graph, subject.samples), seconds)
+        yield row_of(subject, method.group, method.name, answers(graph, subject.samples), seconds)
         if method.name == DEFAULT:
-            yield _compiled(subject, yardstick, method.group, on_progress)
+            yield _compiled(subject, method.group, on_progress)
 
 
 @dataclass(frozen=True, eq=False)
@@ -138,7 +94,7 @@ class _Stages:
         return _Stage((*stage.done, repr(step)), graph, context.float_graph, record.seconds)
 
 
-def _compiled(subject: Subject, yardstick: Yardstick, group: str, on_progress: Progress) -> Row:
+def _compiled(subject: Subject, group: str, on_progress: Progress) -> Row:
     """The library that a user gets, run on every sample."""
     started = time.perf_counter()
     with tempfile.TemporaryDirectory(prefix="tinyopt-quantization-") as folder:
@@ -149,4 +105,4 @@ def _compiled(subject: Subject, yardstick: Yardstick, group: str, on_progress: P
         runs = run_built_model(built, fed, "run", CompilerChoice(), default_cache_dir())
     output = built.graph.outputs[0]
     found = [np.asarray(as_real(run[output.name], output), np.float64).ravel() for run in runs.outputs]
-    return yardstick.row(group, COMPILED, Answers(np.stack(found), None), seconds)
+    return row_of(subject, group, COMPILED, Answers(np.stack(found), None), seconds)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from rich.table import Table
 
 from tools.quantization_table.bars import verdicts
-from tools.quantization_table.scores import Row
+from tools.quantization_table.rows import Row
 
 COLUMNS = ("SNR dB", "logits dB", "agreement %", "top-1 %", "s")
 

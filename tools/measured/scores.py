@@ -26,35 +26,29 @@ class Answers:
 
 
 @dataclass(frozen=True)
-class Row:
-    """One line of the table for one model. None: nothing differs (snr_db of the float model), or there is no such.
+class Score:
+    """Beside the float model. None: nothing differs, or there is no such figure.
 
     snr_db: 10 log10(sum reference^2 / sum (reference - found)^2) over all samples, reference: the float model's.
-    agreement, top1: percent. seconds: of the quantization passes, of compiling, or of onnxruntime's quantizer.
+    agreement, top1: percent of the samples.
     """
 
-    model: str
-    group: str
-    method: str
     samples: int
     snr_db: float | None = None
     logits_snr_db: float | None = None
     agreement: float | None = None
     top1: float | None = None
-    seconds: float | None = None
-    failure: str | None = None
 
 
 @dataclass(frozen=True, eq=False)
 class Yardstick:
-    """What rows of one model are measured by. labels: None where the model's outputs are not classes."""
+    """What everything of one model is measured by. labels: None where the model's outputs are not classes."""
 
-    model: str
     reference: Answers
     labels: NDArray[np.int64] | None
 
-    def row(self, group: str, method: str, found: Answers, seconds: float | None) -> Row:
-        """The line of what `found` says."""
+    def score(self, found: Answers) -> Score:
+        """How close `found` is."""
         wanted = self.reference
         logits = None
         if wanted.logits is not None and found.logits is not None:
@@ -65,7 +59,7 @@ class Yardstick:
             agreement = 100 * float(np.mean(classes == wanted.probabilities.argmax(axis=1)))
             top1 = 100 * float(np.mean(classes == self.labels))
         snr = snr_db(wanted.probabilities, found.probabilities)
-        return Row(self.model, group, method, len(found.probabilities), snr, logits, agreement, top1, seconds)
+        return Score(len(found.probabilities), snr, logits, agreement, top1)
 
 
 def snr_db(reference: Outputs, found: Outputs) -> float | None:
