@@ -154,3 +154,31 @@ def test_axes_that_a_reshape_regroups_block_the_channels() -> None:
     shuffled = build("Reshape", x, shape=(1, 4, 12, 4))
     graph = build.graph_of(_conv(build, shuffled, 2, "last"))
     assert "regroups it" in (_only(graph, "first").blocked or "")
+
+
+def test_each_branch_of_a_concat_has_a_group_of_its_own_and_what_must_stay_stays() -> None:
+    build = GraphBuilder()
+    x = build.input("x", (1, 4, 4, 3))
+    a, b = _conv(build, x, 4, "a"), _conv(build, x, 5, "b")
+    joined = build("Concat", a, x, b, axis=3)
+    graph = build.graph_of(_conv(build, joined, 2, "head"))
+    first, second = _only(graph, "a"), _only(graph, "b")
+    assert (first.size, first.blocked, second.size, second.blocked) == (4, None, 5, None)
+    assert second.member(joined, 3).places.tolist() == [[7], [8], [9], [10], [11]]
+    keep_channels(graph, {first: [1], second: [0, 4]})
+    verify(graph, after="keep_channels")
+    assert joined.shape == (1, 4, 4, 1 + 3 + 2)
+
+
+def test_a_unit_is_the_same_place_in_every_group_of_a_convolution_and_behind_its_shuffle() -> None:
+    build = GraphBuilder()
+    x = _conv(build, build.input("x", (1, 4, 4, 3)), 6, "first")
+    grouped = build("Conv", x, build.random((8, 1, 1, 3)), name="grouped", layout="NHWC", group=2)
+    parts = build("Reshape", grouped, shape=(1, 4, 4, 2, 4))
+    shuffled = build("Reshape", build("Transpose", parts, perm=(0, 1, 2, 4, 3)), shape=(1, 4, 4, 8))
+    graph = build.graph_of(_conv(build, shuffled, 2, "head"))
+    first, second = _only(graph, "first"), _only(graph, "grouped")
+    assert first.member(x, 3).places.tolist() == [[0, 3], [1, 4], [2, 5]]
+    assert second.member(grouped, 3).places.tolist() == [[0, 4], [1, 5], [2, 6], [3, 7]]
+    assert second.member(shuffled, 3).places.tolist() == [[0, 1], [2, 3], [4, 5], [6, 7]]
+    assert second.blocked is None

@@ -167,3 +167,17 @@ def test_half_of_the_quantized_visual_wake_words_model_is_dead_in_its_integers(
 ) -> None:
     photographs = (np.load(data_dir / "vww01.npz")["x"][:3].astype(np.int16) - 128).astype(np.int8)
     _assert_vww_halves(models_dir / "vww01_int8_qdq.onnx", list(photographs[:, None]), 3_730_000, 0)
+
+
+def test_constants_move_into_the_biases_of_the_groups_that_read_them() -> None:
+    build = GraphBuilder()
+    rows, bias = _rows(build, (4, 3, 1, 1), [0, 2]), build.constant([5, 1, 7, 2])
+    first = build("Conv", build.input("x", (1, 3, 4, 4)), rows, bias, name="first")
+    grouped = build.constant(np.array([[1, 2], [10, 20], [100, 200], [1000, 2000]], np.float32).reshape(4, 2, 1, 1))
+    y = build("Conv", build("Relu", first), grouped, build.constant([1, 2, 3, 4]), group=2, name="grouped")
+    graph = build.graph_of(build("Conv", y, build.random((2, 4, 1, 1))))
+    remarks = changed_by(EliminateDeadChannels(), graph)
+    assert messages(remarks, "did") == ["first: 2 of 4 channels are constant: removed"]
+    reader = next(node for node in graph.nodes if node.name == "grouped")
+    assert reader.input(1).data.ravel().tolist() == [2, 20, 200, 2000]
+    assert reader.input(2).data.tolist() == [1 + 5, 2 + 50, 3 + 700, 4 + 7000]
