@@ -34,6 +34,7 @@ from tinyopt.pipeline import (
     PipelineStep,
     as_real,
     build_pipeline,
+    check_installed,
     graph_inputs,
     no_observer,
     real_outputs,
@@ -97,6 +98,7 @@ def compile_model(
     target = target_named(options.target)
     check_output_folder(output)
     check_regions(options.memory)
+    check_installed(options)
     imported = import_model(model, options.shapes)
     boundary_notes = [] if options.boundary is None else convert_boundary(imported.graph, options.boundary)
     original = imported.graph.copy()

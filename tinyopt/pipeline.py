@@ -18,6 +18,7 @@ from tinyopt.pass_manager import Pass, PassContext, PassRecord, installed_passes
 from tinyopt.passes.cluster_weights import ClusterWeights
 from tinyopt.passes.correct_biases import CorrectBiases
 from tinyopt.passes.distill import Distill
+from tinyopt.passes.distillation.torch_door import require_torch
 from tinyopt.passes.eliminate_dead_channels import EliminateDeadChannels
 from tinyopt.passes.equalize_layers import EqualizeLayers
 from tinyopt.passes.fold_batchnorm import FoldBatchNorm
@@ -105,6 +106,12 @@ def build_pipeline(options: CompileOptions, boundary: str) -> list[Pass]:
     if not options.is_quantized:
         disabled |= {"quantize", "equalize-layers"}
     return [with_options(step, options.settings.get(step.name, {})) for step in steps if step.name not in disabled]
+
+
+def check_installed(options: CompileOptions) -> None:
+    """Raise ToolchainError where a pass that the options ask for lacks its package: now, not after minutes of work."""
+    if options.recover == "distill" and Distill.name not in options.disabled_passes:
+        require_torch()
 
 
 def available_passes() -> list[Pass]:

@@ -1,0 +1,261 @@
+"""Distillation: graphs in PyTorch give the references' numbers; training recovers, stops, repeats, and declines."""
+
+from __future__ import annotations
+
+import importlib.util
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.digits import CALIBRATION, DATA, MODEL
+from tests.graph_builder import GraphBuilder, context_for, messages
+from tests.kernel_cases import Case, all_cases
+from tests.prepared_models import prepared
+from tinyopt.api import compile_model
+from tinyopt.errors import ToolchainError, UsageError
+from tinyopt.ir import Array, Graph, Quantization
+from tinyopt.onnx_session import OnnxSession
+from tinyopt.ops import OPERATORS, QuantizationRule
+from tinyopt.options import CompileOptions
+from tinyopt.pass_manager import PassContext, Unpruned
+from tinyopt.passes.distill import Distill
+from tinyopt.passes.distillation import torch_door
+from tinyopt.passes.distillation.heads import find_heads
+from tinyopt.passes.distillation.parameters import choose_parameters, store
+from tinyopt.verify import verify
+
+needs_torch = pytest.mark.skipif(
+    importlib.util.find_spec("torch") is None, reason="needs PyTorch: pip install 'tinyopt[distill]'"
+)
+
+_BOUNDARY = ("QuantizeLinear", "DequantizeLinear", "FlipSign")
+_TRAINABLE = [
+    name
+    for name, operator in OPERATORS.items()
+    if operator.quantization is not QuantizationRule.INTEGER and name not in _BOUNDARY
+]
+
+
+def float_cases() -> list[Case]:
+    return [
+        case
+        for case in all_cases()
+        if case.node.op in _TRAINABLE and all(v.dtype in ("float32", "int64") for v in case.node.present_inputs)
+    ]
+
+
+@needs_torch
+def test_every_operator_that_works_on_floats_has_a_rule_and_a_case() -> None:
+    from tinyopt.passes.distillation.operators import RULES
+
+    assert RULES.keys() == set(_TRAINABLE)
+    assert {case.node.op for case in float_cases()} == RULES.keys() - {"Reshape", "Identity"}  # no kernels, no cases
+
+
+@needs_torch
+@pytest.mark.parametrize("case", float_cases(), ids=lambda case: case.id)
+def test_an_operator_gives_the_numbers_of_its_reference_for_each_of_several_samples(case: Case) -> None:
+    from tinyopt.passes.distillation.module import to_tensor
+    from tinyopt.passes.distillation.operators import RULES
+
+    factors = (1.0, -0.5, 2.0)
+    is_constant = [value is not None and value.is_constant for value in case.node.inputs]
+    samples = [
+        [a if a is None or fixed else (a * np.float32(f)) for a, fixed in zip(case.arrays, is_constant, strict=True)]
+        for f in factors
+    ]
+    stacked = [
+        None if a is None else a[None] if fixed else np.stack([s[i] for s in samples])  # type: ignore[misc]
+        for i, (a, fixed) in enumerate(zip(case.arrays, is_constant, strict=True))
+    ]
+    found = RULES[case.node.op](case.node, [None if a is None else to_tensor(a) for a in stacked])
+    for place, sample in enumerate(samples):
+        for tensor, wanted in zip(found, OPERATORS[case.node.op].evaluate(case.node, sample), strict=True):
+            got = tensor.expand(len(factors), *tensor.shape[1:])[place].numpy()
+            assert got.shape == wanted.shape
+            np.testing.assert_allclose(got, wanted, rtol=1e-4, atol=1e-4)
+
+
+def digits_context(count: int) -> PassContext:
+    pictures = np.load(DATA)["calib"][:count]
+    graph = prepared(MODEL)
+    shape = graph.inputs[0].shape
+    return replace(
+        context_for([{graph.inputs[0].name: picture.astype(np.float32).reshape(shape)} for picture in pictures]),
+        unpruned=Unpruned(graph, {}),
+    )
+
+
+def damaged(graph: Graph, size: float = 0.15) -> Graph:
+    """The graph with noise on all its weights."""
+    generator, twin = np.random.default_rng(0), graph.copy()
+    for value in twin.constants():
+        if value.dtype == "float32":
+            spread = size * np.sqrt(np.mean(value.data**2))
+            value.constant = (value.data + spread * generator.normal(size=value.shape)).astype(np.float32)
+    return twin
+
+
+def agreement(graph: Graph, original: Graph) -> float:
+    sessions = [OnnxSession(original), OnnxSession(graph)]
+    name, shape = graph.inputs[0].name, graph.inputs[0].shape
+    fed = [{name: picture.astype(np.float32).reshape(shape)} for picture in np.load(DATA)["x"][:200]]
+    first, second = ([int(next(iter(s.run(x).values())).argmax()) for x in fed] for s in sessions)
+    return float(np.mean(np.array(first) == np.array(second)))
+
+
+def floats_of(graph: Graph) -> dict[str, Array]:
+    return {value.name: value.data for value in graph.constants() if value.dtype == "float32"}
+
+
+@needs_torch
+def test_a_damaged_model_answers_again_as_it_did_and_training_repeats_to_the_byte() -> None:
+    context = digits_context(100)
+    assert context.unpruned is not None
+    original = context.unpruned.graph
+    graph = damaged(original)
+    twin, broken = graph.copy(), agreement(graph, original)
+    shown: list[str] = []
+    context.on_progress = lambda what, _done, _total: shown.append(what)
+    assert Distill(epochs=8).run(graph, context)
+    verify(graph, after="distill")
+    assert broken < 0.9
+    assert agreement(graph, original) > 1 - (1 - broken) / 3
+    assert "on samples held out" in messages(context.remarks, "did")[0]
+    assert all(text.startswith("distill: loss ") and "held out" in text for text in shown)
+    assert Distill(epochs=8).run(twin, replace(context, remarks=[]))
+    for one, other in zip(floats_of(graph).values(), floats_of(twin).values(), strict=True):
+        assert np.array_equal(one, other)
+    again = replace(context, remarks=[])
+    assert not Distill(epochs=8).run(graph, again)
+    assert "is trained already" in messages(again.remarks, "declined")[0]
+
+
+@needs_torch
+def test_what_training_makes_worse_stays_as_it_was() -> None:
+    """A model that is already what it should be cannot be better on the samples held out."""
+    context = digits_context(20)
+    assert context.unpruned is not None
+    graph = context.unpruned.graph.copy()
+    assert not Distill(epochs=2, rate=0.5).run(graph, context)
+    assert "made it no better on samples held out" in messages(context.remarks, "declined")[0]
+    assert all(np.array_equal(a, floats_of(context.unpruned.graph)[name]) for name, a in floats_of(graph).items())
+
+
+@needs_torch
+@pytest.mark.parametrize("subset", ["bias-scale", "last"])
+def test_a_subset_of_the_parameters_leaves_the_others_alone(subset: str) -> None:
+    context = digits_context(40)
+    assert context.unpruned is not None
+    graph = damaged(context.unpruned.graph)
+    before = [
+        (node, [v.data if v is not None and v.is_constant else None for v in node.inputs]) for node in graph.nodes
+    ]
+    assert Distill(subset, epochs=2).run(graph, context)
+    layers = [(node, arrays) for node, arrays in before if node.op in ("Conv", "Dense")]
+    for node, arrays in layers:
+        old, new = arrays[1], node.input(1).data
+        assert old is not None
+        if subset == "last":
+            assert np.array_equal(old, new) == (node is not layers[-1][0])
+        else:
+            ratios = (new / old).reshape(len(old), -1)
+            np.testing.assert_allclose(ratios, np.broadcast_to(ratios[:, :1], ratios.shape), rtol=1e-4)
+            assert np.ptp(ratios[:, 0]) > 0
+
+
+@needs_torch
+def test_a_layer_is_matched_at_the_channels_that_it_kept() -> None:
+    """The original gives 1, 2, 3 times the input; the pruned layer kept the last two, and starts with them swapped."""
+    from tinyopt.passes.distillation.module import TorchGraph, to_tensor
+    from tinyopt.passes.distillation.objective import find_matches, relative_error
+
+    graphs: list[Graph] = []
+    for weights in ([[1.0], [2.0], [3.0]], [[2.0], [3.0]]):
+        build = GraphBuilder()
+        x = build.input("x", (1, 1))
+        graphs.append(build.graph_of(build("Dense", x, build.constant(weights))))
+    (match,) = find_matches(graphs[1], Unpruned(graphs[0], {"dense": np.array([1, 2])}))
+    x = {"x": to_tensor(np.array([[[1.0]], [[5.0]]], np.float32))}
+    (found,), (wanted,) = (
+        TorchGraph(graph).run(x, [value]) for graph, value in ((graphs[1], match.pruned), (graphs[0], match.original))
+    )
+    assert match.axis == 1
+    assert float(relative_error(found, wanted.index_select(match.axis + 1, match.kept))) == 0
+    assert find_matches(graphs[1], Unpruned(graphs[0], {})) == []
+
+
+def test_classes_are_what_goes_through_a_softmax_or_is_a_vector_of_scores() -> None:
+    build = GraphBuilder()
+    x = build.input("x", (1, 4))
+    scores = build("Dense", x, build.random((3, 4)))
+    soft = build("Reshape", build("Softmax", scores, axis=1), shape=(3,))
+    plain = build("Dense", x, build.random((5, 4)))
+    copy_of_input = build("Dense", x, build.random((4, 4)))
+    image = build("Relu", build("Dense", x, build.random((6, 4))))
+    graph = build.graph_of(soft, plain, copy_of_input, image)
+    heads = find_heads(graph, graph)
+    assert [(head.pruned, head.axis) for head in heads] == [
+        (scores, 1), (plain, 1), (copy_of_input, None), (image, None)
+    ]  # fmt: skip
+
+
+def test_integers_behind_a_dequantize_linear_become_floats_when_they_are_trained() -> None:
+    build = GraphBuilder()
+    levels = build.constant(np.array([[1, 2], [3, 4]], np.int8), quantization=Quantization.per_tensor(0.5, 0))
+    weights = build("DequantizeLinear", levels)
+    graph = build.graph_of(build("Dense", build.input("x", (1, 2)), weights))
+    constants: dict[object, Array] = {weights: np.ones((2, 2), np.float32)}
+    (trained,) = choose_parameters(graph, {weights: constants[weights]}, "all", find_heads(graph, graph))
+    assert trained.value is weights
+    store(graph, {weights: np.array([[0.6, 1], [1.5, 2]])})
+    verify(graph, after="distill")
+    assert [node.op for node in graph.nodes] == ["Dense"]
+    assert graph.nodes[0].input(1).data.tolist() == np.array([[0.6, 1], [1.5, 2]], np.float32).tolist()
+
+
+@needs_torch
+def test_what_cannot_be_trained_says_why() -> None:
+    build = GraphBuilder()
+    x = build.input("x", (1, 2))
+    quantized = build("QuantizeLinear", x, dtype="int8", quantization=Quantization.per_tensor(0.1, 0))
+    graph = build.graph_of(build("Dense", build("DequantizeLinear", quantized), build.random((3, 2))))
+    samples = [{"x": np.ones((1, 2), np.float32)}] * 12
+    nothing = context_for(samples)
+    assert not Distill().run(graph, nothing)
+    assert messages(nothing.remarks, "declined") == ["nothing was pruned"]
+    foreign = replace(context_for(samples), unpruned=Unpruned(graph.copy(), {}))
+    assert not Distill().run(graph, foreign)
+    assert messages(foreign.remarks, "declined") == ["QuantizeLinear 'quantizelinear' cannot be trained through"]
+    few = replace(context_for(samples[:9]), unpruned=Unpruned(graph.copy(), {}))
+    assert not Distill().run(graph, few)
+    assert "9 calibration samples are too few" in messages(few.remarks, "declined")[0]
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"parameters": "some"}, "is 'some', not one of all, bias-scale, last"),
+        ({"rate": 0.0}, r"distill\.rate is a number above 0, not 0"),
+        ({"mixed": 1.5}, r"distill\.mixed is a share from 0 to 1, not 1\.5"),
+    ],
+)
+def test_options_that_cannot_be_meant_are_refused(wrong: dict[str, object], message: str) -> None:
+    build = GraphBuilder()
+    graph = build.graph_of(build("Relu", build.input("x", (1, 2))))
+    with pytest.raises(UsageError, match=message):
+        Distill(**wrong).run(graph, context_for())  # type: ignore[arg-type]
+
+
+def test_without_pytorch_the_error_says_at_once_what_to_install(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(torch_door, "_PACKAGE", "no_such_package")
+    output, progress = tmp_path / "out", list[str]()
+    options = CompileOptions(recover="distill", calibration=CALIBRATION)
+    with pytest.raises(ToolchainError, match=r"pip install 'tinyopt\[distill\]'"):
+        compile_model(MODEL, output, options, lambda what, _done, _total: progress.append(what))
+    assert progress == []
+    assert not output.exists()
