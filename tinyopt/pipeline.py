@@ -14,7 +14,7 @@ from tinyopt.onnx_session import OnnxSession
 from tinyopt.ops import OPERATORS, QuantizationRule
 from tinyopt.options import CompileOptions
 from tinyopt.pass_cache import run_pass_cached
-from tinyopt.pass_manager import Pass, PassContext, PassRecord, installed_passes, with_options
+from tinyopt.pass_manager import Pass, PassContext, PassRecord, Unpruned, installed_passes, with_options
 from tinyopt.passes.cluster_weights import ClusterWeights
 from tinyopt.passes.correct_biases import CorrectBiases
 from tinyopt.passes.distill import Distill
@@ -81,10 +81,11 @@ class Drift:
 
 @dataclass(frozen=True)
 class PipelineStep:
-    """One pass's record and the drift that it caused; None where it changed nothing."""
+    """One pass's record and the drift that it caused, None where it changed nothing; unpruned: as the pass left it."""
 
     record: PassRecord
     drift: Drift | None
+    unpruned: Unpruned | None = None
 
 
 def build_pipeline(options: CompileOptions, boundary: str) -> list[Pass]:
@@ -180,7 +181,7 @@ def run_pipeline(
         if record.is_changed:
             before, outputs = outputs, real_outputs(graph, drift_samples)
             drift = measure_drift(before, outputs)
-        results.append(PipelineStep(record, drift))
+        results.append(PipelineStep(record, drift, context.unpruned))
         on_step(results[-1])
     context.on_progress("passes", len(steps), len(steps))
     return results
