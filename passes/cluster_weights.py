@@ -4,113 +4,200 @@ from __future__ import annotations
 
 import importlib
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from typing import ClassVar
 
 import numpy as np
-from numpy.typing import NDArray
+from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
 from tinyopt.errors import UsageError
-from tinyopt.ir import Array, Clusters, Graph, Node, Value
+from tinyopt.ir import Array, Graph, Node
 from tinyopt.pass_manager import Pass, PassContext
-from tinyopt.passes.channel_links import WeightUse, constant_source, label_of, weight_use
+from tinyopt.passes.channel_links import label_of
+from tinyopt.passes.clustering.codebooks import packed_bytes
+from tinyopt.passes.clustering.fitting import Fit, Problem, best_fit, nearest_fit
+from tinyopt.passes.clustering.layers import Layer, layers_of
+from tinyopt.passes.quantization.layers import FEWEST_SAMPLES, split
+from tinyopt.passes.quantization.moments import measure_moments
+from tinyopt.passes.quantization.walk import Walk, affordable_samples
+from tinyopt.quantization_error import evenly_spaced
 
-_LEVELS = 127  # the largest int8 weight
-_RESTARTS = 8  # of k-means, from different seeds; the best is taken
 _FEWEST_WEIGHTS_PER_CLUSTER = 4
+_MOST_CLUSTERS = 256
 
 
 @dataclass(frozen=True)
 class ClusterWeights(Pass):
     """Let many weights of a layer share few values, so that flash holds short indices and a codebook.
 
-    What: the weights of each Conv and Dense layer, divided by the largest magnitude of their output channel / 127, are
-        grouped by k-means into `clusters` values, which are rounded to int8: one codebook for a layer, one scale for an
-        output channel. The float weights become exactly codebook[index] * scale, so that quantization takes these
-        integers as they are and nothing is rounded twice. Zero stays exactly zero where a layer has zero weights:
-        pruned rows and padding stay empty. Where a target's kernels look weights up as they run, a layer keeps its
-        indices only if that takes at most `cost` times the instructions of int8 weights; else it is compiled with the
-        integers, and the report says so.
+    What: each Conv and Dense layer gets a codebook of `clusters` int8 values and one scale for each output channel; its
+        float weights become exactly codebook[index] * scale, so that quantization takes these integers as they are and
+        nothing is rounded twice. With calibration samples the values are those with which the layer's outputs err
+        least, given what it reads once the layers before it are clustered: k-means weighted by the inputs' second
+        moments, then one weight after the other, the error of each being spread over those to come; codebook, scales
+        and indices are fitted in turns, and the bias takes over the mean that is left. Of several strengths a layer
+        keeps the one with the least error on a fifth of the samples that was held out. Without samples it is plain
+        k-means. layers: numbers of values for some layers, 'fc*=64'. A kernel looks weights up as it runs only where
+        that takes at most `cost` times the instructions of int8 weights; the report says which layers do.
     Before -> After: with clusters=16
         w float32[64, 64] (int8: 4,096 bytes)  ->  4-bit indices, 16 int8 values: 2,064 bytes
-    Exactness: not exact: the remark of each layer gives the mean squared error; measure the accuracy afterwards.
+    Exactness: not exact: the remark of each layer says how its outputs' signal to noise fares with plain k-means and as
+        fitted, on the samples held out; measure the accuracy afterwards. Channels without weights stay empty.
     Refuses when: clusters is 0 (the default); the indices and the codebook would not be smaller than int8 weights; a
         layer has fewer than 4 weights for each cluster; integer weights have zero points or scales along another axis;
-        a ConvTranspose (its scales do not lie along the weights' first axis).
-    Source: Han et al., Deep Compression, arXiv:1510.00149, section 3; without retraining.
+        a ConvTranspose (its scales do not lie along the weights' first axis). Weights are taken to the nearest value
+        each by itself where there are fewer than 10 samples, where a layer shares its weights or its bias, has more
+        than 2304 inputs or one that hardly varies.
+    Source: Han et al., Deep Compression, arXiv:1510.00149, section 3; Frantar et al., GPTQ, arXiv:2210.17323; Li et
+        al., GPTAQ, arXiv:2504.02692; all without retraining.
     """
 
     name: ClassVar[str] = "cluster-weights"
+    is_costly: ClassVar[bool] = True
 
     clusters: int = 0
+    layers: tuple[str, ...] = ()
     seed: int = 0
     cost: float = 1.25
 
     def run(self, graph: Graph, context: PassContext) -> bool:
-        if self.clusters == 0:
+        self._check_options()
+        if self.clusters == 0 and not self.layers:
             context.declined("clusters is 0: weights are not clustered; clusters=32 packs each into 5 bits")
             return False
-        if not 2 <= self.clusters <= 256:
-            raise UsageError(f"cluster-weights.clusters is a number of values between 2 and 256, not {self.clusters}")
-        if not self.cost >= 1:
-            raise UsageError(f"cluster-weights.cost is a factor of at least 1, not {self.cost:g}")
-        # Loaded here, for it takes a second that most compilations need not wait for, and scikit-learn first: a limit
-        # holds for the thread pools that are there. The problems are tiny, and threads would only wait for one another.
+        # scikit-learn first: a limit holds for the thread pools that are there. The problems are small, and threads
+        # would only wait for one another.
         importlib.import_module("sklearn.cluster")
-        from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
-
         with threadpool_limits(1):
             return self._cluster_all(graph, context)
 
+    def _check_options(self) -> None:
+        if self.clusters != 0 and not 2 <= self.clusters <= _MOST_CLUSTERS:
+            raise UsageError(f"cluster-weights.clusters is a number of values between 2 and 256, not {self.clusters}")
+        if not self.cost >= 1:
+            raise UsageError(f"cluster-weights.cost is a factor of at least 1, not {self.cost:g}")
+
     def _cluster_all(self, graph: Graph, context: PassContext) -> bool:
-        producers = graph.producers()
-        uses = [use for node in graph.nodes if (use := weight_use(node)) is not None]
-        done: set[int] = set()
+        wanted = wanted_clusters(graph, self.clusters, self.layers)
+        before = graph.copy()
+        walks = _Walks.over(graph, before, context)
+        found, done = list(layers_of(graph)), set[int]()
         is_changed = False
-        for position, use in enumerate(uses):
-            context.on_progress(self.name, position, len(uses))
-            constant = constant_source(use.weights, producers)
-            if constant is None:
-                context.declined(f"{label_of(use.node)}: not clustered: its weights are computed", [use.node])
-            elif id(constant) in done:
-                context.note(f"{label_of(use.node)}: shares its weights with a layer before it", [use.node])
-            elif reason := _refusal(use, constant, self.clusters):
-                context.declined(f"{label_of(use.node)}: not clustered: {reason}", [use.node])
+        for position, (use, layer) in enumerate(found):
+            context.on_progress(self.name, position, len(found))
+            node, clusters = use.node, wanted[use.node]
+            if layer is None:
+                context.declined(f"{label_of(node)}: not clustered: its weights are computed", [node])
+            elif id(layer.weights) in done:
+                context.note(f"{label_of(node)}: shares its weights with a layer before it", [node])
+            elif reason := _refusal(layer, clusters):
+                context.declined(f"{label_of(node)}: not clustered: {reason}", [node])
             else:
-                self._cluster(use.node, constant, context)
+                done.add(id(layer.weights))
+                self._cluster(layer, clusters, walks, context)
                 is_changed = True
-            if constant is not None:
-                done.add(id(constant))
+        context.on_progress(self.name, len(found), len(found))
+        if is_changed:
+            context.unclustered = before
         return is_changed
 
-    def _cluster(self, node: Node, weights: Value, context: PassContext) -> None:
-        levels, scale = _levels(weights)
-        codebook = find_codebook(levels, self.clusters, self.seed)
-        indices = nearest(levels, codebook)
-        weights.clusters = Clusters(indices, codebook, scale, self.cost)
-        rounded = weights.clusters.integers()
-        per_row = scale.reshape(-1, *[1] * (levels.ndim - 1))  # O, 1, ...
-        before = weights.data.astype(np.float64) * (per_row if weights.dtype == "int8" else 1)
-        weights.constant = (
-            rounded if weights.dtype == "int8" else (rounded.astype(np.float32) * per_row).astype(np.float32)
-        )
-        error = float(np.mean((before - rounded * per_row.astype(np.float64)) ** 2))
-        old_bytes, new_bytes = weights.type.elements, packed_bytes(weights.type.elements, len(codebook))
+    def _cluster(self, layer: Layer, clusters: int, walks: _Walks | None, context: PassContext) -> None:
+        node, elements = layer.node, layer.weights.type.elements
+        wanted, scale = layer.wanted, layer.scale
+        reason = "no samples to fit them to" if walks is None else layer.reason_to_take_nearest()
+        problem = None
+        if walks is not None and reason is None:
+            problem = _problem(layer, *walks.inputs(node), clusters, self.seed)
+            reason = None if problem is not None else "its input hardly varies"
+        fit = nearest_fit(wanted, scale, clusters, self.seed) if problem is None else best_fit(problem)
+        if problem is None:
+            error = float(np.mean((wanted - fit.weights) ** 2))
+            gain = f"nearest values, for {reason}: mean squared error {error:.3g}"
+        else:
+            gain = _gain(problem, nearest_fit(wanted, scale, clusters, self.seed), fit)
+        layer.store(fit, self.cost)
+        if problem is not None and layer.bias is not None:
+            shift = problem.moments.bias_shift(wanted, layer.wanted)
+            layer.bias.constant = (layer.bias.data + shift).astype(np.float32)
+        values = len(fit.codebook)
         context.did(
-            f"{label_of(node)}: {old_bytes:,} weights share {len(codebook)} values: {old_bytes:,} bytes as int8 ->"
-            f" {new_bytes:,} bytes, mean squared error {error:.3g}",
+            f"{label_of(node)}: {elements:,} weights share {values} values: {elements:,} bytes as int8 ->"
+            f" {packed_bytes(elements, values):,} bytes; {gain}",
             [node],
             [node],
         )
 
 
-def packed_bytes(elements: int, clusters: int) -> int:
-    """Bytes of packed indices and an int8 codebook."""
-    return math.ceil(elements * max(1, math.ceil(math.log2(clusters))) / 8) + clusters
+@dataclass(frozen=True, eq=False)
+class _Walks:
+    """What the layers read in the graph before clustering, and in the graph as it stands."""
+
+    exact: Walk
+    clustered: Walk
+    twins: dict[str, Node]
+
+    @classmethod
+    def over(cls, graph: Graph, before: Graph, context: PassContext) -> _Walks | None:
+        """None where there are too few samples."""
+        if len(context.samples) < FEWEST_SAMPLES:
+            return None
+        count = max(affordable_samples(graph), FEWEST_SAMPLES)
+        samples = [context.samples[i] for i in evenly_spaced(context.samples, count)]
+        return cls(Walk(before, samples), Walk(graph, samples), {node.name: node for node in before.nodes})
+
+    def inputs(self, node: Node) -> tuple[Sequence[Array], Sequence[Array]]:
+        """What a layer reads before clustering and as things stand, for each sample."""
+        twin = self.twins[node.name]
+        self.exact.run_before(twin)
+        self.clustered.run_before(node)
+        return self.exact.arrays(twin.input(0)), self.clustered.arrays(node.input(0))
 
 
-def _refusal(use: WeightUse, weights: Value, clusters: int) -> str | None:
+def _problem(layer: Layer, x: Sequence[Array], z: Sequence[Array], clusters: int, seed: int) -> Problem | None:
+    """None where the layer's input hardly varies."""
+    used, held_out = split(len(x))
+    moments = measure_moments(layer.node, x, z, used, with_exact=False)
+    if not moments.varies:
+        return None
+    judge = measure_moments(layer.node, x, z, held_out, with_exact=True)
+    return Problem(layer.wanted, moments, judge, layer.scale, clusters, seed, layer.is_integer)
+
+
+def _gain(problem: Problem, plain: Fit, fit: Fit) -> str:
+    signal = float(problem.judge.signal(problem.wanted).sum())
+    before, after = (_decibels(signal, problem.error(each)) for each in (plain, fit))
+    return f"its sums' signal to noise {after} dB, with the nearest values {before}"
+
+
+def _decibels(signal: float, noise: float) -> str:
+    return "inf" if noise <= 0 or signal <= 0 else f"{10 * math.log10(signal / noise):.1f}"
+
+
+def wanted_clusters(graph: Graph, clusters: int, patterns: Sequence[str]) -> dict[Node, int]:
+    """For each node how many values it shall have: of the last pattern that names it, else `clusters`.
+
+    Raises UsageError for a pattern that names no layer or has no number.
+    """
+    wanted = dict.fromkeys(graph.nodes, clusters)
+    layers = [use.node for use, _ in layers_of(graph)]
+    for text in patterns:
+        pattern, _, number = text.rpartition("=")
+        if not pattern or not number.isdecimal() or int(number) == 1 or int(number) > _MOST_CLUSTERS:
+            raise UsageError(f"'{text}' is no PATTERN=N with 0 or 2 to {_MOST_CLUSTERS} values, such as 'fc*=64'")
+        named = [node for node in layers if any(fnmatchcase(name, pattern) for name in (node.name, *node.origins))]
+        if not named:
+            raise UsageError(f"'{text}' names no layer; there are: {', '.join(node.name for node in layers)}")
+        wanted.update(dict.fromkeys(named, int(number)))
+    return wanted
+
+
+def _refusal(layer: Layer, clusters: int) -> str | None:
+    weights, use = layer.weights, layer.use
     elements = weights.type.elements
+    if clusters == 0:
+        return "it shall have no clusters"
     if weights.clusters is not None:
         return f"it has {len(weights.clusters.codebook)} clusters already"
     if use.output_axis != 0:
@@ -121,63 +208,15 @@ def _refusal(use: WeightUse, weights: Value, clusters: int) -> str | None:
         return f"{elements} weights are too few for {clusters} clusters"
     if packed_bytes(elements, clusters) >= elements:
         return f"{packed_bytes(elements, clusters)} bytes of indices and codebook, {elements} as int8"
-    if weights.dtype == "int8":
-        return _integer_refusal(weights)
+    if layer.is_integer:
+        return _integer_refusal(layer)
     return None if np.all(np.isfinite(weights.data)) else "its weights hold NaN or infinite numbers"
 
 
-def _integer_refusal(weights: Value) -> str | None:
-    quantization = weights.quantization
+def _integer_refusal(layer: Layer) -> str | None:
+    quantization = layer.weights.quantization
     if quantization is None or not quantization.is_symmetric:
         return "its integer weights have a zero point"
     if quantization.axis not in (None, 0):
         return f"its integer weights have their scales along axis {quantization.axis}"
     return None
-
-
-def _levels(weights: Value) -> tuple[Array, NDArray[np.float32]]:
-    """The weights in steps of their output channel's scale, within [-127, 127] for float ones, and the scales."""
-    rows = weights.shape[0]
-    if weights.dtype == "int8":
-        assert weights.quantization is not None
-        scales = np.array(weights.quantization.scale, np.float32)
-        return weights.data.astype(np.float64), np.ascontiguousarray(np.broadcast_to(scales, (rows,)))
-    largest = np.abs(weights.data).reshape(rows, -1).max(axis=1)
-    # Rows of zeros need a scale as well: their biases count in steps of it.
-    stand_in = largest[largest > 0].min() if largest.any() else np.float32(1)
-    scales = (np.where(largest > 0, largest, stand_in) / np.float32(_LEVELS)).astype(np.float32)
-    levels = weights.data.astype(np.float64) / scales.reshape(-1, *[1] * (weights.type.rank - 1))
-    return np.clip(levels, -_LEVELS, _LEVELS), scales
-
-
-def find_codebook(levels: Array, clusters: int, seed: int) -> NDArray[np.int8]:
-    """At most `clusters` int8 values, ascending, that lie near `levels`. Zero is one of them where some level is zero.
-
-    k-means sees each rounded level once, weighted by how often it occurs: the values are rounded to int8 anyway, and a
-    layer of any size is then clustered in milliseconds.
-    """
-    points, counts = np.unique(np.rint(levels).astype(np.int64), return_counts=True)
-    has_zero = bool((levels == 0).any())
-    if has_zero:
-        counts, points = counts[points != 0], points[points != 0]
-    wanted = clusters - has_zero
-    centres = points if len(points) <= wanted else np.rint(_centres(points, counts, wanted, seed))
-    return np.unique(np.concatenate([centres, [0]] if has_zero else [centres])).astype(np.int8)
-
-
-def _centres(points: Array, counts: Array, clusters: int, seed: int) -> Array:
-    from sklearn.cluster import KMeans
-
-    means = KMeans(
-        clusters,
-        n_init=_RESTARTS,  # pyright: ignore[reportArgumentType] (the default there is a string)
-        random_state=seed,
-    )
-    means.fit(points.astype(np.float64)[:, None], sample_weight=counts.astype(np.float64))
-    return np.asarray(means.cluster_centers_[:, 0])
-
-
-def nearest(levels: Array, codebook: NDArray[np.int8]) -> NDArray[np.uint8]:
-    """For each level, the index of the nearest value of an ascending codebook; of two as near, the lower."""
-    middles = (codebook[1:].astype(np.float64) + codebook[:-1]) / 2
-    return np.searchsorted(middles, levels, side="left").astype(np.uint8)

@@ -12,6 +12,7 @@ from tinyopt.errors import UsageError
 from tinyopt.ir import Graph, Value
 from tinyopt.ops.integer_rules import ACTIVATION_DTYPES
 from tinyopt.pass_manager import Pass, PassContext
+from tinyopt.passes.clustering.original import is_same_but_clustered
 from tinyopt.passes.quantization.insertion import make_explicit
 from tinyopt.passes.quantization.observing import observe
 from tinyopt.passes.quantization.parameters import Choice, choose, fixed, logits, parameters_of
@@ -69,7 +70,7 @@ class Quantize(Pass):
         wide = {value: minmax(seen[value]) for value in (logits(graph, choice) if self.wide_logits else ())}
         ranges = self._ranges(graph, choice, seen, {*wide, *fixed(graph, choice)}, context)
         known = set(graph.nodes)
-        context.float_graph = graph.copy()
+        context.float_graph = _float_graph(graph, context)
         weights = WeightOptions(self.weight_bits, self.per_channel, self.cost)
         make_explicit(graph, choice, parameters_of(graph, choice, ranges, wide), weights, context)
         context.did(
@@ -105,6 +106,17 @@ class Quantize(Pass):
         method = METHODS[self.method] if self.method != "percentile" else partial(percentile, percent=self.percentile)
         context.note(f"ranges by {self.method}{f' {self.percentile:g}' if self.method == 'percentile' else ''}")
         return {value: method(observer) for value, observer in seen.items()}
+
+
+def _float_graph(graph: Graph, context: PassContext) -> Graph:
+    """A copy of the graph, or what it was before clustering: later passes bring the outputs back to that."""
+    before = context.unclustered
+    if before is None:
+        return graph.copy()
+    if is_same_but_clustered(graph, before):
+        return before
+    context.note("the graph was changed since its weights were clustered: they are not compared with what they were")
+    return graph.copy()
 
 
 def _reason_to_decline(graph: Graph, context: PassContext) -> str | None:

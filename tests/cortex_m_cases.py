@@ -61,8 +61,9 @@ class CaseMaker:
         clusters: int = 0,
         input_zero: int = 3,
         output_zero: int = -5,
+        output_bits: int = 8,
     ) -> Case:
-        """bias and multipliers are such that outputs fill the int8 range, with some beyond it."""
+        """bias and multipliers are such that outputs fill their range, with some beyond it."""
         channels = len(weights)
         weight = Value.of("w", weights, Quantization.per_channel([0.1] * channels, [0] * channels, 0))
         if clusters:
@@ -71,7 +72,7 @@ class CaseMaker:
         bias = self._random.integers(-3000, 3000, channels) - input_zero * weight.data.reshape(channels, -1).sum(1)
         deviation = 127 / (74.0 * 73.0 * np.sqrt(depth))
         scales = self._random.uniform(0.3, 1.0, channels) * deviation
-        multiplier = np.minimum(np.rint(scales * 2.0**shift), 2**31 - 1)
+        multiplier = np.minimum(np.rint(scales * 2.0 ** (shift + output_bits - 8)), 2**31 - 1)
         x = self.activation("x", shape, input_zero)
         inputs: list[Value | None] = [
             x,
@@ -81,9 +82,11 @@ class CaseMaker:
             None,
         ]
         rounding = {"shift": shift, "low": low, "high": high, "residual_multiplier": round(0.4 * 2.0**shift)}
-        node = Node(op, "node", inputs, [x], {**attributes, **rounding})
-        shape_out = OPERATORS[op].infer(node)[0].shape
-        node.outputs = [self.activation("y", shape_out, output_zero)]
+        y = self.activation("y", x.shape, output_zero if output_bits == 8 else 0)
+        y.type = TensorType(f"int{output_bits}", y.shape)
+        node = Node(op, "node", inputs, [y], {**attributes, **rounding})
+        (y.type,) = OPERATORS[op].infer(node)
+        shape_out = y.shape
         if residual:
             node.inputs[4] = self.activation("residual", shape_out, 7)
         return self.case(node, planner)

@@ -11,24 +11,34 @@ from digits import MODEL, options_for
 
 from tinyopt.api import compile_model
 from tinyopt.ir import Node
+from tinyopt.lowering.decoding import too_slow
+from tinyopt.lowering.lower import choose_kernel
 from tinyopt.targets import target_named
 from tinyopt.targets.kernel import Kernel, Refusal
 
 FAMILIES = ("cortex-m0plus", "cortex-m3", "cortex-m4", "cortex-m55")
 
 
-def _planned(target: str, node: Node, cost_limit: float) -> tuple[Kernel, list[str]]:
-    """The first kernel that takes the node, and why those before it do not."""
+def _chosen(target: str, *nodes: Node) -> list[tuple[Kernel, tuple[str, ...]]]:
+    """The kernel of each node of a model, and why those before it were not taken."""
+    machine = target_named(target)
+    choices = {node: choice for node in nodes if (choice := choose_kernel(node, machine)) is not None}
+    refused = too_slow({node: kernel for node, (kernel, _) in choices.items()}, machine.costs)
+    found = [choose_kernel(node, machine, refused.get(node)) for node in nodes]
+    return [choice for choice in found if choice is not None]
+
+
+def _limit(node: Node, cost_limit: float) -> Node:
     weight = node.input(1)
     assert weight.clusters is not None
     weight.clusters = replace(weight.clusters, cost_limit=cost_limit)
-    reasons: list[str] = []
-    for planner in target_named(target).kernels[node.op]:
-        kernel = planner(node)
-        if isinstance(kernel, Kernel):
-            return kernel, reasons
-        reasons.append(kernel.reason)
-    raise AssertionError(reasons)
+    return node
+
+
+def _planned(target: str, node: Node, cost_limit: float) -> tuple[Kernel, tuple[str, ...]]:
+    """Of a model of this node alone."""
+    (found,) = _chosen(target, _limit(node, cost_limit))
+    return found
 
 
 def _never_refused(_: Node) -> Kernel | Refusal:
@@ -60,6 +70,24 @@ def test_the_limit_decides_between_packed_and_int8_weights_and_the_refusal_says_
     assert f"{factor:.2f} times the instructions of int8 weights" in reasons[0]
     again, _ = _planned(target, node, factor + 0.01)
     assert again.name == kernel.name
+
+
+def test_a_layer_may_cost_more_than_the_limit_while_the_model_stays_within() -> None:
+    make = CaseMaker(2)
+    small = make.dense(_never_refused, (1, 64), 16, clusters=32).node
+    large = make.conv(_never_refused, (25, 5, 64), 64, clusters=32).node
+    (alone, _), (beside, _) = _planned("cortex-m4", small, 1.25), _chosen("cortex-m4", small, _limit(large, 1.25))[0]
+    assert alone.decoding is None
+    assert beside.decoding is not None
+    assert beside.decoding.instructions > 1.25 * beside.decoding.int8_instructions
+
+
+def test_what_saves_most_for_its_instructions_comes_first() -> None:
+    make = CaseMaker(2)
+    layers = [make.conv(_never_refused, (9, 9, depth), 64, clusters=32).node for depth in (8, 16, 64)]
+    found = [kernel.decoding for kernel, _ in _chosen("cortex-m4", *(_limit(node, 1.21) for node in layers))]
+    assert found[0] is None
+    assert found[2] is not None
 
 
 @pytest.mark.parametrize("target", ["cortex-m0plus", "cortex-m55"])

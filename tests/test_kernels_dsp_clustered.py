@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
 from itertools import pairwise, product
 from pathlib import Path
 
@@ -15,7 +14,7 @@ from cortex_m_harness import CLANG, GCC, Case, require_tools, run_cases
 from tinyopt.ir import Clusters, Node
 from tinyopt.ops import OPERATORS
 from tinyopt.targets.kernel import ConstantArgument, Kernel, Refusal, ScratchArgument
-from tinyopt.targets.kernels.dsp.clustered import plan_clustered, plan_clustered_dense
+from tinyopt.targets.kernels.dsp.clustered import plan_clustered
 from tinyopt.targets.kernels.dsp.clustered.convolution import convolution_kernel
 from tinyopt.targets.kernels.dsp.clustered.decode_steps import decoded
 from tinyopt.targets.kernels.dsp.clustered.dense import dense_kernel
@@ -72,17 +71,6 @@ def test_clustered_weights_are_smaller_in_flash_and_have_no_copy_in_ram() -> Non
     assert scratch == [2 * 257, 6 * 64 * 2]  # table, six pixels
 
 
-def test_a_layer_keeps_int8_weights_where_decoding_costs_more_than_is_permitted() -> None:
-    node = CaseMaker(1).dense(dense_kernel, (1, 64), 16, clusters=32).node
-    weight = node.input(1)
-    assert weight.clusters is not None
-    assert isinstance(plan_clustered_dense(node), Kernel)
-    weight.clusters = replace(weight.clusters, cost_limit=1.25)
-    refusal = plan_clustered_dense(node)
-    assert isinstance(refusal, Refusal)
-    assert "(the limit is 1.25) to save 352 bytes" in refusal.reason
-
-
 @pytest.mark.parametrize(
     ("clusters", "shift", "reason"),
     [
@@ -119,6 +107,8 @@ def pointwise_cases(make: CaseMaker) -> Iterator[Case]:
     for clusters, residual in product((16, 32, 60), (0, 1)):
         yield make.conv(_pointwise, (5, 5, 64), 64, clusters=clusters, residual=residual)
         yield make.conv(_pointwise, (4, 3, 66), 12, clusters=clusters, residual=residual, low=-5)
+    for pixels, shift in product((2, 6, 13), (30, 31)):  # residuals that are larger than the output's steps
+        yield make.conv(_pointwise, (pixels, 1, 9), 5, clusters=16, residual=1, shift=shift, low=-90)
 
 
 def convolution_cases(make: CaseMaker) -> Iterator[Case]:
@@ -139,6 +129,9 @@ def dense_cases(make: CaseMaker) -> Iterator[Case]:
     for clusters, channels in product(CLUSTERS, (1, 2, 4, 5, 6, 7, 8)):
         low = -20 if channels == 6 else -128
         yield make.dense(dense_kernel, (1, 17 + channels), channels, clusters=clusters, low=low)
+        wide = {"low": -500, "high": 30000} if channels == 6 else {"low": -(1 << 15), "high": (1 << 15) - 1}
+        if channels >= 4:
+            yield make.dense(dense_kernel, (1, 17 + channels), channels, clusters=clusters, output_bits=16, **wide)
     yield make.dense(dense_kernel, (1, 640), 12, clusters=16)
     yield make.dense(dense_kernel, (70,), 6, clusters=16, residual=1)
     yield make.dense(dense_kernel, (2, 5, 33), 6, clusters=16)

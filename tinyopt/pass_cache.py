@@ -32,6 +32,7 @@ KeptChannels: TypeAlias = Mapping[str, NDArray[np.int64]]
 
 _KIND = "passes"
 _GRAPH, _RECORD = "graph.npz", "record.json"
+_COPIES = ("is_float_graph", "is_float_graph_unclustered", "is_unclustered")
 _DAMAGES = (InvalidModelError, ValueError, TypeError, KeyError, EOFError, OSError, zipfile.BadZipFile, zlib.error)
 _PACKAGES = ("numpy", "onnxruntime", "scikit-learn")  # the numbers depend on
 
@@ -44,15 +45,22 @@ def run_pass_cached(step: Pass, graph: Graph, context: PassContext) -> PassRecor
     key = _key(step, graph, context)
     kept = _unpacked(read_cached(context.cache_dir, _KIND, key))
     if kept is None:
-        float_graph, unpruned = context.float_graph, context.unpruned
+        float_graph, unpruned, unclustered = context.float_graph, context.unpruned, context.unclustered
         record = run_pass(step, graph, context)
         pruned = context.unpruned.kept if context.unpruned is not None and context.unpruned is not unpruned else None
-        content = _packed(record, is_float_graph=context.float_graph is not float_graph, kept_channels=pruned)
+        kept_copies = {
+            "is_float_graph": context.float_graph is not float_graph,
+            "is_float_graph_unclustered": context.float_graph is context.unclustered,
+            "is_unclustered": context.unclustered is not unclustered,
+        }
+        content = _packed(record, kept_copies, pruned)
         write_cached(context.cache_dir, _KIND, key, content)
         return record
-    found, record, is_float_graph, kept_channels = kept
-    if is_float_graph:  # the pass kept a copy of what it found
-        context.float_graph = graph.copy()
+    found, record, copies, kept_channels = kept
+    if copies["is_float_graph"]:  # the pass kept a copy of what it found, or of what clustering had found
+        context.float_graph = context.unclustered if copies["is_float_graph_unclustered"] else graph.copy()
+    if copies["is_unclustered"]:
+        context.unclustered = graph.copy()
     if kept_channels is not None:
         context.unpruned = Unpruned(graph.copy(), kept_channels)
     graph.inputs, graph.outputs, graph.nodes = found.inputs, found.outputs, found.nodes
@@ -70,7 +78,7 @@ def _key(step: Pass, graph: Graph, context: PassContext) -> str:
     if context.unpruned is not None:
         digest.update(json.dumps(_plain(context.unpruned.kept)).encode())
     unpruned = None if context.unpruned is None else context.unpruned.graph
-    for each in (graph, context.float_graph, unpruned):
+    for each in (graph, context.float_graph, context.unclustered, unpruned):
         digest.update(b"none" if each is None else hashlib.sha256(_bytes(each)).digest())
     return digest.hexdigest()
 
@@ -95,11 +103,11 @@ def _plain(kept: KeptChannels) -> dict[str, list[int]]:
     return {name: [int(channel) for channel in channels] for name, channels in kept.items()}
 
 
-def _packed(record: PassRecord, *, is_float_graph: bool, kept_channels: KeptChannels | None) -> bytes:
+def _packed(record: PassRecord, copies: Mapping[str, bool], kept_channels: KeptChannels | None) -> bytes:
     told = {
         "pass": record.pass_name,
         "is_changed": record.is_changed,
-        "is_float_graph": is_float_graph,
+        "copies": copies,
         "kept_channels": None if kept_channels is None else _plain(kept_channels),
         "remarks": [dataclasses.asdict(remark) for remark in record.remarks],
     }
@@ -110,8 +118,8 @@ def _packed(record: PassRecord, *, is_float_graph: bool, kept_channels: KeptChan
     return file.getvalue()
 
 
-def _unpacked(content: bytes | None) -> tuple[Graph, PassRecord, bool, KeptChannels | None] | None:
-    """The graph, the record, whether the pass kept a float graph, and the channels that it kept where it pruned.
+def _unpacked(content: bytes | None) -> tuple[Graph, PassRecord, Mapping[str, bool], KeptChannels | None] | None:
+    """The graph, the record, of what the pass kept copies, and the channels that it kept where it pruned.
 
     None where nothing was kept or it is damaged.
     """
@@ -129,6 +137,7 @@ def _unpacked(content: bytes | None) -> tuple[Graph, PassRecord, bool, KeptChann
         channels = told["kept_channels"]
         if channels is not None:
             channels = {name: np.array(kept, np.int64) for name, kept in channels.items()}
-        return graph, record, bool(told["is_float_graph"]), channels
+        copies = {name: bool(told["copies"][name]) for name in _COPIES}
+        return graph, record, copies, channels
     except _DAMAGES:
         return None

@@ -94,6 +94,7 @@ class PassContext:
     labels: NDArray[np.int64] | None = None  # the class of each calibration sample, where the user gave them
     costs: TargetCosts | None = None  # what float graphs will take on the target
     unpruned: Unpruned | None = None  # what prune-channels found; None where nothing was pruned
+    unclustered: Graph | None = None  # a copy of what cluster-weights found; None where nothing was clustered
     float_graph: Graph | None = None  # a copy of what quantize found, whose nodes keep their names; None before it ran
 
     def did(self, message: str, before: Iterable[Node] = (), after: Iterable[Node] = ()) -> None:
@@ -124,7 +125,7 @@ class Pass(abc.ABC):
 
     name: ClassVar[str]  # in kebab case, as the command line spells it
     # Whether results are worth keeping on disk. They must follow from the graph, the options, the calibration samples
-    # with their labels, `context.unpruned` and `context.float_graph` alone.
+    # with their labels, `context.unpruned`, `context.unclustered` and `context.float_graph` alone.
     is_costly: ClassVar[bool] = False
     # Whether results follow from `context.facts` and `context.costs` as well.
     is_for_target: ClassVar[bool] = False

@@ -91,7 +91,7 @@ class PipelineStep:
 def build_pipeline(options: CompileOptions, boundary: str) -> list[Pass]:
     """The passes to run, with the options applied: the default ones, then installed ones where their entry says so.
 
-    Passes of other packages run before quantization, on the fused float graph.
+    Passes of other packages run before clustering and quantization, on the fused float graph.
     Raises UsageError for an unknown pass or option, and for what contradicts itself.
     """
     if not options.is_quantized and options.weight_bits != 8:
@@ -122,8 +122,8 @@ def available_passes() -> list[Pass]:
     """
     steps: list[Pass] = [step() for step in DEFAULT_PASSES]
     third_party = _third_party_passes({step.name for step in steps})
-    before_quantize = next(i for i, step in enumerate(steps) if isinstance(step, Quantize))
-    steps[before_quantize:before_quantize] = third_party
+    before_clustering = next(i for i, step in enumerate(steps) if isinstance(step, ClusterWeights))
+    steps[before_clustering:before_clustering] = third_party
     return steps
 
 
@@ -146,8 +146,9 @@ def _with_main_options(step: Pass, options: CompileOptions, boundary: str) -> Pa
             return replace(step, ratio=options.prune)
         case Distill():
             return replace(step, parameters=options.recover_parameters)
-        case ClusterWeights() if options.cluster != "auto":
-            return replace(step, clusters=options.cluster, cost=options.cluster_cost)
+        case ClusterWeights():
+            clusters = 0 if options.cluster == "auto" else options.cluster
+            return replace(step, clusters=clusters, layers=options.cluster_layers, cost=options.cluster_cost)
         case Quantize():
             return replace(step, method=options.ranges, weight_bits=options.weight_bits)
         case LimitDrop() if options.max_drop is not None:

@@ -58,18 +58,10 @@ def plan_estimated(
 
 
 def worthwhile(node: Node, kernel: Kernel | Refusal) -> Kernel | Refusal:
-    """`kernel`, or why int8 weights are better: it saves no flash, or costs more than the clusters permit."""
-    clusters = node.input(1).clusters
-    if isinstance(kernel, Refusal) or kernel.decoding is None or clusters is None:
+    """`kernel`, or why int8 weights are better: it saves no flash. What it may cost is decided for the whole model."""
+    if isinstance(kernel, Refusal) or kernel.decoding is None or node.input(1).clusters is None:
         return kernel
     decoding = kernel.decoding
-    saved = decoding.int8_bytes - decoding.bytes
-    if saved <= 0:
+    if decoding.bytes >= decoding.int8_bytes:
         return Refusal(f"packed indices and codebook take {decoding.bytes} bytes, {decoding.int8_bytes} as int8")
-    if decoding.instructions > clusters.cost_limit * decoding.int8_instructions:
-        factor = decoding.instructions / decoding.int8_instructions
-        return Refusal(
-            f"decoding its weights would take {factor:.2f} times the instructions of int8 weights (the limit is"
-            f" {clusters.cost_limit:g}) to save {saved} bytes"
-        )
     return kernel

@@ -9,6 +9,7 @@ from pathlib import Path
 from tinyopt.errors import UnsupportedOperatorError
 from tinyopt.ir import Array, Graph, Node, Value
 from tinyopt.lowering.arena import Arena, ArenaProblem, plan_arena, plan_regions
+from tinyopt.lowering.decoding import too_slow
 from tinyopt.lowering.kernel_cache import compile_kernels
 from tinyopt.lowering.program import (
     ARENA_ALIGNMENT,
@@ -133,14 +134,22 @@ def planned_arena_bytes(graph: Graph, target: Target) -> int:
     return min(plan_memory(p.buffers, ARENA_ALIGNMENT, p.meetings, QUICK_ORDERS).arena_bytes for p in problems)
 
 
-def choose_kernel(node: Node, target: Target) -> tuple[Kernel, tuple[str, ...]] | None:
-    """The first of the target's kernels that takes `node`, with the reasons of those that did not, or None."""
+def choose_kernel(
+    node: Node, target: Target, reason_not_to_decode: str | None = None
+) -> tuple[Kernel, tuple[str, ...]] | None:
+    """The first of the target's kernels that takes `node`, with the reasons of those that did not, or None.
+
+    reason_not_to_decode: why kernels that look clustered weights up are left out, where they are.
+    """
     refusals: list[str] = []
     for planner in target.kernels.get(node.op, ()):
         chosen = planner(node)
-        if isinstance(chosen, Kernel):
+        if isinstance(chosen, Refusal):
+            refusals.append(chosen.reason)
+        elif chosen.decoding is not None and reason_not_to_decode is not None:
+            refusals.append(reason_not_to_decode)
+        else:
             return chosen, tuple(refusals)
-        refusals.append(chosen.reason)
     return None
 
 
@@ -157,6 +166,8 @@ def _choose_kernels(graph: Graph, target: Target) -> dict[Node, tuple[Kernel, tu
             choices[node] = choice
     if homeless:
         raise UnsupportedOperatorError(f"no kernel for {target.name}: {'; '.join(homeless)}")
+    for node, reason in too_slow({node: kernel for node, (kernel, _) in choices.items()}, target.costs).items():
+        choices[node] = choose_kernel(node, target, reason) or choices[node]
     return choices
 
 

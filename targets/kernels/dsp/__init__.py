@@ -26,7 +26,7 @@ _INT8 = without_int16(
         "MaxPool": (plan_max_pool,),
     }
 )
-_TO_INT16 = reading_int8({"QDense": (plan_vector,)})
+_TO_INT16 = reading_int8({"QDense": (plan_clustered_dense, plan_vector)})
 
 _WIDE: PlannerTable = {"QConv": (plan_wide_convolution,), "QDense": (plan_wide_dense,)}
 

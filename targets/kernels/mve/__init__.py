@@ -36,6 +36,6 @@ _FOR_INT8 = without_int16(
         "Pad": (plan_pad,),
     }
 )
-_TO_INT16 = reading_int8({"QDense": (plan_vector,)})
+_TO_INT16 = reading_int8({"QDense": (partial(plan_modelled, _INT8, dense_kernel), plan_vector)})
 
 MVE = layered(_FOR_INT8, _TO_INT16)

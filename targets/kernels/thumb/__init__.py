@@ -46,13 +46,12 @@ _THUMB2_INT8 = InstructionsPerMac(convolution=1.9, depthwise=7.6, dense=1.7)
 _THUMB2_DECODED = InstructionsPerMac(convolution=5.4, depthwise=9.9, dense=5.3)
 
 
-def _to_int16(core: str) -> Mapping[str, tuple[KernelPlanner, ...]]:
-    return reading_int8({"QDense": (partial(plan_vector, core),)})
+def _to_int16(core: str, clustered: Mapping[str, tuple[KernelPlanner, ...]]) -> Mapping[str, tuple[KernelPlanner, ...]]:
+    return reading_int8({"QDense": (*clustered["QDense"], partial(plan_vector, core))})
 
 
-THUMB1 = layered(
-    without_int16(layered(_clustered(_THUMB1_INT8, _THUMB1_DECODED), _SPARSE, _kernels("thumb1"))), _to_int16("thumb1")
-)
-THUMB2 = layered(
-    without_int16(layered(_clustered(_THUMB2_INT8, _THUMB2_DECODED), _kernels("thumb2"))), _to_int16("thumb2")
-)
+_THUMB1 = _clustered(_THUMB1_INT8, _THUMB1_DECODED)
+_THUMB2 = _clustered(_THUMB2_INT8, _THUMB2_DECODED)
+
+THUMB1 = layered(without_int16(layered(_THUMB1, _SPARSE, _kernels("thumb1"))), _to_int16("thumb1", _THUMB1))
+THUMB2 = layered(without_int16(layered(_THUMB2, _kernels("thumb2"))), _to_int16("thumb2", _THUMB2))

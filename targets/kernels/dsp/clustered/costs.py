@@ -60,7 +60,7 @@ def _table(node: Node, spec: LayerSpec) -> float:
 def _blocks(node: Node, spec: LayerSpec, depth: Depth) -> float:
     def block(width: int) -> float:
         step = decode_instructions(spec.bits) + width * 4 / 3
-        finish = (6 if spec.is_clamped else 0) + (13 if spec.has_residual else 4)
+        finish = (6 if spec.is_clamped else 0) + (13 + bool(spec.residual_shift) if spec.has_residual else 4)
         return _CALL + node.output.shape[-1] * (_pairs(depth) * step + _loop(depth) + 12 + finish * width)
 
     return sum(block(NARROW if size <= NARROW else WIDE) for size in block_pixels(_pixels(node)))

@@ -32,13 +32,13 @@ _DEPTH, _ROW_BYTES = GATHERING, GATHERING + 1
 
 
 def dense_kernel(node: Node) -> Kernel | Refusal:
-    """QDense; over more than one row of the input, or with a residual, it is a pointwise convolution."""
+    """QDense; over more than one row of the input, or with a residual, it is a pointwise convolution to int8."""
     if reason := refusal(node):
         return Refusal(reason)
     channels, depth = node.input(1).shape
     spec = layer_spec(node)
     if node.input(0).type.elements != depth or spec.has_residual or channels < ROWS:
-        return rows_kernel(node)
+        return rows_kernel(node) if spec.dtype == "int8" else Refusal("only one row of channels is decoded to int16")
     run = Depth(depth, 1)
     gathering = [depth, packed_row_bytes(len(run.pairs), spec.bits) + RESCALING_BYTES]
     kernel = Kernel(
@@ -46,7 +46,7 @@ def dense_kernel(node: Node) -> Kernel | Refusal:
         spec=spec,
         name="dense_clustered",
         arguments=layer_arguments(node, spec, run, gathering, widest=1),
-        intrinsics=(NAKED, WIDEN_RUNS, multiply_vector(spec.bits, spec.is_clamped)),
+        intrinsics=(NAKED, WIDEN_RUNS, multiply_vector(spec.bits, spec.is_clamped, spec.dtype)),
     )
     return with_costs(node, kernel, spec, run)
 
@@ -60,7 +60,7 @@ def dense(spec: LayerSpec) -> PrimFunc:
         fill_table(kernel, spec, layer)
         kernel.run(WIDEN_RUNS, layer.x.address(), layer.block.address(), numbers[_DEPTH], 1, 0, 0, 4)
         kernel.run(
-            multiply_vector(spec.bits, spec.is_clamped),
+            multiply_vector(spec.bits, spec.is_clamped, spec.dtype),
             layer.block.address(),
             layer.table.address(),
             layer.weights.address(),

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from tinyopt.ir import Array, Node
+from tinyopt.ops.integer_rules import level_limits
+from tinyopt.ops.requantize import MULTIPLIER_BITS
 from tinyopt.targets.kernel import Argument, ConstantArgument, InputArgument, OutputArgument, ScratchArgument
 from tinyopt.targets.kernels.dsp.clustered.decode_steps import TABLE_BITS
 from tinyopt.targets.kernels.dsp.clustered.pairs import (
@@ -24,7 +26,7 @@ from tinyopt.targets.kernels.dsp.clustered.tiles import NARROW, WIDE, multiply_b
 from tinyopt.targets.kernels.dsp.clustered.widening import WIDEN_RUNS
 from tinyopt.targets.kernels.dsp.packing import Pair, depth_pairs
 from tinyopt.targets.kernels.intrinsic import NAKED, Intrinsic
-from tinyopt.targets.kernels.requantize import INT8_HIGH, INT8_LOW, Requantization, zero_point_of
+from tinyopt.targets.kernels.requantize import Requantization, zero_point_of
 from tinyopt.targets.kernels.tir import Buffer, Expr, KernelBuilder, cast, constant, maximum, minimum
 
 ANY_SIZE = 1 << 24  # buffers whose extent is not known when the function is compiled
@@ -38,11 +40,13 @@ GATHERING = 12  # `LIMITS` are low, high, and the residual's multiplier and 64-b
 
 @dataclass(frozen=True)
 class LayerSpec:
-    """bits: of an index. is_clamped: to less than the int8 range."""
+    """bits: of an index. is_clamped: to less than all of `dtype`, the output's. residual_shift: `widening_shift`."""
 
     bits: int
     is_clamped: bool
     has_residual: bool
+    residual_shift: int = 0
+    dtype: str = "int8"
 
     @property
     def has_table(self) -> bool:
@@ -53,7 +57,7 @@ class LayerSpec:
         return NAKED, WIDEN_RUNS, self.multiply(WIDE), self.multiply(NARROW)
 
     def multiply(self, pixels: int) -> Intrinsic:
-        return multiply_block(self.bits, pixels, self.is_clamped, self.has_residual)
+        return multiply_block(self.bits, pixels, self.is_clamped, self.has_residual, self.residual_shift)
 
 
 @dataclass(frozen=True)
@@ -75,17 +79,29 @@ def refusal(node: Node) -> str | None:
         return "its weights are not clustered"
     if clusters.index_bits > MOST_BITS:
         return f"{len(clusters.codebook)} clusters: indices of {clusters.index_bits} bits save too little"
-    if node.int("shift") != 32:
+    return _large_scales(node)
+
+
+def _large_scales(node: Node) -> str | None:
+    """The tiles shift by 32. A large residual makes the shift smaller, but multipliers mostly have bits to spare."""
+    shift = widening_shift(node)
+    largest = int(np.max(node.input(3).data, initial=0))
+    if shift < 0 or largest << shift >= 1 << MULTIPLIER_BITS or (shift > 0 and node.optional_input(4) is None):
         return "its scales need another shift than 32"
     return None
+
+
+def widening_shift(node: Node) -> int:
+    """Multipliers and residuals are shifted by this much, so that the sum of their products is shifted down by 32."""
+    return 32 - node.int("shift")
 
 
 def layer_spec(node: Node) -> LayerSpec:
     clusters = node.input(1).clusters
     assert clusters is not None
     to = Requantization.of(node)
-    is_clamped = (to.low, to.high) != (INT8_LOW, INT8_HIGH)
-    return LayerSpec(clusters.index_bits, is_clamped, node.optional_input(4) is not None)
+    is_clamped, has_residual = (to.low, to.high) != level_limits(to.dtype), node.optional_input(4) is not None
+    return LayerSpec(clusters.index_bits, is_clamped, has_residual, widening_shift(node), to.dtype)
 
 
 def block_pixels(pixels: int) -> list[int]:
@@ -127,7 +143,8 @@ def _stream(node: Node, pairs: list[Pair]) -> Array:
     """For each channel its bias, its places and its multiplier, as bytes."""
     clusters = node.input(1).clusters
     assert clusters is not None
-    bias, multiplier = (node.input(index).data.astype("<i4").reshape(-1, 1).view(np.uint8) for index in (2, 3))
+    columns = (node.input(2).data, node.input(3).data << widening_shift(node))
+    bias, multiplier = (column.astype("<i4").reshape(-1, 1).view(np.uint8) for column in columns)
     return np.concatenate([bias, pack_pairs(clusters, pairs), multiplier], axis=1)
 
 
@@ -138,7 +155,8 @@ def _numbers(node: Node, pixels: int, pairs: int, gathering: list[int]) -> Array
     multiplier, start = 0, 0
     if residual is not None:
         multiplier = node.int("residual_multiplier")
-        start = (to.zero_point << 32) + (1 << 31) - zero_point_of(node, residual) * multiplier
+        zero = zero_point_of(node, residual) << widening_shift(node)
+        start = (to.zero_point << 32) + (1 << 31) - zero * multiplier
     numbers = [pixels, sum(size > NARROW for size in sizes), len(sizes)]
     numbers += [node.output.shape[-1], pairs, len(clusters.codebook)]
     numbers += [to.zero_point, to.low, to.high, multiplier, _signed(start), start >> 32]
@@ -174,7 +192,7 @@ def declare_layer(kernel: KernelBuilder, spec: LayerSpec, x: Buffer) -> Layer:
     if spec.has_table:
         table = kernel.buffer("table", "int16", LARGEST_TABLE**2 + 1)
     block = kernel.buffer("block", "int32", ANY_SIZE)
-    y = kernel.buffer("y", "int8", ANY_SIZE)
+    y = kernel.buffer("y", spec.dtype, ANY_SIZE)
     residual = kernel.buffer("residual", "int8", ANY_SIZE) if spec.has_residual else y
     return Layer(x, weights, codebook, numbers, table, block, y, residual)
 

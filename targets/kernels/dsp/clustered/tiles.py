@@ -116,7 +116,7 @@ def _rescale(pixels: int) -> list[str]:
     return lines
 
 
-def _rescale_with_residual(pixels: int) -> list[str]:
+def _rescale_with_residual(pixels: int, shift: int) -> list[str]:
     """Two SMLAL for each; pixels that are not there read the last one's residual."""
     lines = [
         f"str r2, [sp, #{_PLACE}]",
@@ -132,6 +132,7 @@ def _rescale_with_residual(pixels: int) -> list[str]:
             f"ldrd r0, r3, [sp, #{_SUM}]",
             f"smlal r0, r3, r{register}, r12",
             "ldrsb r2, [r1]",
+            *([f"lsl r2, r2, #{shift}"] if shift else []),
             "smlal r0, r3, r2, lr",
             f"ssat r{register}, #8, r3",
         ]
@@ -173,30 +174,36 @@ def _store(bits: int, pixels: int) -> list[str]:
 
 
 @cache
-def multiply_block(bits: int, pixels: int, is_clamped: bool, has_residual: bool) -> Intrinsic:
+def multiply_block(bits: int, pixels: int, is_clamped: bool, has_residual: bool, residual_shift: int = 0) -> Intrinsic:
     """All channels of a block of up to `pixels` pixels.
 
     weights: for each channel its bias, its places and its multiplier. limits: low, high, and the residual's multiplier
-    and 64-bit start.
+    and 64-bit start. residual_shift: by how much residuals are shifted up before they are multiplied.
     """
     lines = [
         *_begin(pixels, has_residual),
         *_channel(bits, pixels),
-        *(_rescale_with_residual(pixels) if has_residual else _rescale(pixels)),
+        *(_rescale_with_residual(pixels, residual_shift) if has_residual else _rescale(pixels)),
         *(_clamp(pixels) if is_clamped else ()),
         *_store(bits, pixels),
     ]
-    kind = f"{'_clamped' if is_clamped else ''}{'_residual' if has_residual else ''}"
+    kind = f"{'_clamped' if is_clamped else ''}{'_residual' if has_residual else ''}{residual_shift or ''}"
     name = f"tinyopt_clustered{bits}_x{pixels}{kind}"
 
     def meaning(*arguments: Array | int) -> None:
-        multiply_block_meaning(bits, pixels, is_clamped, has_residual, *arguments)
+        multiply_block_meaning(bits, pixels, is_clamped, has_residual, *arguments, residual_shift=residual_shift)
 
     return micro_kernel(name, PARAMETERS, "\n".join(lines), meaning)
 
 
 def multiply_block_meaning(
-    bits: int, width: int, is_clamped: bool, has_residual: bool, *arguments: Array | int
+    bits: int,
+    width: int,
+    is_clamped: bool,
+    has_residual: bool,
+    *arguments: Array | int,
+    residual_shift: int = 0,
+    output_bits: int = 8,
 ) -> None:
     """What the assembly does."""
     block, table, stream, output = (np.asarray(array) for array in arguments[:4])
@@ -209,11 +216,12 @@ def multiply_block_meaning(
         sums = bias + np.einsum("kph,kh->p", x, weights)[:pixels]
         total = sums * multiplier
         if has_residual:
-            total += residual[channel : channel + pixels * channels : channels].astype(np.int64) * int(limits[2])
+            added = residual[channel : channel + pixels * channels : channels].astype(np.int64) << residual_shift
+            total += added * int(limits[2])
             total += int(limits[3]) % 2**32 + (int(limits[4]) << 32)
         else:
             total += (zero_point << 32) + 2**31
-        level = np.clip(total >> 32, -128, 127)
+        level = np.clip(total >> 32, -(1 << (output_bits - 1)), (1 << (output_bits - 1)) - 1)
         if is_clamped:
             level = np.clip(level, limits[0], limits[1])
         output[channel : channel + pixels * channels : channels] = level

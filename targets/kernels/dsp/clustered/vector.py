@@ -24,13 +24,10 @@ _FIRST_ENTRY = 30  # label of the first way in
 _LOOP, _VECTOR, _WEIGHTS, _OUTPUT = 0, 4, 12, 16
 _CHANNELS, _PAIRS, _ROW_BYTES, _ZERO_POINT, _LIMITS = range(56, 76, 4)
 
-_VECTOR_PARAMETERS = (
-    "const void *vector",
-    *PARAMETERS[1:5],
-    "int32_t pairs",
-    "int32_t row_bytes",
-    *PARAMETERS[7:9],
-)
+
+def _parameters(dtype: str) -> tuple[str, ...]:
+    first = ("const void *vector", *PARAMETERS[1:3], f"{dtype}_t *output", PARAMETERS[4])
+    return (*first, "int32_t pairs", "int32_t row_bytes", *PARAMETERS[7:9])
 
 
 def _steps(bits: int) -> list[str]:
@@ -62,12 +59,12 @@ def _entries(bits: int) -> list[str]:
     return lines
 
 
-def _rescale(is_clamped: bool) -> list[str]:
+def _rescale(is_clamped: bool, bits: int) -> list[str]:
     lines = [f"ldr lr, [sp, #{_ZERO_POINT}]"]
     for row in range(ROWS):
         register = f"r{8 + row}"
         lines += [f"ldr r12, [r{4 + row}], #4", f"smmlar {register}, {register}, r12, lr"]
-        lines.append(f"ssat {register}, #8, {register}")
+        lines.append(f"ssat {register}, #{bits}, {register}")
     if is_clamped:
         lines += [f"ldr r12, [sp, #{_LIMITS}]", "ldrd r12, lr, [r12]"]
         for row in range(ROWS):
@@ -78,11 +75,13 @@ def _rescale(is_clamped: bool) -> list[str]:
 
 
 @cache
-def multiply_vector(bits: int, is_clamped: bool) -> Intrinsic:
-    """At least four channels of one pixel; the last four may overlap others.
+def multiply_vector(bits: int, is_clamped: bool, dtype: str = "int8") -> Intrinsic:
+    """At least four channels of one pixel, of `dtype`; the last four may overlap others.
 
     row_bytes: from one channel's weights to the next one's.
     """
+    size = np.dtype(dtype).itemsize
+    store, back = ("strb", "sub r4, r4, r6") if size == 1 else ("strh", "sub r4, r4, r6, lsl #1")
     lines = [
         "push {r0-r11, lr}",
         "sub sp, sp, #4",
@@ -105,9 +104,9 @@ def multiply_vector(bits: int, is_clamped: bool) -> Intrinsic:
         *_steps(bits),
         "cmp r0, r2",
         f"bne {_FIRST_STEP}b",
-        *_rescale(is_clamped),
+        *_rescale(is_clamped, 8 * size),
         f"ldr r4, [sp, #{_OUTPUT}]",
-        *(f"strb r{8 + row}, [r4, #{row}]" for row in range(ROWS)),
+        *(f"{store} r{8 + row}, [r4, #{size * row}]" for row in range(ROWS)),
         f"ldr r5, [sp, #{_CHANNELS}]",
         "subs r5, r5, #4",
         "beq 3f",
@@ -116,8 +115,8 @@ def multiply_vector(bits: int, is_clamped: bool) -> Intrinsic:
         "movmi r6, #0",
         "add r5, r5, r6",
         f"str r5, [sp, #{_CHANNELS}]",
-        "add r4, r4, #4",
-        "sub r4, r4, r6",
+        f"add r4, r4, #{size * ROWS}",
+        back,
         f"str r4, [sp, #{_OUTPUT}]",
         f"ldr r12, [sp, #{_ROW_BYTES}]",
         "mls r7, r6, r12, r7",
@@ -134,7 +133,7 @@ def multiply_vector(bits: int, is_clamped: bool) -> Intrinsic:
 
     def meaning(*arguments: Array | int) -> None:
         first, last = arguments[:6], arguments[7:]
-        multiply_block_meaning(bits, 1, is_clamped, False, *first, 1, *last, np.zeros(0, np.int8))
+        multiply_block_meaning(bits, 1, is_clamped, False, *first, 1, *last, np.zeros(0, np.int8), output_bits=8 * size)
 
-    name = f"tinyopt_clustered{bits}_vector{'_clamped' if is_clamped else ''}"
-    return micro_kernel(name, _VECTOR_PARAMETERS, "\n".join(lines), meaning)
+    name = f"tinyopt_clustered{bits}_vector{'' if size == 1 else '_s16'}{'_clamped' if is_clamped else ''}"
+    return micro_kernel(name, _parameters(dtype), "\n".join(lines), meaning)
