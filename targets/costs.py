@@ -14,6 +14,7 @@ class InstructionCosts:
 
     ideal_*: what remains of a multiply-accumulate when nothing but the widest multiply instruction is issued; the
     line that no kernel can cross. The others are means over the layers of the MLPerf Tiny models, counted under QEMU.
+    family: whose kernels were counted one by one, see tinyopt.targets.kernel_costs; empty for none.
     """
 
     int8_mac: float
@@ -22,6 +23,7 @@ class InstructionCosts:
     element: float
     ideal_int8_mac: float
     ideal_float_mac: float
+    family: str = ""
 
     def instructions(self, node: Node) -> int:
         """The estimate for one node; nothing for what is computed from constants alone."""
@@ -48,9 +50,13 @@ def estimate_instructions(graph: Graph, costs: InstructionCosts) -> int:
     return sum(costs.instructions(node) for node in graph.nodes)
 
 
-DSP_COSTS = InstructionCosts(0.9, 1.8, 5.0, 3.0, 1 / 2, 1.0)  # SMLAD: two products; VFMA: one
-MVE_COSTS = InstructionCosts(0.16, 0.65, 5.0, 1.5, 1 / 16, 1 / 4)  # VMLADAVA: sixteen products; VFMA: four
-THUMB1_COSTS = InstructionCosts(2.7, 9.5, 60.0, 8.0, 1 / 2, 30.0)  # MULS: two products of int8; float in software
-THUMB2_COSTS = InstructionCosts(1.85, 6.7, 60.0, 6.0, 1 / 2, 30.0)  # MLA: two products of int8; float in software
-SDOT_COSTS = InstructionCosts(0.095, 0.4, 0.33, 1.0, 1 / 16, 1 / 4)  # SDOT: sixteen products; FMLA: four
+DSP_COSTS = InstructionCosts(0.9, 1.8, 5.0, 3.0, 1 / 2, 1.0, "dsp")  # SMLAD: two products; VFMA: one
+MVE_COSTS = InstructionCosts(0.16, 0.65, 5.0, 1.5, 1 / 16, 1 / 4, "mve")  # VMLADAVA: sixteen products; VFMA: four
+THUMB1_COSTS = InstructionCosts(
+    2.7, 9.5, 60.0, 8.0, 1 / 2, 30.0, "thumb1"
+)  # MULS: two products of int8; float in software
+THUMB2_COSTS = InstructionCosts(
+    1.85, 6.7, 60.0, 6.0, 1 / 2, 30.0, "thumb2"
+)  # MLA: two products of int8; float in software
+SDOT_COSTS = InstructionCosts(0.095, 0.4, 0.33, 1.0, 1 / 16, 1 / 4, "sdot")  # SDOT: sixteen; FMLA: four
 PORTABLE_COSTS = InstructionCosts(3.0, 4.0, 3.0, 4.0, 1.0, 1.0)

@@ -1,0 +1,150 @@
+"""Drafts: what a float graph will be once it is quantized and lowered, before any sample has been observed.
+
+A draft has made-up ranges, and weights where those are absent. Its types, shapes, kernels, arena and the sizes of its
+constants are those of the graph to come; its numbers are not.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from tinyopt.ir import Array, Graph, Node, Quantization, TensorType, Value
+from tinyopt.ops.integer_rules import ACTIVATION_DTYPES
+from tinyopt.pass_manager import Pass, PassContext, TargetFacts
+from tinyopt.passes.integer_rules.movers import is_float_mover
+from tinyopt.passes.lower_integer import LowerInteger
+from tinyopt.passes.quantization.insertion import make_explicit
+from tinyopt.passes.quantization.parameters import PARAMETER_INPUTS, Choice, choose, logits, parameters_of
+from tinyopt.passes.quantization.weights import WeightOptions
+from tinyopt.passes.quantize import Quantize
+
+_SPAN = 1.0  # of made-up activations: as wide at inputs as at outputs
+_WEIGHT = 0.25  # the largest made-up one, so that factors between scales are below one half, as they mostly are
+_KEEPS_RANGE = frozenset(("AveragePool", "ReduceMean"))  # beside the movers
+_INT8 = Quantization.per_tensor(2 * _SPAN / 255, 0)
+
+
+@dataclass(frozen=True)
+class Drafting:
+    """What will be done with float graphs. quantize: None where they stay float. lowering: what runs after it."""
+
+    facts: TargetFacts
+    quantize: Quantize | None
+    lowering: tuple[Pass, ...]
+
+    @classmethod
+    def of_nodes(cls, facts: TargetFacts, is_quantized: bool) -> Drafting:
+        """For nodes by themselves, with the default options."""
+        return cls(facts, Quantize(), (LowerInteger("int8"),)) if is_quantized else cls(facts, None, ())
+
+    def draft(self, graph: Graph, context: PassContext | None = None) -> Graph:
+        """A copy of the fused NHWC `graph`, quantized if it will be, and lowered; `context` for the passes that do."""
+        context = context or PassContext(self.facts)
+        drafted = graph.copy()
+        _make_up_parameters(drafted)
+        if self.quantize is not None and not _is_quantized(drafted):
+            _quantize(drafted, self.quantize, context)
+        for step in self.lowering:
+            step.run(drafted, context)
+        return drafted
+
+    def draft_node(self, node: Node) -> list[Node]:
+        """The nodes that `node` will be where its neighbours are quantized as well.
+
+        Its values need types but no constants.
+        """
+        alone = _alone(node)
+        if self.quantize is not None and is_float_mover(node):
+            return [_moving_int8(alone.nodes[0])]
+        return self.draft(alone).nodes
+
+
+def _is_quantized(graph: Graph) -> bool:
+    return any(value.dtype in ACTIVATION_DTYPES and not value.is_constant for value in graph.values())
+
+
+def _alone(node: Node) -> Graph:
+    """A graph of `node` alone: each variable that it reads becomes an input."""
+    parameters = PARAMETER_INPUTS.get(node.op, ())
+    copies = {value: Value(f"v{i}", value.type) for i, value in enumerate(node.variable_inputs)}
+    inputs = [value if value is None or value.is_constant else copies[value] for value in node.inputs]
+    outputs = [Value(f"y{i}", value.type) for i, value in enumerate(node.outputs)]
+    variables = [
+        value for i, value in enumerate(inputs) if value is not None and not value.is_constant and i not in parameters
+    ]
+    copy = Node(node.op, "alone", inputs, outputs, dict(node.attributes))
+    return Graph("alone", list(dict.fromkeys(variables)), list(outputs), [copy])
+
+
+def _moving_int8(node: Node) -> Node:
+    """A mover of float values as one of int8 values."""
+
+    def as_int8(value: Value | None) -> Value | None:
+        if value is None or value.dtype != "float32":
+            return value
+        constant = None if value.constant is None else np.zeros(value.shape, np.int8)
+        return Value(value.name, TensorType("int8", value.shape), constant, _INT8)
+
+    attributes = dict(node.attributes) | ({"value": 0} if node.op == "Pad" else {})
+    outputs = [Value(value.name, TensorType("int8", value.shape), None, _INT8) for value in node.outputs]
+    return Node(node.op, node.name, [as_int8(value) for value in node.inputs], outputs, attributes, node.origins)
+
+
+def _make_up_parameters(graph: Graph) -> None:
+    """Give weights and biases that are absent values: without them no kernel can be planned."""
+    known = {*graph.inputs, *graph.producers()}
+    for node in graph.nodes:
+        for index in PARAMETER_INPUTS.get(node.op, ()):
+            value = node.optional_input(index)
+            if value is not None and not value.is_constant and value not in known:
+                value.constant = _made_up(value.shape)
+
+
+def _made_up(shape: tuple[int, ...]) -> Array:
+    """Float32 numbers spread as weights are: many small ones, few that are zero in int8."""
+    spread = ((np.arange(math.prod(shape)) * 97 + 1) % 255 - 127) / 127
+    return np.asarray((_WEIGHT * spread * np.abs(spread)).reshape(shape), np.float32)
+
+
+def _quantize(graph: Graph, step: Quantize, context: PassContext) -> None:
+    """What the pass `step` does, with made-up ranges."""
+    choice, _ = choose(graph)
+    if not choice.nodes:
+        return
+    ranges = _made_up_ranges(graph, choice)
+    wide = dict.fromkeys(logits(graph, choice) if step.wide_logits else (), (-_SPAN, _SPAN))
+    weights = WeightOptions(step.weight_bits, step.per_channel, step.cost)
+    make_explicit(graph, choice, parameters_of(graph, choice, ranges, wide), weights, context)
+
+
+def _made_up_ranges(graph: Graph, choice: Choice) -> Mapping[Value, tuple[float, float]]:
+    """As wide as the clamps before an activation let it be: a kernel need not clamp what ends where the levels do."""
+    ranges: dict[Value, tuple[float, float]] = {}
+    for node in graph.nodes:
+        read = [ranges[v] for v in node.variable_inputs if v in ranges]
+        is_kept = bool(read) and (is_float_mover(node) or node.op in _KEEPS_RANGE)
+        low, high = _around(read) if is_kept else (-_SPAN, _SPAN)
+        low, high = max(low, _limit(node, ("clamp_low", "low"), low)), min(high, _limit(node, _HIGH, high))
+        if node.op == "Relu":
+            low = max(low, 0.0)
+        for output in node.outputs:
+            ranges[output] = (low, high) if low < high else (-_SPAN, _SPAN)
+    return {value: ranges.get(value, (-_SPAN, _SPAN)) for value in choice.activations()}
+
+
+_HIGH = ("clamp_high", "high")
+
+
+def _around(ranges: Iterable[tuple[float, float]]) -> tuple[float, float]:
+    lows, highs = zip(*ranges, strict=True)
+    return min(lows), max(highs)
+
+
+def _limit(node: Node, keys: tuple[str, str], otherwise: float) -> float:
+    """A clamp's end, where the node has one that is finite."""
+    found = next((node.float(key) for key in keys if key in node.attributes), otherwise)
+    return found if math.isfinite(found) else otherwise
