@@ -50,7 +50,7 @@ class Walk:
         if not _dequantizes_constant(node):
             for output, arrays in zip(node.outputs, self._results(node), strict=True):
                 self._arrays[output] = arrays
-        for value in node.present_inputs:
+        for value in node.variable_inputs:  # a pass may have given it other constants
             self._readers_left[value] -= 1
             if self._readers_left[value] == 0:
                 self._arrays.pop(value, None)
