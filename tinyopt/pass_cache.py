@@ -62,7 +62,8 @@ def run_pass_cached(step: Pass, graph: Graph, context: PassContext) -> PassRecor
     if copies["is_unclustered"]:
         context.unclustered = graph.copy()
     if kept_channels is not None:
-        context.unpruned = Unpruned(graph.copy(), kept_channels)
+        earlier = context.unpruned  # before layers were removed whole
+        context.unpruned = Unpruned(graph.copy() if earlier is None else earlier.graph, kept_channels)
     graph.inputs, graph.outputs, graph.nodes = found.inputs, found.outputs, found.nodes
     context.remarks = list(record.remarks)
     options, seconds = dataclasses.asdict(step), time.perf_counter() - started
@@ -72,7 +73,8 @@ def run_pass_cached(step: Pass, graph: Graph, context: PassContext) -> PassRecor
 def _key(step: Pass, graph: Graph, context: PassContext) -> str:
     digest = hashlib.sha256(f"{_fingerprint()} {step!r} {context.seed} {fingerprint(context.samples)}".encode())
     if step.is_for_target:
-        digest.update(f"{context.facts} {'' if context.costs is None else context.costs.label}".encode())
+        label = "" if context.costs is None else f"{context.costs.label} {_target_fingerprint()}"
+        digest.update(f"{context.facts} {label}".encode())
     if context.labels is not None:
         digest.update(context.labels.tobytes())
     if context.unpruned is not None:
@@ -89,6 +91,17 @@ def _fingerprint() -> str:
     digest = hashlib.sha256(" ".join(importlib.metadata.version(package) for package in _PACKAGES).encode())
     root = Path(__file__).resolve().parent
     for source in sorted(path for room in (".", "passes") for path in (root / room).rglob("*.py")):
+        digest.update(source.read_bytes())
+    return digest.hexdigest()
+
+
+@cache
+def _target_fingerprint() -> str:
+    """A hash of what a target's costs follow from: its kernels, their models, and how kernels are chosen and placed."""
+    digest = hashlib.sha256()
+    root = Path(__file__).resolve().parent
+    models = sorted((root / "targets").glob("*.json"))
+    for source in [*sorted(path for room in ("targets", "lowering") for path in (root / room).rglob("*.py")), *models]:
         digest.update(source.read_bytes())
     return digest.hexdigest()
 

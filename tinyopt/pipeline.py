@@ -19,6 +19,7 @@ from tinyopt.passes.cluster_weights import ClusterWeights
 from tinyopt.passes.correct_biases import CorrectBiases
 from tinyopt.passes.distill import Distill
 from tinyopt.passes.distillation.torch_door import require_torch
+from tinyopt.passes.drop_idle_branches import IDLE_SHARE, DropIdleBranches
 from tinyopt.passes.eliminate_dead_channels import EliminateDeadChannels
 from tinyopt.passes.equalize_layers import EqualizeLayers
 from tinyopt.passes.fold_batchnorm import FoldBatchNorm
@@ -47,6 +48,7 @@ DEFAULT_PASSES: tuple[type[Pass], ...] = (
     NhwcLayout,
     FuseOperators,
     EliminateDeadChannels,
+    DropIdleBranches,
     PruneChannels,
     RefitWeights,
     ReestimateNormalization,
@@ -142,13 +144,24 @@ def _third_party_passes(taken: Set[str]) -> list[Pass]:
 def _with_main_options(step: Pass, options: CompileOptions, boundary: str) -> Pass:
     """The options that have a place of their own on the command line."""
     match step:
+        case DropIdleBranches() if options.prune or options.prune_to or options.prune_layers:
+            return replace(step, share=IDLE_SHARE, keep=options.keep)
         case PruneChannels():
-            return replace(step, ratio=options.prune)
+            return replace(
+                step,
+                ratio=options.prune,
+                to=options.prune_to,
+                layers=options.prune_layers,
+                keep=options.keep,
+                importance=options.importance,
+            )
         case Distill():
             return replace(step, parameters=options.recover_parameters)
         case ClusterWeights():
-            clusters = 0 if options.cluster == "auto" else options.cluster
-            return replace(step, clusters=clusters, layers=options.cluster_layers, cost=options.cluster_cost)
+            step = replace(step, layers=options.cluster_layers, cost=options.cluster_cost)
+            if options.cluster == "auto":
+                return replace(step, is_automatic=True, max_flash=options.max_flash or 0)
+            return replace(step, clusters=options.cluster)
         case Quantize():
             return replace(step, method=options.ranges, weight_bits=options.weight_bits)
         case LimitDrop() if options.max_drop is not None:
