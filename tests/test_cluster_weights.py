@@ -13,6 +13,7 @@ from tinyopt.errors import UsageError
 from tinyopt.evaluate import evaluate
 from tinyopt.ir import Graph, Quantization, Value
 from tinyopt.passes.cluster_weights import ClusterWeights
+from tinyopt.passes.clustering.allotment import constant_bytes
 from tinyopt.passes.clustering.codebooks import find_codebook, nearest, packed_bytes
 from tinyopt.passes.quantize import Quantize
 from tinyopt.passes.round_weights import RoundWeights
@@ -231,3 +232,47 @@ def test_some_layers_get_numbers_of_their_own() -> None:
         apply(ClusterWeights(layers=("fc=8",)), graph)
     with pytest.raises(UsageError, match="'conv' is no PATTERN=N"):
         apply(ClusterWeights(layers=("conv",)), graph)
+
+
+def _values(graph: Graph) -> list[int]:
+    """How many values each layer has; 0 for int8."""
+    found = [node.input(1).clusters for node in graph.nodes if node.op in ("Conv", "Dense")]
+    return [0 if clusters is None else len(clusters.codebook) for clusters in found]
+
+
+def test_under_a_budget_layers_get_as_few_values_as_it_needs() -> None:
+    samples = _samples(60, seed=1)
+    found: list[tuple[list[int], int]] = []
+    for max_flash in (1_500, 1_080, 850):
+        graph, context = _network(GraphBuilder()), context_for(samples)
+        ClusterWeights(is_automatic=True, max_flash=max_flash).run(graph, context)
+        found.append((_values(graph), constant_bytes(graph)))
+        assert constant_bytes(graph) <= max_flash
+    assert found[0][0] == [0, 0, 0]  # int8 fits
+    assert len(set(found[1][0])) > 1  # some layers bear fewer values than others
+    assert found[2][1] < found[1][1]
+
+
+def test_a_budget_out_of_reach_is_declined_with_the_nearest() -> None:
+    graph, context = _network(GraphBuilder()), context_for(_samples(60, seed=1))
+    assert ClusterWeights(is_automatic=True, max_flash=100, layers=("conv=16",)).run(graph, context)
+    assert any("no numbers of values fit; the nearest" in message for message in messages(context.remarks, "declined"))
+    assert _values(graph) == [16, 4, 4]
+    with pytest.raises(UsageError, match="give --max-flash"):
+        apply(ClusterWeights(is_automatic=True), graph)
+    few = context_for(_samples(9, seed=1))
+    assert not ClusterWeights(is_automatic=True, max_flash=500).run(_network(GraphBuilder()), few)
+    assert "too few calibration samples" in messages(few.remarks, "declined")[0]
+
+
+def test_a_layer_that_matters_little_gives_first() -> None:
+    """The second of two equal branches is multiplied by a hundredth."""
+    build = GraphBuilder()
+    x = build.input("x", (1, 6, 6, 12))
+    loud = build("Conv", x, build.random((24, 1, 1, 12)), build.random((24,)), layout="NHWC")
+    quiet = build("Conv", x, build.random((24, 1, 1, 12)), build.random((24,)), layout="NHWC")
+    graph = build.graph_of(build("Add", loud, build("Mul", quiet, build.constant(np.array(0.01, np.float32)))))
+    ClusterWeights(is_automatic=True, max_flash=constant_bytes(graph) - 180).run(graph, context_for(_samples(40, 1)))
+    values = _values(graph)
+    assert values[0] in (0, 64)
+    assert values[1] == 4

@@ -9,10 +9,11 @@ import numpy as np
 
 from tinyopt.ir import Array, Clusters, Graph, Node, Value
 from tinyopt.passes.channel_links import WeightUse, constant_source, weight_use
-from tinyopt.passes.clustering.codebooks import LARGEST_LEVEL
+from tinyopt.passes.clustering.codebooks import LARGEST_LEVEL, packed_bytes
 from tinyopt.passes.clustering.fitting import Fit
 from tinyopt.passes.quantization.moments import Matrices, groups_of, has_rows
 
+_FEWEST_WEIGHTS_PER_CLUSTER = 4
 LARGEST_INPUTS = 2304  # the factor of their moments would take minutes and gigabytes
 
 
@@ -72,14 +73,16 @@ class Layer:
 
     def store(self, fit: Fit, cost: float) -> None:
         """Put what was found in the place of the weights: exactly codebook[indices] * scale."""
-        shape = self.weights.shape
+        self.store_in(self.weights, fit, cost)
+
+    def store_in(self, weights: Value, fit: Fit, cost: float) -> None:
+        """The same for the weights of a copy of the graph."""
         scale = fit.scale.reshape(-1).astype(np.float32)
-        indices = np.searchsorted(fit.codebook, fit.integers).astype(np.uint8).reshape(shape)
-        clusters = Clusters(indices, fit.codebook, scale, cost)
-        integers = clusters.integers()
-        per_row = scale.reshape(-1, *[1] * (len(shape) - 1))  # O, 1, ...
-        self.weights.constant = integers if self.is_integer else (integers.astype(np.float32) * per_row)
-        self.weights.clusters = clusters
+        indices = np.searchsorted(fit.codebook, fit.integers).astype(np.uint8).reshape(weights.shape)
+        weights.clusters = Clusters(indices, fit.codebook, scale, cost)
+        integers = weights.clusters.integers()
+        per_row = scale.reshape(-1, *[1] * (weights.type.rank - 1))  # O, 1, ...
+        weights.constant = integers if self.is_integer else (integers.astype(np.float32) * per_row)
 
     def _by_group(self, array: Array) -> Matrices:
         groups = groups_of(self.node) if has_rows(self.node) else 1
@@ -100,3 +103,33 @@ def layers_of(graph: Graph) -> Iterator[tuple[WeightUse, Layer | None]]:
         bias = node.optional_input(2)
         readers = len(consumers[use.weights]) * (1 if constant is use.weights else len(consumers[constant]))
         yield use, Layer(use, constant, bias, readers, 0 if bias is None else len(consumers[bias]))
+
+
+def refusal(layer: Layer, clusters: int) -> str | None:
+    """Why the layer is not clustered with so many values."""
+    weights, use = layer.weights, layer.use
+    elements = weights.type.elements
+    if clusters == 0:
+        return "it shall have no clusters"
+    if weights.clusters is not None:
+        return f"it has {len(weights.clusters.codebook)} clusters already"
+    if use.output_axis != 0:
+        return f"{use.node.op} has its scales along axis {use.output_axis} of its weights"
+    if weights.dtype not in ("float32", "int8"):
+        return f"its weights are {weights.dtype}"
+    if elements < _FEWEST_WEIGHTS_PER_CLUSTER * clusters:
+        return f"{elements} weights are too few for {clusters} clusters"
+    if packed_bytes(elements, clusters) >= elements:
+        return f"{packed_bytes(elements, clusters)} bytes of indices and codebook, {elements} as int8"
+    if layer.is_integer:
+        return _integer_refusal(layer)
+    return None if np.all(np.isfinite(weights.data)) else "its weights hold NaN or infinite numbers"
+
+
+def _integer_refusal(layer: Layer) -> str | None:
+    quantization = layer.weights.quantization
+    if quantization is None or not quantization.is_symmetric:
+        return "its integer weights have a zero point"
+    if quantization.axis not in (None, 0):
+        return f"its integer weights have their scales along axis {quantization.axis}"
+    return None
