@@ -27,7 +27,7 @@ _MOST_SAMPLES = 4096
 _SAMPLE_BYTES = 128 << 20  # of samples held in memory
 _BATCH_BYTES = 256 << 20  # of activations held for one batch
 _LARGEST_BATCH = 50
-_MACS = 3e12  # of one distillation: minutes
+_MACS = 2.5e12  # of one distillation: two to four minutes
 _BACKWARD = 2  # times the multiply-accumulates of a forward run
 
 
@@ -36,32 +36,34 @@ class Distill(Pass):
     """Train a pruned graph to answer as the one before pruning, without labels.
 
     What: gradient descent on the constants of the pruned graph. On each batch the graph before pruning says what is
-        right: the distribution over classes at each output with classes, the numbers at others, and the channels that
-        each layer kept. Half of each batch are samples, half are blends of two, which never repeat, so that a few
-        hundred samples are not learned by heart. A fifth of the samples is held out; the constants that are best on
-        them are kept. Labels of the samples, where given, are learned from as well.
+        right: the logits at each output with classes, the numbers at others, and what each layer gives in the channels
+        that it kept. A third of each batch are samples, the others are mixtures of two, which never repeat, so that a
+        few hundred samples are not learned by heart. A fifth of the samples is held out; the constants that are best
+        on them are kept. Labels of the samples, where given, are learned from as well.
     Before -> After: the same graph with other constants
     Exactness: the outputs come closer to those before pruning; the remark says how much, on the samples held out.
     Refuses when: nothing was pruned; fewer than 10 samples; an operator that cannot be trained through; inputs that
         are no float32; training does not make it better on the samples held out. Needs PyTorch: tinyopt[distill].
-    Source: Hinton et al., arXiv:1503.02531; blends: Zhang et al., arXiv:1710.09412; channels of layers: Romero et al.,
-        FitNets, arXiv:1412.6550.
+    Source: Hinton et al., arXiv:1503.02531; mixtures: Beyer et al., arXiv:2106.05237; layers: Romero et al., FitNets,
+        arXiv:1412.6550.
 
     parameters: "all" constants, "bias-scale" for biases and one gain for each output channel, "last" for the last layer
     with weights before each output. epochs: over the samples, fewer for models that would take more than minutes.
-    rate: of the first step, relative to the size of each tensor; it falls to 0. mixed: the share of blends in a batch.
-    temperature: that softens distributions. layer_weight: of the layers' errors beside the outputs'.
+    rate: of the first steps, relative to the size of each tensor; it falls to 0. mixed: the share of mixtures in a
+    batch. layer_weight: of the layers' relative squared errors beside the outputs'. divergence_weight: of the
+    divergence of the classes' distributions at `temperature`.
     """
 
     name: ClassVar[str] = "distill"
     is_costly: ClassVar[bool] = True
 
     parameters: str = "all"
-    epochs: int = 100
-    rate: float = 0.005
+    epochs: int = 300
+    rate: float = 0.004
     mixed: float = 0.67
+    layer_weight: float = 10.0
+    divergence_weight: float = 0.1
     temperature: float = 2.0
-    layer_weight: float = 3.0
 
     def run(self, graph: Graph, context: PassContext) -> bool:
         self._check_options()
@@ -82,8 +84,9 @@ class Distill(Pass):
             raise UsageError(f"distill.{wrong} is a number above 0, not {getattr(self, wrong):g}")
         if not 0 <= self.mixed <= 1:
             raise UsageError(f"distill.mixed is a share from 0 to 1, not {self.mixed:g}")
-        if not 0 <= self.layer_weight < math.inf:
-            raise UsageError(f"distill.layer_weight is a number from 0 on, not {self.layer_weight:g}")
+        weights = ("layer_weight", "divergence_weight")
+        if wrong := next((key for key in weights if not 0 <= getattr(self, key) < math.inf), None):
+            raise UsageError(f"distill.{wrong} is a number from 0 on, not {getattr(self, wrong):g}")
 
     def _train(self, graph: Graph, unpruned: Unpruned, context: PassContext) -> bool:
         from tinyopt.passes.distillation import module, objective, training
@@ -110,6 +113,7 @@ class Distill(Pass):
                 heads,
                 objective.find_matches(graph, unpruned),
                 self.temperature,
+                self.divergence_weight,
                 self.layer_weight,
             ),
             trained,
@@ -132,7 +136,7 @@ def _refusal(graph: Graph, context: PassContext) -> str | None:
     if len(context.samples) < FEWEST_SAMPLES:
         return f"{len(context.samples)} calibration samples are too few to train on: {FEWEST_SAMPLES} or more"
     if value := next((value for value in graph.inputs if value.dtype != "float32"), None):
-        return f"input '{value.name}' is {value.dtype}: samples of it cannot be blended"
+        return f"input '{value.name}' is {value.dtype}: samples of it cannot be mixed"
     for each in (graph, context.unpruned.graph):
         if node := unsupported_node(each):
             return f"{node.op} '{label_of(node)}' cannot be trained through"
@@ -165,7 +169,7 @@ def _held_samples(graph: Graph, context: PassContext, heads: Sequence[Head]) -> 
 
 
 def _batch(graph: Graph, original: Graph) -> int:
-    """The samples of one batch, by what its activations and their gradients take: 2 or more, to be blended."""
+    """The samples of one batch, by what its activations and their gradients take: 2 or more, to be mixed."""
     trained = 2 * sum(output.type.bytes for node in graph.nodes for output in node.outputs)
     taught = sum(output.type.bytes for node in original.nodes for output in node.outputs)
     return max(2, min(_LARGEST_BATCH, _BATCH_BYTES // (trained + taught)))

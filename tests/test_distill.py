@@ -112,24 +112,24 @@ def floats_of(graph: Graph) -> dict[str, Array]:
 
 @needs_torch
 def test_a_damaged_model_answers_again_as_it_did_and_training_repeats_to_the_byte() -> None:
-    context = digits_context(100)
+    context = digits_context(60)
     assert context.unpruned is not None
     original = context.unpruned.graph
     graph = damaged(original)
     twin, broken = graph.copy(), agreement(graph, original)
     shown: list[str] = []
     context.on_progress = lambda what, _done, _total: shown.append(what)
-    assert Distill(epochs=8).run(graph, context)
+    assert Distill(epochs=6).run(graph, context)
     verify(graph, after="distill")
     assert broken < 0.9
     assert agreement(graph, original) > 1 - (1 - broken) / 3
     assert "on samples held out" in messages(context.remarks, "did")[0]
     assert all(text.startswith("distill: loss ") and "held out" in text for text in shown)
-    assert Distill(epochs=8).run(twin, replace(context, remarks=[]))
+    assert Distill(epochs=6).run(twin, replace(context, remarks=[]))
     for one, other in zip(floats_of(graph).values(), floats_of(twin).values(), strict=True):
         assert np.array_equal(one, other)
     again = replace(context, remarks=[])
-    assert not Distill(epochs=8).run(graph, again)
+    assert not Distill(epochs=6).run(graph, again)
     assert "is trained already" in messages(again.remarks, "declined")[0]
 
 

@@ -50,8 +50,9 @@ def find_matches(graph: Graph, unpruned: Unpruned) -> list[Match]:
 class Objective:
     """The loss of the pruned graph against the original.
 
-    heads: classes by the divergence of their distributions, at `temperature`, other outputs by their squared error
-    relative to the original's. matches: by the mean of their relative squared errors, times `layer_weight`.
+    heads: by their squared error relative to the original's; classes by that of their logits, less each sample's mean,
+    and by the divergence of their distributions at `temperature`, times `divergence_weight`. matches: by the mean of
+    their relative squared errors, times `layer_weight`.
     """
 
     pruned: TorchGraph
@@ -59,6 +60,7 @@ class Objective:
     heads: Sequence[Head]
     matches: Sequence[Match]
     temperature: float
+    divergence_weight: float
     layer_weight: float
 
     def loss(
@@ -88,10 +90,21 @@ class Objective:
         if head.axis is None:
             return relative_error(found, wanted)
         axis = head.axis + 1
-        own = torch.log_softmax(found / self.temperature, axis)
-        aim = torch.log_softmax(wanted / self.temperature, axis)
-        # squared: the gradient of a soft distribution is smaller (Hinton et al., arXiv:1503.02531, section 2)
-        return self.temperature**2 * (aim.exp() * (aim - own)).sum(axis).mean()
+        error = relative_error(_centred(found, axis), _centred(wanted, axis))
+        return error + self.divergence_weight * _divergence(found, wanted, axis, self.temperature)
+
+
+def _centred(logits: Tensor, axis: int) -> Tensor:
+    """A Softmax does not see what all logits have in common."""
+    return logits - logits.mean(axis, keepdim=True)
+
+
+def _divergence(found: Tensor, wanted: Tensor, axis: int, temperature: float) -> Tensor:
+    """Kullback and Leibler's, of the softened distributions, in nats."""
+    own = torch.log_softmax(found / temperature, axis)
+    aim = torch.log_softmax(wanted / temperature, axis)
+    # squared: the gradient of a soft distribution is smaller (Hinton et al., arXiv:1503.02531, section 2)
+    return temperature**2 * (aim.exp() * (aim - own)).sum(axis).mean()
 
 
 def relative_error(x: Tensor, y: Tensor) -> Tensor:

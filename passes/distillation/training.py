@@ -45,9 +45,9 @@ class Samples:
 
 @dataclass(frozen=True)
 class Schedule:
-    """steps: of gradient descent. batch: samples in each, of which the share `mixed` is blended.
+    """steps: of gradient descent. batch: samples in each, of which the share `mixed` is made of two.
 
-    rate: the first step's length relative to the root mean square of each tensor. seed: of the order and the blends.
+    rate: the first step's length relative to the root mean square of each tensor. seed: of the order and the mixtures.
     """
 
     steps: int
