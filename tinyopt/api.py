@@ -42,6 +42,7 @@ from tinyopt.pipeline import (
 )
 from tinyopt.report.build import Evaluation, build_report, to_json
 from tinyopt.report.clustering import four_bit_notes
+from tinyopt.report.compression import compression_section
 from tinyopt.report.csv import ENCODING as CSV_ENCODING
 from tinyopt.report.csv import layers_csv
 from tinyopt.report.figures import layer_errors, source_lines
@@ -146,6 +147,8 @@ def compile_model(
         if calibration:
             report["calibration"] = _calibration_facts(calibrating, options)
             report["quantization"] = compiled_quantization(original, steps, calibration, on_progress)
+        if section := compression_section(steps, calibration, None, on_progress):
+            report["compression"] = section
         _write_report(folder, report)
         if labelled is not None:
             evaluated = _evaluate(original, program, *labelled, options, folder)

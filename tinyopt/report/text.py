@@ -16,6 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from tinyopt.report.clustering import clustering_table
+from tinyopt.report.compression_table import compression_tables
 from tinyopt.report.plain import memory_size, printable, shortened, signed_change, signed_percent
 from tinyopt.report.quantization_table import quantization_table
 
@@ -56,6 +57,7 @@ def renderable(report: dict[str, Any]) -> RenderableType:
         Text(),
         _layers(report),
         Text(),
+        *_compression(report),
         *_clustering(report),
         *_quantization(report),
         _memory(report),
@@ -219,6 +221,11 @@ def _layers(report: dict[str, Any]) -> Table:
     ]
     table.add_row("", "all layers", *sums[:2], "|", "", "", *sums[2:], "", style="bold")
     return _with_whole_numbers(table)
+
+
+def _compression(report: dict[str, Any]) -> list[RenderableType]:
+    section = report.get("compression")
+    return [] if section is None else compression_tables(section)
 
 
 def _clustering(report: dict[str, Any]) -> list[RenderableType]:

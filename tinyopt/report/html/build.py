@@ -31,6 +31,7 @@ SCRIPTS = (
     "layers.js",
     "memory.js",
     "quantization.js",
+    "compression.js",
     "page.js",
 )
 STYLES = ("page.css", "graph.css")

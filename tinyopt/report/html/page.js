@@ -5,6 +5,7 @@ const state = { stage: 0, chosen: null, hovered: null, overlay: "", op: "", sear
 const TABS = {
   graph: { label: "Graph", has: () => true, draw: () => {} },
   layers: { label: "Layers", has: () => layers.length > 0, draw: drawLayers },
+  compression: { label: "Compression", has: () => Boolean(report.compression), draw: drawCompression },
   memory: { label: "Memory", has: () => (report.buffers || []).length > 0, draw: drawMemory },
   quantization: { label: "Quantization", has: () => Boolean(report.quantization), draw: drawQuantization },
   verdicts: { label: "Verdicts", has: () => true, draw: drawVerdicts },
