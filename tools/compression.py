@@ -17,9 +17,10 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 
@@ -70,7 +71,11 @@ def main(words: list[str] | None = None) -> int:
     for line in details(found.channels, found.recoveries):
         print(line)
     if arguments.json:
-        lists = {"rows": found.rows, "channels": found.channels, "recoveries": found.recoveries}
+        lists: dict[str, Sequence[Any]] = {
+            "rows": found.rows,
+            "channels": found.channels,
+            "recoveries": found.recoveries,
+        }
         write_figures(arguments.json, lists)
     if arguments.write:
         PAGE.write_text(page(found.rows, found.channels, found.recoveries, measured_at), encoding="utf-8")
