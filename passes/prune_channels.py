@@ -1,74 +1,96 @@
-"""Remove the least important channels until a share of the multiply-accumulates is gone."""
+"""Remove the channels that the outputs miss least, until the graph is as small as asked."""
 
 from __future__ import annotations
 
-import fnmatch
-import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
+from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
 from tinyopt.errors import UsageError
-from tinyopt.ir import Graph
-from tinyopt.ops import OPERATORS
-from tinyopt.ops.facts import graph_macs
-from tinyopt.pass_manager import Pass, PassContext
+from tinyopt.ir import Graph, Node
+from tinyopt.pass_manager import Pass, PassContext, Unpruned
 from tinyopt.passes.channel_groups import ChannelGroup, find_channel_groups, keep_channels
-from tinyopt.passes.channel_links import Dimension, label_of, weight_use
-
-_SMALLEST_SHARE = 0.25  # of its channels that every group keeps: a narrower layer starves all that follow
-
-_MARK = ".pruned"  # ends the names of pruned weights, so that a second run knows them
+from tinyopt.passes.channel_links import label_of, weight_use
+from tinyopt.passes.pruning.allotment import descend, exchange
+from tinyopt.passes.pruning.goals import Goal, goal_of
+from tinyopt.passes.pruning.importance import needs_samples
+from tinyopt.passes.pruning.request import (
+    Importance,
+    check_patterns,
+    matches,
+    parse_budget,
+    parse_importance,
+    parse_layer_shares,
+)
+from tinyopt.passes.pruning.sensitivity import FEWEST_SAMPLES, Sensitivity, from_weights, measured
+from tinyopt.passes.pruning.widths import Counts, Widths
 
 
 @dataclass(frozen=True)
 class PruneChannels(Pass):
-    """Remove the least important channels until a share of the multiply-accumulates is gone.
+    """Remove the channels that the outputs miss least, until the graph is as small as asked.
 
-    What: channels that can only leave together form a group; a channel's importance is the sum of the absolute weights
-        of its slices, each weight tensor's sum scaled to a mean of 1, so that layers can be compared. Step by step the
-        group gives up its least important channels whose loss costs least importance for each multiply-accumulate
-        saved. Layers keep a multiple of the target's lane width, and at least a quarter of their channels.
+    What: channels that can only leave together form a unit. In each group of like units they leave in the order of
+        their `importance`: obs, the default, takes out one after the other the unit that all layers which read it can
+        make up for best, by the second moments of what they read; fisher ranks by what a unit alone brings into them;
+        bn-scale by the scales of folded batch normalizations; l2 and l1 by weights. How many of each group leave is
+        measured: on calibration samples, how far the outputs move (the divergence of class probabilities, or the
+        relative squared error) when a group gives up so many and its readers make up for them. Step by step the group
+        pays whose harm is least for each instruction that the target saves; then exchanges between groups are measured.
+        Layers keep a multiple of the target's lane width. The readers' weights stay as they are: refit-weights
+        changes them.
     Before -> After: with ratio=0.2
         conv1[64] -> Relu -> depthwise[64] -> conv2[64]  ->  conv1[48] -> Relu -> depthwise[48] -> conv2[64]
-    Exactness: not exact: the outputs change with the ratio; measure the accuracy afterwards. Nothing is retrained.
-    Refuses when: ratio is 0 (the default); the graph is quantized already (its scales were chosen for all channels);
-        channels reach an input or output of the graph or an operator that is not followed; a layer's name matches a
-        pattern in `keep`.
-    Source: Li et al., Pruning Filters for Efficient ConvNets, arXiv:1608.08710; groups as in DepGraph,
-        arXiv:2301.12900.
+    Exactness: not exact: the outputs change with the ratio; measure the accuracy afterwards.
+    Refuses when: nothing is asked for (the default); the graph was pruned already; channels reach an input or output of
+        the graph or an operator that is not followed; a layer's name matches a pattern in `keep`. Without calibration
+        samples, and of a model that is quantized already, l2 ranks what obs and fisher should, and the share of the
+        weights that is lost stands for the harm. The nearest that can be reached is taken where that is not enough.
+    Source: Hassibi and Stork, Optimal brain surgeon, NIPS 1992; Kurtic et al., ZipLM, arXiv:2302.04089 (groups of
+        channels by their run time); groups as in DepGraph, arXiv:2301.12900.
     """
 
     name: ClassVar[str] = "prune-channels"
+    is_costly: ClassVar[bool] = True
+    is_for_target: ClassVar[bool] = True
 
     ratio: float = 0.0
+    to: str = ""
+    layers: tuple[str, ...] = ()
     keep: tuple[str, ...] = ()
+    importance: str = "obs"
 
     def run(self, graph: Graph, context: PassContext) -> bool:
         if not 0 <= self.ratio < 1:
-            raise UsageError(f"prune-channels.ratio is the share of multiply-accumulates to remove, not {self.ratio:g}")
-        if self.ratio == 0:
-            context.declined("ratio is 0: no channel is pruned; ratio=0.2 removes a fifth of the multiply-accumulates")
+            raise UsageError(f"prune-channels.ratio is the share of the instructions to remove, not {self.ratio:g}")
+        budget, shares = parse_budget(self.to), parse_layer_shares(self.layers)
+        importance = parse_importance(self.importance)
+        if self.ratio and budget is not None:
+            raise UsageError("prune by a ratio or down to a size, not both: leave out ratio or to")
+        check_patterns(graph, (*shares, *self.keep), "prune-channels")
+        if not (self.ratio or budget or shares):
+            context.declined("nothing is asked for: ratio=0.2 removes a fifth of the instructions")
             return False
-        if any(node.op == "QuantizeLinear" for node in graph.nodes):
-            context.declined(
-                "the model is quantized already: its scales were chosen for all channels; prune the float model"
-            )
+        if context.unpruned is not None and context.unpruned.kept:
+            context.declined("the graph is pruned already: sizes count from the graph before any pruning")
             return False
-        if pruned := [value.name for value in graph.constants() if _MARK in value.name]:
-            context.declined(f"'{pruned[0]}' is pruned already: ratio counts from the model before any pruning")
+        groups = self._open_groups(graph, context)
+        if not groups:
+            context.declined("no group of channels may be pruned")
             return False
-        candidates = [
-            _Candidate.of(group, context.facts.channel_multiple) for group in self._open_groups(graph, context)
-        ]
-        before = graph_macs(graph)
-        _choose(_MacModel.of(graph, [c.group for c in candidates]), candidates, before * (1 - self.ratio))
-        is_changed = _apply(graph, candidates, context)
-        _report(before, graph_macs(graph), self.ratio, is_changed, context)
-        return is_changed
+        with threadpool_limits(1):
+            known = _sensitivity(graph, groups, importance, context)
+            widths = Widths(graph, known.groups)
+            start = _start(known, shares, context.facts.channel_multiple)
+            goal = goal_of(widths, self.ratio, budget, lambda plan: _cut_copy(graph, known, plan), context)
+            plan = _plan(known, start, _fixed(known, shares), goal)
+        _say_sensitivity(known, context)
+        goal.report(widths.full, plan, context)
+        return _apply(graph, known, plan, widths.full, goal, context)
 
     def _open_groups(self, graph: Graph, context: PassContext) -> list[ChannelGroup]:
         """The groups that may be pruned; a remark for each other."""
@@ -80,142 +102,146 @@ class PruneChannels(Pass):
                 groups.append(group)
         return groups
 
-    def _refusal(self, group: ChannelGroup, channel_multiple: int) -> str | None:
+    def _refusal(self, group: ChannelGroup, lane: int) -> str | None:
         if group.blocked is not None:
             return group.blocked
         if not group.consumers:
             return "no layer's weights read its channels"
         for use in (*group.producers, *group.depthwise):
-            if any(
-                fnmatch.fnmatchcase(name, pattern)
-                for pattern in self.keep
-                for name in (use.node.name, *use.node.origins)
-            ):
+            if any(matches(use.node, pattern) for pattern in self.keep):
                 return f"'{label_of(use.node)}' is named in keep"
-        if group.size <= channel_multiple:
-            return f"{group.size} channels are no more than the target's {channel_multiple} lanes"
+        if group.size <= lane:
+            return f"{group.size} channels are no more than the target's {lane} lanes"
         return None
 
 
-@dataclass(eq=False)
-class _Candidate:
-    """A group that may be pruned: its channels from the least to the most important, and how many stay so far."""
-
-    group: ChannelGroup
-    order: NDArray[np.int64]
-    lost_share: NDArray[np.float64]  # of the group's importance, when the first k channels of `order` are gone
-    multiple: int
-    kept: int
-
-    @classmethod
-    def of(cls, group: ChannelGroup, multiple: int) -> _Candidate:
-        importance = _importance(group)
-        order = np.argsort(importance, kind="stable")
-        lost = np.concatenate([[0.0], np.cumsum(importance[order])]) / importance.sum()
-        return cls(group, order, lost, multiple, group.size)
-
-    @property
-    def next_count(self) -> int | None:
-        """How many channels one more step leaves; None where the group has given what it can."""
-        count = (self.kept - 1) // self.multiple * self.multiple
-        return count if count >= max(self.multiple, _SMALLEST_SHARE * self.group.size) else None
-
-    def penalty(self, kept: int) -> float:
-        """The harm done when `kept` channels stay: the square of what is lost; many small losses harm less."""
-        return float(self.lost_share[self.group.size - kept] ** 2)
-
-
-def _importance(group: ChannelGroup) -> NDArray[np.float64]:
-    """For each channel, the absolute weights of its slices: each tensor scaled to a mean of 1, then averaged."""
-    slices = [(use.weights, use.output_axis) for use in (*group.producers, *group.depthwise)]
-    slices += [(use.weights, use.input_axis) for use in group.consumers if use.input_axis is not None]
-    total = np.zeros(group.size)
-    for value, axis in slices:
-        magnitudes = np.abs(value.data).astype(np.float64)
-        along = magnitudes.sum(axis=tuple(other for other in range(magnitudes.ndim) if other != axis))
-        sums = group.member(value, axis).sums(along)
-        total += sums / max(sums.mean(), np.finfo(np.float64).tiny)
-    return np.maximum(total / len(slices), np.finfo(np.float32).tiny)
-
-
-@dataclass(frozen=True)
-class _MacModel:
-    """The graph's multiply-accumulates for any channel counts: each node's are proportional to its dimensions' sizes.
-
-    nodes: for each node, its multiply-accumulates at full width, and for each of its dimensions the groups in it with
-    the share of the dimension that each has.
-    """
-
-    nodes: tuple[tuple[int, tuple[tuple[tuple[int, float], ...], ...]], ...]
-
-    @classmethod
-    def of(cls, graph: Graph, groups: Sequence[ChannelGroup]) -> _MacModel:
-        parts: dict[Dimension, list[tuple[int, float]]] = {}
-        for index, group in enumerate(groups):
-            for member in group.members:
-                share = member.places.size / member.value.shape[member.axis]
-                parts.setdefault((member.value, member.axis), []).append((index, share))
-        nodes: list[tuple[int, tuple[tuple[tuple[int, float], ...], ...]]] = []
-        for node in graph.nodes:
-            dimensions: list[Dimension] = [(v, axis) for v in node.outputs for axis in range(v.type.rank)]
-            use = weight_use(node)
-            if use is not None and use.input_axis is not None:
-                dimensions.append((use.weights, use.input_axis))
-            scaled_with = tuple(tuple(parts[d]) for d in dimensions if d in parts)
-            nodes.append((OPERATORS[node.op].macs(node), scaled_with))
-        return cls(tuple(nodes))
-
-    def macs(self, shares: Sequence[float]) -> float:
-        """All multiply-accumulates when group i keeps `shares[i]` of its channels."""
-        gone = [1 - share for share in shares]
-        return sum(
-            macs * math.prod(1 - sum(gone[index] * part for index, part in parts) for parts in scaled_with)
-            for macs, scaled_with in self.nodes
+def _sensitivity(
+    graph: Graph, groups: Sequence[ChannelGroup], importance: Importance, context: PassContext
+) -> Sensitivity:
+    """Measured where that is possible, with a remark where it is not."""
+    lane = context.facts.channel_multiple
+    if reason := _reason_not_to_measure(graph, context):
+        if needs_samples(importance):
+            context.note(f"{reason}: channels are ranked by l2 instead of {importance}")
+            importance = "l2"
+        else:
+            context.note(f"{reason}: the share of the weights that is lost stands for the harm")
+        known = from_weights(graph, groups, importance, context.original, lane)
+    else:
+        known = measured(
+            graph,
+            groups,
+            importance,
+            context.original,
+            lane,
+            context.samples,
+            lambda done, total: context.on_progress(PruneChannels.name, done, total),
         )
+    for group, ranking in zip(groups, known.rankings, strict=True):
+        if ranking.problem:
+            context.note(f"{group.label}: {ranking.problem}", [use.node for use in group.producers])
+    return known
 
 
-def _choose(model: _MacModel, candidates: Sequence[_Candidate], goal: float) -> None:
-    """Take the step that does least harm for what it saves, until the graph is down to `goal` multiply-accumulates."""
-    shares = [1.0] * len(candidates)
-    macs = model.macs(shares)
-    while macs > goal:
-        best: tuple[float, int, float] | None = None  # harm for each multiply-accumulate saved, candidate, what remains
-        for index, candidate in enumerate(candidates):
-            count = candidate.next_count
-            if count is None:
-                continue
-            trial = [*shares[:index], count / candidate.group.size, *shares[index + 1 :]]
-            remaining = model.macs(trial)
-            harm = (candidate.penalty(count) - candidate.penalty(candidate.kept)) / (macs - remaining)
-            if best is None or harm < best[0]:
-                best = (harm, index, remaining)
-        if best is None:
-            return
-        _, index, macs = best
-        candidates[index].kept = candidates[index].next_count or candidates[index].kept
-        shares[index] = candidates[index].kept / candidates[index].group.size
+def _reason_not_to_measure(graph: Graph, context: PassContext) -> str | None:
+    if any(node.op == "QuantizeLinear" for node in graph.nodes):
+        return "the model is quantized already, and its scales stay as they are"
+    if len(context.samples) < FEWEST_SAMPLES:
+        count = len(context.samples) or "no"
+        return f"{count} calibration samples: {FEWEST_SAMPLES} are needed to measure"
+    if any(node.attributes.get("layout") == "NCHW" for node in graph.nodes if node.op in ("Conv", "ConvTranspose")):
+        return "the graph is not in the layout NHWC"
+    return None
 
 
-def _apply(graph: Graph, candidates: Sequence[_Candidate], context: PassContext) -> bool:
-    cut = [candidate for candidate in candidates if candidate.kept != candidate.group.size]
-    keep_channels(graph, {c.group: sorted(int(unit) for unit in c.order[c.group.size - c.kept :]) for c in cut})
-    for candidate in cut:
-        group, kept = candidate.group, candidate.kept
-        for use in group.producers:
-            if _MARK not in use.weights.name:
-                use.weights.name = graph.unique_name(use.weights.name + _MARK)
-        nodes = [use.node for use in group.producers]
-        lost = candidate.lost_share[group.size - kept]
-        context.did(
-            f"{group.label}: {kept} of {group.size} channels stay, {lost:.1%} of the importance goes", nodes, nodes
-        )
-    return bool(cut)
+def _fixed(known: Sensitivity, shares: Mapping[str, float]) -> tuple[float | None, ...]:
+    """The share of each group's units that a pattern asks for; of several patterns the last counts."""
+    found: list[float | None] = []
+    for group in known.groups:
+        asked = [
+            share
+            for pattern, share in shares.items()
+            if any(matches(use.node, pattern) for use in (*group.producers, *group.depthwise))
+        ]
+        found.append(asked[-1] if asked else None)
+    return tuple(found)
 
 
-def _report(before: int, after: int, ratio: float, is_changed: bool, context: PassContext) -> None:
-    reached = 1 - after / max(before, 1)
-    text = f"{before:,} -> {after:,} multiply-accumulates: {reached:.1%} removed of {ratio:.1%} asked for"
-    if reached < ratio:
-        context.declined(f"{text}: the groups that may be pruned have no more to give")
-    elif is_changed:
-        context.note(text)
+def _start(known: Sensitivity, shares: Mapping[str, float], lane: int) -> Counts:
+    """All units, but what patterns ask for, to the nearest multiple of the lane width."""
+    counts: list[int] = []
+    for group, share in zip(known.groups, _fixed(known, shares), strict=True):
+        wanted = group.size * (1 - (share or 0.0))
+        rounded = max(lane, int(wanted / lane + 0.5) * lane)
+        counts.append(min(rounded, group.size) if share else group.size)
+    return tuple(counts)
+
+
+def _plan(known: Sensitivity, start: Counts, fixed: Sequence[float | None], goal: Goal) -> Counts:
+    """How many units every group keeps."""
+    curves = [c.only(n) if f is not None else c for c, n, f in zip(known.curves, start, fixed, strict=True)]
+    plan = goal.pick(list(descend(curves, start, goal.measure, goal.lowest)))
+    if known.harm is None or plan == start:
+        return plan
+    better = exchange(curves, plan, goal.measure, max(goal.measure(plan), goal.lowest), known.harm, known.trials)
+    return better if goal.is_met(better) or not goal.is_met(plan) else plan
+
+
+def _say_sensitivity(known: Sensitivity, context: PassContext) -> None:
+    for group, curve in zip(known.groups, known.curves, strict=True):
+        steps = ", ".join(f"{count}: {harm:.2g}" for count, harm in zip(curve.counts[1:], curve.harms[1:], strict=True))
+        if steps:
+            nodes = [use.node for use in group.producers]
+            context.note(
+                f"{group.label}: {known.harm_name} when it alone keeps so many of {group.size} channels: {steps}", nodes
+            )
+
+
+def _apply(graph: Graph, known: Sensitivity, plan: Counts, full: Counts, goal: Goal, context: PassContext) -> bool:
+    """Cut, and say what was cut."""
+    kept = {
+        group: ranking.kept(count)
+        for group, ranking, count in zip(known.groups, known.rankings, plan, strict=True)
+        if count < group.size
+    }
+    if not kept:
+        return False
+    whole = graph.copy() if context.unpruned is None else context.unpruned.graph  # layers may be gone already
+    context.unpruned = Unpruned(whole, _kept_channels(graph, kept))
+    for index, (group, curve, count) in enumerate(zip(known.groups, known.curves, plan, strict=True)):
+        if group in kept:
+            nodes = [use.node for use in group.producers]
+            share = goal.share_saved(full, index, count)
+            text = f"{share:.1%} of {goal.unit}, {known.harm_name} {curve.harm(count):.2g}"
+            context.did(f"{group.label}: {group.size} -> {count} channels; {text}", nodes, nodes)
+    keep_channels(graph, kept)
+    return True
+
+
+def _cut_copy(graph: Graph, known: Sensitivity, plan: Counts) -> Graph:
+    """The graph of a plan."""
+    copy = graph.copy()
+    twins = dict(zip(_keys(find_channel_groups(graph)), find_channel_groups(copy), strict=True))
+    keys = _keys(known.groups)
+    kept = {twins[key]: ranking.kept(n) for key, ranking, n in zip(keys, known.rankings, plan, strict=True)}
+    keep_channels(copy, kept)
+    return copy
+
+
+def _keys(groups: Sequence[ChannelGroup]) -> list[tuple[str, int, int]]:
+    """What tells the groups of a graph apart: a dimension that holds them, and where they begin in it."""
+    return [(g.members[0].value.name, g.members[0].axis, int(g.members[0].places.min())) for g in groups]
+
+
+def _kept_channels(graph: Graph, kept: Mapping[ChannelGroup, Sequence[int]]) -> dict[str, NDArray[np.int64]]:
+    """For each layer that loses output channels, those that stay."""
+    stays: dict[Node, NDArray[np.bool_]] = {}
+    axes = {node.output: (node, use.channel_axis) for node in graph.nodes if (use := weight_use(node)) is not None}
+    for group, units in kept.items():
+        gone = np.setdiff1d(np.arange(group.size), units)
+        for member in group.members:
+            node, axis = axes.get(member.value, (None, -1))
+            if node is not None and member.axis == axis:
+                mask = stays.setdefault(node, np.ones(member.value.shape[axis], np.bool_))
+                mask[member.places[gone]] = False
+    return {node.name: np.flatnonzero(mask).astype(np.int64) for node, mask in stays.items()}

@@ -1,0 +1,1 @@
+"""Which channels leave a graph, and how many of each layer."""

@@ -1,0 +1,159 @@
+"""How far a graph's outputs move when units leave and their readers' weights make up for it: measured, not estimated.
+
+Nothing is cut in a trial: columns of zeros do the same. The weights come from the moments of one half of the samples,
+and the other half judges them, both ways round, so that every sample judges what it had no part in.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tinyopt.ir import Array, Graph, Node, TensorType, Value
+from tinyopt.onnx_session import OnnxSession
+from tinyopt.passes.channel_groups import ChannelGroup
+from tinyopt.passes.pruning.readers import InputMoments, Reader, real_constant
+from tinyopt.samples import Sample
+
+Gone: TypeAlias = Mapping[ChannelGroup, NDArray[np.int64]]  # units of groups
+Outputs: TypeAlias = list[list[Array]]  # for each sample, for each judged value
+
+_FLOOR = 1e-12
+
+
+@dataclass(frozen=True, eq=False)
+class Judge:
+    """What is compared: for each output the value to look at, and how."""
+
+    name: str
+    values: tuple[Value, ...]
+    harms: tuple[Callable[[Array, Array], NDArray[np.float64]], ...]  # of exact and found arrays, [samples, elements]
+
+    @classmethod
+    def of(cls, graph: Graph) -> Judge:
+        """Divergence of class probabilities where an output is a softmax, else the squared error."""
+        producers = graph.producers()
+        values: list[Value] = []
+        harms: list[Callable[[Array, Array], NDArray[np.float64]]] = []
+        for output in graph.outputs:
+            producer = producers.get(output)
+            if producer is not None and producer.op in ("Softmax", "LogSoftmax"):
+                values.append(producer.input(0))
+                axis = producer.int("axis") - output.type.rank
+                harms.append(partial(divergence, axis=axis))
+            else:
+                values.append(output)
+                harms.append(relative_error)
+        names = dict.fromkeys("squared error" if harm is relative_error else "KL" for harm in harms)
+        return cls(" + ".join(names), tuple(values), tuple(harms))
+
+    def harm(self, exact: Outputs, found: Outputs) -> NDArray[np.float64]:
+        """For each sample, summed over the outputs."""
+        total = np.zeros(len(exact))
+        for index, harm in enumerate(self.harms):
+            a, b = (np.stack([each[index] for each in side]).astype(np.float64) for side in (exact, found))
+            total += np.nan_to_num(harm(a, b), nan=np.inf, posinf=np.inf)
+        return total
+
+
+def divergence(exact: Array, found: Array, axis: int) -> NDArray[np.float64]:
+    """For each sample the Kullback-Leibler divergence of softmax(found) from softmax(exact); a mean over other axes."""
+    p, q = _log_softmax(exact, axis), _log_softmax(found, axis)
+    return np.asarray(np.sum(np.exp(p) * (p - q), axis=axis).reshape(len(exact), -1).mean(axis=1))
+
+
+def relative_error(exact: Array, found: Array) -> NDArray[np.float64]:
+    """For each sample the squared error, in units of the mean square that the samples have about their mean."""
+    a, b = exact.reshape(len(exact), -1), found.reshape(len(found), -1)
+    variance = np.mean((a - a.mean(axis=0)) ** 2) if len(a) > 1 else np.mean(a**2)
+    return np.asarray(np.mean((a - b) ** 2, axis=1) / max(float(variance), _FLOOR))
+
+
+def _log_softmax(x: Array, axis: int) -> Array:
+    shifted = x - x.max(axis=axis, keepdims=True)
+    return np.asarray(shifted - np.log(np.sum(np.exp(shifted), axis=axis, keepdims=True)))
+
+
+class Trials:
+    """Measures the harm of plans on samples. folds: the samples; moments: what each fold's readers read."""
+
+    def __init__(
+        self,
+        graph: Graph,
+        readers: Sequence[Reader],
+        folds: Sequence[Sequence[Sample]],
+        moments: Sequence[Mapping[Node, InputMoments]],
+    ) -> None:
+        self._graph = graph
+        self._readers = readers
+        self._folds = folds
+        self._moments = moments
+        self._judge = Judge.of(graph)
+        self._producers = graph.producers()
+        session = OnnxSession(graph, self._extra(graph, self._judge.values))
+        self._exact = [self._outputs(session, fold) for fold in folds]
+
+    @property
+    def harm_name(self) -> str:
+        """What is measured."""
+        return self._judge.name
+
+    def harm(self, gone: Gone) -> NDArray[np.float64]:
+        """For each sample, fold after fold, how far the outputs move when the units of `gone` leave."""
+        harms: list[NDArray[np.float64]] = []
+        for fold, samples in enumerate(self._folds):
+            trained = self._moments[len(self._folds) - 1 - fold]
+            graph = self.compensated(gone, trained)
+            judged = self._judge_in(graph)
+            found = self._outputs(OnnxSession(graph, self._extra(graph, judged)), samples)
+            harms.append(self._judge.harm(self._exact[fold], found))
+        return np.concatenate(harms)
+
+    def compensated(self, gone: Gone, moments: Mapping[Node, InputMoments]) -> Graph:
+        """A copy of the graph in which the columns of the units are zero and the others make up for them."""
+        graph = self._graph.copy()
+        nodes = dict(zip(self._graph.nodes, graph.nodes, strict=True))
+        for reader in self._readers:
+            stays = staying_columns(reader, gone)
+            if stays.all():
+                continue
+            node, known = nodes[reader.use.node], moments[reader.use.node]
+            rows = known.without(reader.rows, stays)
+            weights = reader.weights(rows)
+            node.inputs[1] = Value(f"{node.name}.compensated", TensorType.of(weights), weights)
+            bias = reader.use.node.optional_input(2)
+            if bias is not None:
+                shift = np.einsum("gok,gk->go", reader.rows - rows, known.mean)
+                addend = real_constant(bias, self._producers) + reader.bias_shift(shift)
+                data = addend.astype(np.float32)
+                node.inputs[2] = Value(f"{node.name}.compensated_bias", TensorType.of(data), data)
+        return graph
+
+    def _judge_in(self, graph: Graph) -> list[Value]:
+        by_name = {value.name: value for value in graph.values()}
+        return [by_name[value.name] for value in self._judge.values]
+
+    @staticmethod
+    def _extra(graph: Graph, values: Sequence[Value]) -> list[Value]:
+        return [v for v in dict.fromkeys(values) if not graph.is_output(v) and v not in graph.inputs]
+
+    def _outputs(self, session: OnnxSession, samples: Sequence[Sample]) -> Outputs:
+        names = [value.name for value in self._judge.values]
+        return [
+            [np.asarray(found[name] if name in found else sample[name]) for name in names]
+            for sample, found in session.run_each(samples)
+        ]
+
+
+def staying_columns(reader: Reader, gone: Gone) -> NDArray[np.bool_]:
+    """Which columns [K] of a reader stay."""
+    stays = np.ones(reader.rows.shape[2], np.bool_)
+    for group, units in gone.items():
+        if len(units) and any(use.node is reader.use.node for use in group.consumers):
+            stays[reader.columns(group)[units].reshape(-1)] = False
+    return stays
