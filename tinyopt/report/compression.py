@@ -17,8 +17,8 @@ from tinyopt.quantization_error import evenly_spaced
 from tinyopt.samples import Sample
 
 LADDER_SAMPLES = 32  # a second for the models of a microcontroller
-_PRUNING = "prune-channels"
-_LADDER = (_PRUNING, "refit-weights", "reestimate-normalization", "distill", "cluster-weights")
+_PRUNING = ("drop-idle-branches", "prune-channels")
+_LADDER = (*_PRUNING, "refit-weights", "reestimate-normalization", "distill", "cluster-weights")
 
 Progress: TypeAlias = Callable[[str, int, int], None]
 Figures: TypeAlias = dict[str, Any]
@@ -27,18 +27,17 @@ Figures: TypeAlias = dict[str, Any]
 def compression_section(
     steps: Sequence[PipelineStep], samples: Sequence[Sample], costs: TargetCosts | None, on_progress: Progress
 ) -> Figures | None:
-    """As docs/report-schema.md says; None where no channel was pruned.
+    """As docs/report-schema.md says; None where nothing was pruned.
 
     samples: of the calibration; the ladder takes an evenly spaced part. costs: None where they are not known.
     """
-    pruned = next((step for step in steps if step.record.pass_name == _PRUNING and step.record.is_changed), None)
-    if pruned is None or pruned.unpruned is None:
+    pruned = [step for step in steps if step.record.pass_name in _PRUNING and step.record.is_changed]
+    if not pruned or pruned[-1].unpruned is None:
         return None
-    unpruned, after = pruned.unpruned, pruned.record.graph
+    unpruned, after = pruned[-1].unpruned, pruned[-1].record.graph
     groups = find_channel_groups(unpruned.graph)
     chosen = [samples[index] for index in evenly_spaced(samples, LADDER_SAMPLES)] if samples else []
     return {
-        "asked": pruned.record.options,
         "instructions": _instructions(unpruned.graph.nodes, after.nodes, costs),
         "macs": _pair(_macs(unpruned.graph.nodes), _macs(after.nodes)),
         "groups": [_group(group, unpruned, after) for group in groups],
