@@ -31,24 +31,35 @@ class Link:
     other: Dimension
     other_places: Places
 
-    @classmethod
-    def of_product(cls, wide: Dimension, narrow: Dimension, outer: int, inner: int) -> Link:
-        """Index (i, channel, j) of `wide`, of sizes `outer`, channels and `inner`, is channel of `narrow`."""
-        channels = narrow[0].shape[narrow[1]]
-        everywhere = np.arange(outer * channels * inner)
-        return cls(wide, everywhere, narrow, everywhere // inner % channels)
+
+@dataclass(frozen=True, eq=False)
+class Product:
+    """Index (i, channel, j) of `wide`, of sizes `outer`, channels and `inner`, is channel of `narrow`."""
+
+    wide: Dimension
+    narrow: Dimension
+    outer: int
+    inner: int
+
+    @property
+    def channels(self) -> int:
+        return self.narrow[0].shape[self.narrow[1]]
+
+    def link(self) -> Link:
+        everywhere = np.arange(self.outer * self.channels * self.inner)
+        return Link(self.wide, everywhere, self.narrow, everywhere // self.inner % self.channels)
 
 
 @dataclass(frozen=True, eq=False)
 class Flattening:
     """One dimension that is the product of several others (a Reshape), of which one may hold the channels.
 
-    candidates: a link for each of the others, in the order of their axes.
+    candidates: one for each of the others, in the order of their axes.
     """
 
     node: Node
     wide: Dimension
-    candidates: tuple[Link, ...]
+    candidates: tuple[Product, ...]
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,7 +91,7 @@ class Links:
 
     def join_product(self, wide: Dimension, narrow: Dimension, outer: int = 1, inner: int = 1) -> None:
         """Say that `wide` holds each channel of `narrow` outer * inner times: index = (outer, channel, inner)."""
-        self.links.append(Link.of_product(wide, narrow, outer, inner))
+        self.links.append(Product(wide, narrow, outer, inner).link())
 
     def join_axes(self, a: Value, b: Value, axes: Iterable[int]) -> None:
         """Join the same axes of two values."""

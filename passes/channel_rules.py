@@ -15,8 +15,8 @@ from tinyopt.ops import OPERATORS, ChannelRelation
 from tinyopt.passes.channel_links import (
     Dimension,
     Flattening,
-    Link,
     Links,
+    Product,
     WeightUse,
     constant_source,
     label_of,
@@ -233,14 +233,14 @@ def _link_reshape(node: Node, links: Links) -> None:
 
 
 def _flattening(node: Node, wide: Dimension, value: Value, axes: Sequence[int]) -> Flattening:
-    candidates: list[Link] = []
+    candidates: list[Product] = []
     for position, axis in enumerate(axes):
         outer, inner = 1, 1
         for before in axes[:position]:
             outer *= value.shape[before]
         for after in axes[position + 1 :]:
             inner *= value.shape[after]
-        candidates.append(Link.of_product(wide, (value, axis), outer, inner))
+        candidates.append(Product(wide, (value, axis), outer, inner))
     return Flattening(node, wide, tuple(candidates))
 
 

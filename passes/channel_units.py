@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tinyopt.ir import Graph
-from tinyopt.passes.channel_links import Dimension, Flattening, Link, Links, Places, label_of
+from tinyopt.passes.channel_links import Dimension, Flattening, Link, Links, Places, Product, label_of
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,7 +39,7 @@ def find_units(graph: Graph, links: Links, weighted: Sequence[Dimension], wanted
     dimensions = [(value, axis) for value in graph.values() for axis in range(value.type.rank)]
     chosen = _resolve_flattenings(dimensions, links, weighted)
     numbering = _Numbering.of(dimensions)
-    roots = _unite(numbering, [*links.links, *chosen])
+    roots = _unite(numbering, [*links.links, *(product.link() for product in chosen)])
     relevant = np.zeros(numbering.count, np.bool_)
     for dimension in wanted:
         relevant[roots[numbering.all_of(dimension)]] = True
@@ -134,25 +134,25 @@ class _Parts:
     def is_weighted(self, dimension: Dimension) -> bool:
         return self._union[dimension] in self._weighted
 
-    def join(self, link: Link) -> None:
-        is_weighted = self.is_weighted(link.dimension) or self.is_weighted(link.other)
-        self._union.union(link.dimension, link.other)
+    def join(self, product: Product) -> None:
+        is_weighted = self.is_weighted(product.wide) or self.is_weighted(product.narrow)
+        self._union.union(product.wide, product.narrow)
         if is_weighted:
-            self._weighted.add(self._union[link.other])
+            self._weighted.add(self._union[product.narrow])
 
 
-def _resolve_flattenings(dimensions: Sequence[Dimension], links: Links, weighted: Sequence[Dimension]) -> list[Link]:
-    """The link of each flattening along which its channels lie; all other dimensions of it are blocked."""
+def _resolve_flattenings(dimensions: Sequence[Dimension], links: Links, weighted: Sequence[Dimension]) -> list[Product]:
+    """How the channels lie in each flattening; all other dimensions of it are blocked."""
     parts = _Parts(dimensions, links, weighted)
-    chosen: dict[int, Link] = {}
+    chosen: dict[int, Product] = {}
     is_stuck = False
     while True:
         count = len(chosen)
         for position, flattening in enumerate(links.flattenings):
-            link = _choice(flattening, parts, is_stuck) if position not in chosen else None
-            if link is not None:
-                chosen[position] = link
-                parts.join(link)
+            product = _choice(flattening, parts, is_stuck) if position not in chosen else None
+            if product is not None:
+                chosen[position] = product
+                parts.join(product)
         if len(chosen) == count and is_stuck:
             break
         is_stuck = len(chosen) == count
@@ -161,19 +161,19 @@ def _resolve_flattenings(dimensions: Sequence[Dimension], links: Links, weighted
     return list(chosen.values())
 
 
-def _choice(flattening: Flattening, parts: _Parts, is_stuck: bool) -> Link | None:
+def _choice(flattening: Flattening, parts: _Parts, is_stuck: bool) -> Product | None:
     """The one candidate that holds channels; where none is known to, and all else is settled, the largest."""
-    holding = [link for link in flattening.candidates if parts.is_weighted(link.other)]
+    holding = [product for product in flattening.candidates if parts.is_weighted(product.narrow)]
     if is_stuck and not holding and parts.is_weighted(flattening.wide):  # a shuffle: cut out of each part alike
-        return max(flattening.candidates, key=lambda link: link.other[0].shape[link.other[1]])
+        return max(flattening.candidates, key=lambda product: product.channels)
     return holding[0] if len(holding) == 1 else None
 
 
-def _block_others(flattening: Flattening, chosen: Link | None, links: Links) -> None:
+def _block_others(flattening: Flattening, chosen: Product | None, links: Links) -> None:
     where = f"Reshape '{label_of(flattening.node)}' flattens it"
     if chosen is None:
         where = f"{where}, and which axis holds the channels is not clear"
         links.block(flattening.wide, where)
-    for link in flattening.candidates:
-        if link is not chosen:
-            links.block(link.other, where)
+    for product in flattening.candidates:
+        if product is not chosen:
+            links.block(product.narrow, where)

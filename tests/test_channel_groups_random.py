@@ -16,8 +16,8 @@ from tinyopt.passes.channel_links import constant_source
 from tinyopt.passes.eliminate_dead_channels import EliminateDeadChannels
 from tinyopt.verify import verify
 
-_SEEDS = range(210)
-_BATCHES = [_SEEDS[start : start + 30] for start in _SEEDS[::30]]
+_SEEDS = range(200)
+_BATCHES = [_SEEDS[start : start + 25] for start in _SEEDS[::25]]
 
 
 def _run(graph: Graph) -> list[Array]:
@@ -85,7 +85,7 @@ def test_what_no_layer_reads_leaves_and_no_output_moves(seeds: range) -> None:
 
 def test_dead_channels_are_eliminated_from_any_network_without_moving_its_outputs() -> None:
     removed = 0
-    for seed in _SEEDS[:60]:
+    for seed in _SEEDS[:40]:
         graph = random_graph(seed)
         clear = _clear_rows if seed % 2 else _clear_columns
         clear(graph, _choose_kept(find_channel_groups(graph), seed))
@@ -94,7 +94,7 @@ def test_dead_channels_are_eliminated_from_any_network_without_moving_its_output
         verify(graph, after=f"eliminate-dead-channels with seed {seed}")
         _assert_same(expected, _run(graph), seed)
         removed += sum(remark.kind == "did" for remark in context.remarks)
-    assert removed > 60
+    assert removed > 40
 
 
 def test_most_channels_are_free_and_every_refusal_has_a_reason() -> None:
