@@ -42,6 +42,11 @@ class PrunedLayer:
     samples: int
 
     @property
+    def channels(self) -> int:
+        """How many output channels are left."""
+        return self.node.output.shape[output_axis(self.node)]
+
+    @property
     def fitted(self) -> Sequence[int]:
         """The samples to propose by."""
         return [index for index in range(self.samples) if index % _HELD_OUT]
