@@ -9,6 +9,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from tinyopt.ir import Array
+
 INDICES_PER_GROUP = 8
 
 
@@ -29,3 +31,10 @@ def unpack_rows(packed: NDArray[np.uint8], count: int, bits: int) -> NDArray[np.
     """The inverse of `pack_rows`: uint8 [rows, count]."""
     as_bits = np.unpackbits(packed, axis=1, count=count * bits, bitorder="little").reshape(len(packed), count, bits)
     return np.asarray((as_bits << np.arange(bits, dtype=np.uint8)).sum(axis=2), np.uint8)
+
+
+def whole_words(array: Array) -> Array:
+    """The bytes of an array, with zeros behind them up to a whole word: what it takes in flash between others."""
+    flat = np.ascontiguousarray(array).reshape(-1)
+    assert flat.itemsize == 1, "arrays of larger elements are whole words or have no use for this"
+    return np.pad(flat, (0, -len(flat) % 4))

@@ -10,6 +10,7 @@ from tinyopt.targets.kernels.dsp.clustered.pairs import MOST_BITS
 from tinyopt.targets.kernels.dsp.decoding import INSTRUCTIONS_PER_TAP, packed_taps
 from tinyopt.targets.kernels.dsp.depthwise import plan_depthwise
 from tinyopt.targets.kernels.dsp.plane_micro_kernels import GROUP
+from tinyopt.targets.kernels.packing import whole_words
 
 _INT8_PER_MAC, _INT8_PER_CHANNEL = 1.7, 100  # instructions; a mean over the layers of the MLPerf Tiny models
 
@@ -26,10 +27,10 @@ def depthwise_kernel(node: Node) -> Kernel | Refusal:
         return plain
     arguments: list[Argument] = []
     channels, rows, columns = node.input(1).shape[:3]
-    packed = packed_taps(clusters)
+    packed, codebook = whole_words(packed_taps(clusters)), whole_words(clusters.codebook)
     for argument in plain.arguments:
         if isinstance(argument, ConstantArgument) and argument.role == "weight":
-            arguments += [ConstantArgument("weight", packed), ConstantArgument("codebook", clusters.codebook)]
+            arguments += [ConstantArgument("weight", packed), ConstantArgument("codebook", codebook)]
             arguments += [ScratchArgument(min(GROUP, channels) * rows * columns, 4)]
         else:
             arguments.append(argument)
@@ -41,6 +42,6 @@ def depthwise_kernel(node: Node) -> Kernel | Refusal:
         name="depthwise_clustered",
         arguments=tuple(arguments),
         decoding=Decoding(
-            packed.nbytes + clusters.codebook.nbytes, taps, instructions + INSTRUCTIONS_PER_TAP * taps, instructions
+            packed.nbytes + codebook.nbytes, taps, instructions + INSTRUCTIONS_PER_TAP * taps, instructions
         ),
     )

@@ -26,6 +26,7 @@ from tinyopt.targets.kernels.dsp.clustered.tiles import NARROW, WIDE, multiply_b
 from tinyopt.targets.kernels.dsp.clustered.widening import WIDEN_RUNS
 from tinyopt.targets.kernels.dsp.packing import Pair, depth_pairs
 from tinyopt.targets.kernels.intrinsic import NAKED, Intrinsic
+from tinyopt.targets.kernels.packing import whole_words
 from tinyopt.targets.kernels.requantize import Requantization, zero_point_of
 from tinyopt.targets.kernels.tir import Buffer, Expr, KernelBuilder, cast, constant, maximum, minimum
 
@@ -129,8 +130,8 @@ def layer_arguments(
     table = [ScratchArgument(table_bytes(clusters), 4)] if spec.has_table else []
     return (
         InputArgument(0),
-        ConstantArgument("weight", _stream(node, pairs)),
-        ConstantArgument("codebook", clusters.codebook),
+        ConstantArgument("weight", whole_words(_stream(node, pairs))),
+        ConstantArgument("codebook", whole_words(clusters.codebook)),
         ConstantArgument("parameters", _numbers(node, pixels, len(pairs), gathering)),
         *table,
         ScratchArgument(4 * widest * len(pairs), 4),

@@ -210,7 +210,8 @@ def multiply_block_meaning(
     channels, pairs, pixels, zero_point = (int(number) for number in arguments[4:8])
     limits, residual = (np.asarray(array) for array in arguments[8:])
     x = block.view(np.int16)[: pairs * width * 2].reshape(pairs, width, 2).astype(np.int64)
-    for channel, row in enumerate(stream.reshape(channels, packed_row_bytes(pairs, bits) + 8)):
+    row_bytes = packed_row_bytes(pairs, bits) + 8
+    for channel, row in enumerate(stream[: channels * row_bytes].reshape(channels, row_bytes)):
         weights = decoded(bits, table, row[4:-4], pairs)
         bias, multiplier = (int(part.copy().view(np.int32)[0]) for part in (row[:4], row[-4:]))
         sums = bias + np.einsum("kph,kh->p", x, weights)[:pixels]
