@@ -11,7 +11,7 @@ from typing import ClassVar
 import numpy as np
 
 from tinyopt.errors import UsageError
-from tinyopt.ir import Graph, Node, Value
+from tinyopt.ir import Graph, Node, Value, merged_origins
 from tinyopt.pass_manager import Pass, PassContext, Unpruned
 from tinyopt.passes.channel_links import label_of
 from tinyopt.passes.idle_branches import (
@@ -181,7 +181,10 @@ def _end(graph: Graph, finding: Finding, left: Value) -> Node:
 
 
 def _merge(graph: Graph, end: Node, finding: Finding) -> bool:
-    """Let the layer before do what `end` does; whether it can."""
+    """Let the layer before do what `end` does; whether it can.
+
+    It takes the name of the node that went: what it gives from now on is to be compared with what that gave.
+    """
     left, limits = end.input(0), finding.shortcut.limits
     producer = graph.producers().get(left)
     inner = _clamp(producer)
@@ -198,6 +201,7 @@ def _merge(graph: Graph, end: Node, finding: Finding) -> bool:
             return False
         _add_to_bias(graph, producer, finding.shift)
     producer.attributes["clamp_low"], producer.attributes["clamp_high"] = composed_clamp(inner, limits)
+    producer.name, producer.origins = finding.shortcut.node.name, merged_origins(producer, end)
     return True
 
 

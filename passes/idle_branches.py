@@ -3,7 +3,7 @@
 A shortcut is a way round some layers: the other operand of a sum, or the input of a layer whose output looks like it.
 Without these layers, and with the mean of what they add, the output would be
 
-    clamp(source + shift),  shift[channel] = mean of what the layers add
+    clamp(source + shift),  shift[channel] = mean of what the layers add, clamp: that of the sum or of the layer
 
 What is missing is its squared difference from the true output, as a share of how much the true output varies.
 """
@@ -50,8 +50,6 @@ class Shortcut:
     @property
     def limits(self) -> tuple[float, float]:
         """The clamp behind the shortcut."""
-        if not self.is_sum:
-            return -math.inf, math.inf
         return self.node.float("clamp_low"), self.node.float("clamp_high")
 
     @property

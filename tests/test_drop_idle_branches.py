@@ -12,6 +12,7 @@ from tinyopt.errors import UsageError
 from tinyopt.ir import Array, Graph, Value
 from tinyopt.pass_manager import PassContext
 from tinyopt.passes.drop_idle_branches import IDLE_SHARE, DropIdleBranches
+from tinyopt.passes.refit_weights import RefitWeights
 from tinyopt.verify import verify
 
 _SHAPE = (1, 6, 6, 3)
@@ -82,9 +83,13 @@ def _drop(graph: Graph, step: DropIdleBranches | None = None, count: int = 20) -
     step.run(graph, context)
     verify(graph, after=step.name)
     assert not step.run(graph.copy(), context_for(_samples(count)))
-    expected, got = (np.array([outputs_of(g, sample)[0] for sample in _samples(count)]) for g in (before, graph))
-    assert np.sum((expected - got) ** 2) <= 10 * IDLE_SHARE * np.sum((expected - expected.mean(axis=0)) ** 2)
+    _assert_close(before, graph, _samples(count))
     return context
+
+
+def _assert_close(before: Graph, after: Graph, samples: list[dict[str, Array]]) -> None:
+    expected, got = (np.array([outputs_of(graph, sample)[0] for sample in samples]) for graph in (before, after))
+    assert np.sum((expected - got) ** 2) <= 10 * IDLE_SHARE * np.sum((expected - expected.mean(axis=0)) ** 2)
 
 
 def test_an_idle_residual_branch_goes_and_its_mean_moves_into_the_bias_before() -> None:
@@ -93,8 +98,9 @@ def test_an_idle_residual_branch_goes_and_its_mean_moves_into_the_bias_before() 
     branch_bias = graph.nodes[2].input(2).data
     before = graph.copy()
     context = _drop(graph)
-    assert [node.name for node in graph.nodes] == ["first", "head"]
+    assert [node.name for node in graph.nodes] == ["b", "head"]
     first = graph.nodes[0]
+    assert first.origins == ("first", "b")
     assert first.attributes["clamp_low"] == 0  # of the sum
     np.testing.assert_allclose(first.input(2).data, old_bias + branch_bias, atol=0.01)
     (remark,) = messages(context.remarks, "did")
@@ -103,6 +109,14 @@ def test_an_idle_residual_branch_goes_and_its_mean_moves_into_the_bias_before() 
     assert context.unpruned is not None
     assert [node.name for node in context.unpruned.graph.nodes] == [node.name for node in before.nodes]
     assert not context.unpruned.kept
+
+
+def test_recovery_compares_the_layer_that_took_over_with_what_the_sum_gave() -> None:
+    graph = _residual_network(gain=1e-3)
+    before = graph.copy()
+    context = _drop(graph)
+    RefitWeights().run(graph, context)
+    _assert_close(before, graph, _samples())
 
 
 def test_a_mean_that_no_layer_can_take_is_added() -> None:
@@ -137,7 +151,7 @@ def test_a_layer_that_passes_its_input_on_is_bypassed() -> None:
     first = _conv(build, build.input("x", _SHAPE), "first")
     graph = build.graph_of(_conv(build, _identity(build, first, "idle"), "head"))
     context = _drop(graph)
-    assert [node.name for node in graph.nodes] == ["first", "head"]
+    assert [node.name for node in graph.nodes] == ["idle", "head"]
     assert messages(context.remarks, "did")[0].startswith("idle: passes its input on but for ")
 
 
