@@ -17,7 +17,7 @@ from tinyopt.artifact.folder import check_output_folder, fresh_folder
 from tinyopt.artifact.names import c_identifier, check_regions
 from tinyopt.artifact.write import measure_code, write_libraries, write_sources
 from tinyopt.disk_cache import default_cache_dir
-from tinyopt.errors import AccuracyError, ToolchainError
+from tinyopt.errors import AccuracyError
 from tinyopt.evaluate import evaluate_all
 from tinyopt.execution.built_model import load_built_model
 from tinyopt.execution.runner import run_built_model
@@ -61,10 +61,11 @@ from tinyopt.samples import (
     random_samples,
     source_of,
 )
+from tinyopt.target_costs import check_flash, find_code_compiler, target_costs
 from tinyopt.targets import target_named
 from tinyopt.targets.target import Target
 from tinyopt.text import print_graph
-from tinyopt.toolchain import Compiler, CompilerChoice, find_compiler
+from tinyopt.toolchain import CompilerChoice, find_compiler
 
 Progress = Callable[[str, int, int], None]
 
@@ -114,7 +115,7 @@ def compile_model(
             options.calibration_scale,
             on_progress=on_progress,
         )
-    compiler = find_compiler(target, options.cc) if target.code == "object" else _optional_compiler(target, options.cc)
+    compiler = find_compiler(target, options.cc) if target.code == "object" else find_code_compiler(target, options.cc)
 
     evaluation = None if labelled is None else LabelledSamples(*labelled)
     steps = optimize(imported.graph, target, options, calibration, on_progress, on_step, evaluation, calibrating.labels)
@@ -138,6 +139,7 @@ def compile_model(
             write_libraries(program, names, folder, __version__, compiler)
         write_passes(folder / "passes", original, steps)
         code = None if compiler is None else measure_code(program, names, folder, compiler, options.cache_dir)
+        check_flash(sum(constant.array.nbytes for constant in program.constants), code, options)
         digest = _sha256(model)
         facts = layer_facts(original, steps, program, raw_sample, computed, folder / f"{names.prefix}.c")
         notes = [*imported.notes, *boundary_notes, *four_bit_notes(program.calls, options.weight_bits)]
@@ -187,6 +189,7 @@ def optimize(
         evaluation=evaluation,
         cache_dir=options.cache_dir,
         labels=labels,
+        costs=target_costs(target, options, pipeline, bool(calibration)),
     )
     drift_samples = calibration[:DRIFT_SAMPLES] or random_samples(graph.inputs, DRIFT_SAMPLES, options.seed)
     return run_pipeline(graph, pipeline, context, drift_samples, on_step)
@@ -248,16 +251,6 @@ def _calibration_facts(calibration: Calibration, options: CompileOptions) -> dic
     if calibration.labels is not None:
         facts["labels_sha256"] = hashlib.sha256(calibration.labels.astype("<i8").tobytes()).hexdigest()
     return facts
-
-
-def _optional_compiler(target: Target, cc: str | None) -> Compiler | None:
-    """C text can be written without a compiler; only the code size stays unmeasured then."""
-    try:
-        return find_compiler(target, cc)
-    except ToolchainError:
-        if cc:
-            raise
-        return None
 
 
 def _evaluate(

@@ -69,13 +69,15 @@ class TargetCosts:
     """What a float graph will take on the target, with the kernels that it will get, before it is quantized.
 
     label: tells the estimates of two targets, and of int8 and float, apart. instructions: of one node; its values need
-    types but no constants. flash_bytes: the library's code and constants. ram_bytes: the arena.
+    types but no constants. flash_bytes: the library's code and constants. ram_bytes: the arena. flash_note: what
+    flash_bytes leaves out and why; empty where it counts everything.
     """
 
     label: str
     instructions: Callable[[Node], float]
     flash_bytes: Callable[[Graph], int]
     ram_bytes: Callable[[Graph], int]
+    flash_note: str = ""
 
 
 @dataclass

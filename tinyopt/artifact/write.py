@@ -46,8 +46,7 @@ def write_sources(
     source = CSource(program, names)
     common = _common_values(source, version)
     files: dict[str, str] = {
-        f"{names.prefix}.h": _render("model.h.j2", common | _header_values(source)),
-        f"{names.prefix}.c": _render("model.c.j2", common | _code_values(source)),
+        **_code_files(source, common),
         f"{names.prefix}_test.c": _render("test.c.j2", common | _test_values(source, sample, expected)),
         "CMakeLists.txt": _render("CMakeLists.txt.j2", common),
     }
@@ -55,6 +54,15 @@ def write_sources(
         files[f"{names.prefix}_weights.c"] = _render("weights.c.j2", common | _weight_values(source))
     for name, text in files.items():
         (folder / name).write_text(text, encoding="ascii")
+
+
+def _code_files(source: CSource, common: Mapping[str, Any]) -> dict[str, str]:
+    """The header and the C file that the library's code consists of."""
+    prefix = source.names.prefix
+    return {
+        f"{prefix}.h": _render("model.h.j2", {**common, **_header_values(source)}),
+        f"{prefix}.c": _render("model.c.j2", {**common, **_code_values(source)}),
+    }
 
 
 def write_libraries(program: Program, names: Names, folder: Path, version: str, compiler: Compiler) -> None:
@@ -221,6 +229,16 @@ def measure_code(
     size = _compile_and_measure(program, source, compiler)
     write_cached(cache_dir, "code-sizes", digest.hexdigest(), str(size).encode())
     return size
+
+
+def code_bytes(program: Program, compiler: Compiler, cache_dir: Path | None) -> int | None:
+    """What `measure_code` gives, of a program that is not written anywhere."""
+    source = CSource(program, Names("model"))
+    with tempfile.TemporaryDirectory(prefix="tinyopt-code-") as text_folder:
+        folder = Path(text_folder)
+        for name, text in _code_files(source, _common_values(source, "")).items():
+            (folder / name).write_text(text, encoding="ascii")
+        return measure_code(program, source.names, folder, compiler, cache_dir)
 
 
 def _compile_and_measure(program: Program, source: Path, compiler: Compiler) -> int:

@@ -7,7 +7,7 @@ constants are those of the graph to come; its numbers are not.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,13 +18,19 @@ from tinyopt.pass_manager import Pass, PassContext, TargetFacts
 from tinyopt.passes.integer_rules.movers import is_float_mover
 from tinyopt.passes.lower_integer import LowerInteger
 from tinyopt.passes.quantization.insertion import make_explicit
-from tinyopt.passes.quantization.parameters import PARAMETER_INPUTS, Choice, choose, logits, parameters_of
+from tinyopt.passes.quantization.parameters import (
+    PARAMETER_INPUTS,
+    Choice,
+    activation_inputs,
+    choose,
+    logits,
+    parameters_of,
+)
 from tinyopt.passes.quantization.weights import WeightOptions
 from tinyopt.passes.quantize import Quantize
 
-_SPAN = 1.0  # of made-up activations: as wide at inputs as at outputs
-_WEIGHT = 0.25  # the largest made-up one, so that factors between scales are below one half, as they mostly are
-_KEEPS_RANGE = frozenset(("AveragePool", "ReduceMean"))  # beside the movers
+_SPAN = 1.0  # of inputs: they lie within -1 to 1
+_WEIGHT = 0.25  # the largest made-up one
 _INT8 = Quantization.per_tensor(2 * _SPAN / 255, 0)
 
 
@@ -116,32 +122,52 @@ def _quantize(graph: Graph, step: Quantize, context: PassContext) -> None:
     if not choice.nodes:
         return
     ranges = _made_up_ranges(graph, choice)
-    wide = dict.fromkeys(logits(graph, choice) if step.wide_logits else (), (-_SPAN, _SPAN))
+    wide = {value: ranges[value] for value in (logits(graph, choice) if step.wide_logits else ())}
     weights = WeightOptions(step.weight_bits, step.per_channel, step.cost)
     make_explicit(graph, choice, parameters_of(graph, choice, ranges, wide), weights, context)
 
 
 def _made_up_ranges(graph: Graph, choice: Choice) -> Mapping[Value, tuple[float, float]]:
-    """As wide as the clamps before an activation let it be: a kernel need not clamp what ends where the levels do."""
+    """As wide as the weights and clamps before an activation make it, for inputs within -1 to 1.
+
+    So factors between scales are about what they will be, and a kernel need not clamp what ends where the levels do.
+    """
     ranges: dict[Value, tuple[float, float]] = {}
     for node in graph.nodes:
-        read = [ranges[v] for v in node.variable_inputs if v in ranges]
-        is_kept = bool(read) and (is_float_mover(node) or node.op in _KEEPS_RANGE)
-        low, high = _around(read) if is_kept else (-_SPAN, _SPAN)
-        low, high = max(low, _limit(node, ("clamp_low", "low"), low)), min(high, _limit(node, _HIGH, high))
-        if node.op == "Relu":
-            low = max(low, 0.0)
+        read = [ranges.get(value, (-_SPAN, _SPAN)) for value in activation_inputs(node)]
+        low, high = _range_of(node, read) if read else (-_SPAN, _SPAN)
+        low, high = max(low, _limit(node, _LOW, low)), min(high, _limit(node, _HIGH, high))
         for output in node.outputs:
             ranges[output] = (low, high) if low < high else (-_SPAN, _SPAN)
     return {value: ranges.get(value, (-_SPAN, _SPAN)) for value in choice.activations()}
 
 
-_HIGH = ("clamp_high", "high")
+_LOW, _HIGH = ("clamp_low", "low"), ("clamp_high", "high")
 
 
-def _around(ranges: Iterable[tuple[float, float]]) -> tuple[float, float]:
-    lows, highs = zip(*ranges, strict=True)
-    return min(lows), max(highs)
+def _range_of(node: Node, read: Sequence[tuple[float, float]]) -> tuple[float, float]:
+    """Of what `node` gives, before it is clamped."""
+    reaches = [max(-low, high) for low, high in read]
+    if node.op in ("Conv", "Dense", "ConvTranspose"):
+        return _both_ways(math.hypot(reaches[0] * _gain(node), *reaches[1:]))  # what is left is the residual
+    if node.op in ("Add", "Sub"):
+        return sum(low for low, _ in read), sum(high for _, high in read)
+    low, high = min(low for low, _ in read), max(high for _, high in read)
+    return (max(low, 0.0), high) if node.op == "Relu" else (low, high)
+
+
+def _gain(node: Node) -> float:
+    """How much wider a weighted sum of independent numbers spreads than they do: the largest norm of a channel."""
+    weights = node.input(1).data.astype(np.float64)
+    axis = 0 if node.op != "ConvTranspose" else weights.ndim - 1
+    squares = np.moveaxis(weights, axis, 0).reshape(weights.shape[axis], -1) ** 2
+    return float(np.sqrt(squares.sum(axis=1).max(initial=0.0)))
+
+
+def _both_ways(reach: float) -> tuple[float, float]:
+    """-reach to reach, as far as scales can express it."""
+    limited = min(max(reach, _SPAN / 1e6), _SPAN * 1e6) if math.isfinite(reach) else _SPAN
+    return -limited, limited
 
 
 def _limit(node: Node, keys: tuple[str, str], otherwise: float) -> float:

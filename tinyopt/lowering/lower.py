@@ -63,28 +63,36 @@ def lower(
     Raises UnsupportedOperatorError that lists every node without a kernel on `target`, and BudgetError where `memory`
     is given and too small.
     """
+    program, requests = plan(graph, target, memory)
+    return replace(program, functions=compile_kernels(requests, target.code, target.tvm, cache_dir, on_progress))
+
+
+def plan(
+    graph: Graph, target: Target, memory: Sequence[MemoryRegion] = ()
+) -> tuple[Program, tuple[KernelRequest, ...]]:
+    """What `lower` gives but for compiled functions, and what to compile. Raises as it does."""
     choices = _choose_kernels(graph, target)
     arena, views = _best_arena(graph, {node: kernel for node, (kernel, _) in choices.items()}, memory)
     places = _Places(arena, views)
     steps = [_Step(node, *choices[node]) for node in graph.nodes if node not in views.nodes]
-    requests = [request_for(step.kernel, target.tvm) for step in steps]
+    requests = tuple(request_for(step.kernel, target.tvm) for step in steps)
     calls = tuple(
         _call(index, step, request, places) for index, (step, request) in enumerate(zip(steps, requests, strict=True))
     )
     boundary = {value: places.of(value) for value in [*graph.inputs, *graph.outputs]}
-    functions = compile_kernels(requests, target.code, target.tvm, cache_dir, on_progress)
-    return Program(
+    program = Program(
         graph,
         target,
         calls,
         tuple(places.constants),
         boundary,
-        functions,
+        {},
         arena.bytes,
         arena.lower_bound_bytes,
         arena.buffers,
         arena.regions,
     )
+    return program, requests
 
 
 def _best_arena(graph: Graph, kernels: Mapping[Node, Kernel], memory: Sequence[MemoryRegion]) -> tuple[Arena, Views]:
