@@ -121,7 +121,7 @@ class Clusters:
     """Weights of which many are equal: weight = codebook[indices] * scale, scale along the output channels (axis 0).
 
     indices: uint8, the weight's shape. codebook: int8 [clusters]. scale: float32 [output channels].
-    cost_limit: how many times the instructions of plain weights a kernel may spend that looks weights up as it runs.
+    cost_limit: how many times the instructions of plain weights a model may take whose kernels look weights up.
     """
 
     indices: NDArray[np.uint8]

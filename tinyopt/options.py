@@ -32,7 +32,7 @@ class CompileOptions:
     before does. recover_parameters: what distillation may change: "all", "bias-scale", "last".
     cluster: values per layer's weights, 0 for none, "auto" for as few as max_flash needs. cluster_layers: values for
     some layers, such as "fc*=64". max_flash: bytes of code and constants that the library may take; None for no limit.
-    cluster_cost: how many times the instructions of int8 weights a layer may take to look clustered or 4-bit ones up.
+    cluster_cost: how many times the instructions of int8 weights the model may take to look clustered ones up.
     weight_bits: 8, or 4 for weights in -7..7, two to a byte where the kernels look them up within cluster_cost.
     ranges: where the range of an activation ends: "auto", or a method of tinyopt.passes.quantization.ranges.
     max_drop: how many points of top-1 the compiled model may be worse than the given one; None for no limit.

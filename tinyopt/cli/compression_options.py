@@ -90,7 +90,7 @@ COMPRESSION_OPTIONS = (
         default=1.25,
         show_default=True,
         type=click.FloatRange(1),
-        help="Layers may take so many times int8's instructions to look up clustered weights.",
+        help="The model may take so many times int8's instructions to look up clustered weights.",
     ),
     click.option(
         "--max-flash",
