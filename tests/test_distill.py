@@ -187,6 +187,45 @@ def test_a_layer_is_matched_at_the_channels_that_it_kept() -> None:
     assert find_matches(graphs[1], Unpruned(graphs[0], {})) == []
 
 
+@needs_torch
+def test_a_batch_keeps_its_first_samples_and_makes_the_others_of_two() -> None:
+    """Sample i holds i everywhere in one input and -i in the other, so that the numbers tell what they were made of."""
+    from tinyopt.passes.distillation.mixing import mixed
+    from tinyopt.passes.distillation.module import to_tensor
+
+    numbers = np.arange(8, dtype=np.float32)
+    image = np.broadcast_to(numbers[:, None, None, None, None], (8, 1, 6, 5, 2)).copy()
+    inputs = {"image": to_tensor(image), "row": to_tensor(-image[:, 0, 0, :1, 0])}
+    found = {name: x.numpy() for name, x in mixed(inputs, 2, np.random.default_rng(0)).items()}
+    assert found["image"].shape == image.shape
+    for name, sign in (("image", 1), ("row", -1)):
+        assert np.array_equal(found[name][:2], np.asarray(inputs[name])[:2])
+        assert np.all((sign * found[name] >= 0) & (sign * found[name] <= 7))
+    sums, patched = found["image"][2:5], found["image"][5:]
+    assert all(np.ptp(each) == 0 for each in sums)
+    np.testing.assert_allclose(sums[:, 0, 0, 0, 0], -found["row"][2:5, 0], rtol=1e-6)
+    assert any(np.ptp(each) > 0 for each in patched)
+    assert all(len(np.unique(each)) <= 2 and np.ptp(each, axis=-1).max() == 0 for each in patched)
+
+
+@needs_torch
+def test_labels_are_learned_from_where_they_are_classes_of_the_model() -> None:
+    context = digits_context(40)
+    assert context.unpruned is not None
+    trained: list[Graph] = []
+    for labels in (None, np.arange(40) % 10, np.arange(40)):
+        trained.append(damaged(context.unpruned.graph))
+        told = replace(context, labels=labels, remarks=[])
+        assert Distill(epochs=2).run(trained[-1], told)
+        is_refused = labels is not None and labels.max() > 9
+        assert messages(told.remarks, "declined") == (
+            ["the labels are not used: they reach from 0 to 39, and the model has 10 classes"] if is_refused else []
+        )
+    without, used, refused = (np.concatenate([a.ravel() for a in floats_of(g).values()]) for g in trained)
+    assert np.array_equal(without, refused)
+    assert not np.array_equal(without, used)
+
+
 def test_classes_are_what_goes_through_a_softmax_or_is_a_vector_of_scores() -> None:
     build = GraphBuilder()
     x = build.input("x", (1, 4))
