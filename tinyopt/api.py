@@ -35,6 +35,7 @@ from tinyopt.pipeline import (
     as_real,
     build_pipeline,
     check_installed,
+    float_reference,
     graph_inputs,
     no_observer,
     real_outputs,
@@ -205,11 +206,10 @@ def layer_facts(
 ) -> dict[str, dict[str, Any]]:
     """For each layer its error against the float graph that was quantized, if one was, and its place in the C file."""
     facts = {name: {"c": c} for name, c in source_lines(program, source.name, source.read_text("ascii")).items()}
-    graphs = [original, *(step.record.graph for step in steps)]
-    place = next((i for i, s in enumerate(steps) if s.record.pass_name == "quantize" and s.record.is_changed), None)
-    if place is not None:
-        exact = evaluate_all(graphs[place], graph_inputs(graphs[place], sample))
-        for name, error in layer_errors(graphs[place], exact, program, computed).items():
+    reference = float_reference(original, steps)
+    if reference is not None:
+        exact = evaluate_all(reference, graph_inputs(reference, sample))
+        for name, error in layer_errors(reference, exact, program, computed).items():
             facts[name] |= {"error": error}
     return facts
 

@@ -16,6 +16,7 @@ from tinyopt.options import CompileOptions
 from tinyopt.pass_cache import run_pass_cached
 from tinyopt.pass_manager import Pass, PassContext, PassRecord, Unpruned, installed_passes, with_options
 from tinyopt.passes.cluster_weights import ClusterWeights
+from tinyopt.passes.clustering.original import is_same_but_clustered
 from tinyopt.passes.correct_biases import CorrectBiases
 from tinyopt.passes.distill import Distill
 from tinyopt.passes.distillation.torch_door import require_torch
@@ -199,6 +200,23 @@ def run_pipeline(
         on_step(results[-1])
     context.on_progress("passes", len(steps), len(steps))
     return results
+
+
+def float_reference(original: Graph, steps: Sequence[PipelineStep]) -> Graph | None:
+    """The float graph that the quantized one is compared with; None where nothing was quantized.
+
+    It is the one from before clustering, for rounding chooses anew among the values of the codebooks, unless other
+    passes have changed the graph since.
+    """
+    graphs = [original, *(step.record.graph for step in steps)]
+    places = {step.record.pass_name: place for place, step in enumerate(steps) if step.record.is_changed}
+    if Quantize.name not in places:
+        return None
+    quantized = graphs[places[Quantize.name]]
+    if ClusterWeights.name in places:
+        before = graphs[places[ClusterWeights.name]]
+        return before if is_same_but_clustered(quantized, before) else quantized
+    return quantized
 
 
 def real_outputs(graph: Graph, samples: Sequence[Sample]) -> list[list[Array]]:

@@ -7,7 +7,7 @@ from dataclasses import asdict
 from typing import Any
 
 from tinyopt.ir import Graph
-from tinyopt.pipeline import PipelineStep
+from tinyopt.pipeline import PipelineStep, float_reference
 from tinyopt.quantization_error import ErrorReport, QuantizedLayer, QuantizedModel, analyze_layers, beside_itself
 from tinyopt.report.suspects import advice
 from tinyopt.samples import Sample
@@ -23,7 +23,8 @@ def quantized_model(original: Graph, steps: Sequence[PipelineStep]) -> Quantized
     graphs = [original, *(step.record.graph for step in steps)]
     changed = {step.record.pass_name: place for place, step in enumerate(steps) if step.record.is_changed}
     graph = graphs[changed.get("lower-integer", len(steps))]
-    return QuantizedModel(graphs[changed["quantize"]], graph) if "quantize" in changed else beside_itself(graph)
+    exact = float_reference(original, steps)
+    return beside_itself(graph) if exact is None else QuantizedModel(exact, graph)
 
 
 def compiled_quantization(
