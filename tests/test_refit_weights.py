@@ -224,3 +224,19 @@ def test_nothing_is_refitted_without_pruning_or_with_few_samples() -> None:
     context.unpruned = unpruned
     assert not RefitWeights().run(graph, context)
     assert messages(context.remarks, "declined") == ["9 calibration samples are too few to judge by: 10 or more"]
+
+
+def test_a_layer_that_took_the_place_of_a_sum_is_fitted_to_what_the_sum_gave() -> None:
+    def built(*, with_branch: bool) -> Graph:
+        build = GraphBuilder()
+        x = build.input("x", (1, 4, 4, 5))
+        weights, bias = build.constant(random((4, 1, 1, 5), 1)), build.constant(random((4,), 2))
+        y = build("Conv", x, weights, bias, name="first" if with_branch else "sum", layout="NHWC")
+        if with_branch:
+            branch = build("Conv", y, build.constant(random((4, 1, 1, 4), 3)), name="branch", layout="NHWC")
+            y = build("Add", y, branch, name="sum")
+        return build.graph_of(y)
+
+    graph, unpruned = built(with_branch=False), built(with_branch=True)
+    refitted(graph, Unpruned(unpruned, {}), samples_of((1, 4, 4, 5), 40, 8))
+    assert error(unpruned, graph, samples_of((1, 4, 4, 5), 20, 9)) < 1e-8

@@ -31,7 +31,8 @@ Rows = NDArray[np.float32]  # [rows, channels]: a layer's outputs, one row for e
 class PrunedLayer:
     """A Conv, ConvTranspose or Dense of the pruned graph that comes next in two walks over the same samples.
 
-    twin: the same layer before pruning. kept: which of the twin's output channels it still has; None for all.
+    twin: what gave its output before pruning, the same layer or a sum whose place it took. kept: which of the twin's
+    output channels it still has; None for all.
     """
 
     node: Node
@@ -63,7 +64,8 @@ class PrunedLayer:
         A squared error is divided by the sample's energy and the mean energy; quiet samples, which hardly matter behind
         the layer, count no more than by the latter.
         """
-        energies = np.array([float(np.vdot(x, x)) for x in self.exact.arrays(self.twin.input(0))])
+        read = self.exact.arrays(self.twin.variable_inputs[0])
+        energies = np.array([float(np.vdot(x, x)) for x in read])
         return np.asarray(1.0 / np.maximum(energies + energies.mean(), np.finfo(np.float32).tiny), np.float64)
 
     def inputs(self, index: int) -> Array:
@@ -78,7 +80,7 @@ class PrunedLayer:
 
     def wanted(self, index: int) -> Rows:
         """What the layer gives in the unpruned model before the clamp, of the channels that are left."""
-        exact = _rows(self.twin, self._exact_sums(self.exact, index))
+        exact = _rows(self.node, self._exact_sums(self.exact, index))
         return exact if self.kept is None else exact[:, self.kept]
 
     def given(self, index: int) -> Rows:
@@ -124,18 +126,21 @@ def visit_layers(
         return False
     count = max(affordable_samples(unpruned.graph), FEWEST_SAMPLES)
     samples = [context.samples[index] for index in evenly_spaced(context.samples, count)]
-    pairs = _pairs(graph, unpruned)
     exact, pruned = Walk(unpruned.graph, samples), Walk(graph, samples)
+    twins = _twins(graph, unpruned)
+    layers = [node for node in graph.nodes if node.op in LAYERS_WITH_BIAS]
     is_changed = False
-    for done, (node, twin) in enumerate(pairs):
-        context.on_progress(name, done, len(pairs))
-        if reason := refusal(node):
+    for done, node in enumerate(layers):
+        context.on_progress(name, done, len(layers))
+        twin = twins.get(node)
+        reason = "nothing in the unpruned model is its like" if twin is None else refusal(node)
+        if twin is None or reason:
             context.declined(f"{label_of(node)}: {reason}", [node])
             continue
         exact.run_before(twin)
         pruned.run_before(node)
         is_changed |= change(PrunedLayer(node, twin, unpruned.kept.get(node.name), exact, pruned, len(samples)))
-    context.on_progress(name, len(pairs), len(pairs))
+    context.on_progress(name, len(layers), len(layers))
     return is_changed
 
 
@@ -162,21 +167,30 @@ def replace_constants(
         old_bias.constant = bias.reshape(-1).astype(np.float32)
 
 
-def _pairs(graph: Graph, unpruned: Unpruned) -> list[tuple[Node, Node]]:
-    """The layers of the pruned graph with their twins, in an order that is a running order of both graphs."""
-    twins = {node.name: (place, node) for place, node in enumerate(unpruned.graph.nodes)}
-    found: list[tuple[Node, Node]] = []
+def _twins(graph: Graph, unpruned: Unpruned) -> dict[Node, Node]:
+    """For each layer what gave its output in the unpruned graph; in the running order of both graphs."""
+    named = {node.name: (place, node) for place, node in enumerate(unpruned.graph.nodes)}
+    found: dict[Node, Node] = {}
     last = -1
     for node in graph.nodes:
-        place, twin = twins.get(node.name, (-1, node))
-        if node.op in LAYERS_WITH_BIAS and place > last and twin.op == node.op:
-            found.append((node, twin))
+        place, twin = named.get(node.name, (-1, node))
+        if node.op in LAYERS_WITH_BIAS and place > last and _is_twin(node, twin, unpruned.kept.get(node.name)):
+            found[node] = twin
             last = place
     return found
 
 
+def _is_twin(node: Node, twin: Node, kept: NDArray[np.int64] | None) -> bool:
+    """Whether both have outputs of one shape but for the channels that went."""
+    if twin.op not in (*LAYERS_WITH_BIAS, "Add") or not twin.variable_inputs:
+        return False
+    axis, shape = output_axis(node), twin.output.shape
+    channels = shape[axis] if kept is None else len(kept)
+    return node.output.shape == (*shape[:axis], channels, *shape[axis + 1 :])
+
+
 def _unclamped(node: Node) -> Callable[[Walk, int], Array]:
-    """Runs the layer without its clamp, on what a walk has for one sample."""
+    """Runs a layer or a sum without its clamp, on what a walk has for one sample."""
     free = {**node.attributes, "clamp_low": -math.inf, "clamp_high": math.inf}
     inputs = list(dict.fromkeys(node.variable_inputs))
     alone = Node(node.op, node.name, list(node.inputs), list(node.outputs), free, node.origins)
