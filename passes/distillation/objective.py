@@ -30,12 +30,12 @@ class Match:
 
 
 def find_matches(graph: Graph, unpruned: Unpruned) -> list[Match]:
-    """The layers with weights of both graphs that give the same channels, or known ones of them."""
+    """The layers with weights, and what gave their outputs before pruning: the same layer, or a sum that it replaces."""
     twins = {node.name: node for node in unpruned.graph.nodes}
     found: list[Match] = []
     for node in graph.nodes:
         use, twin = weight_use(node), twins.get(node.name)
-        if use is None or twin is None or twin.op != node.op:
+        if use is None or twin is None or len(twin.outputs) != 1 or twin.output.type.rank != node.output.type.rank:
             continue
         kept = unpruned.kept.get(node.name)
         shape = list(twin.output.shape)
