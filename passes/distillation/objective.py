@@ -30,7 +30,7 @@ class Match:
 
 
 def find_matches(graph: Graph, unpruned: Unpruned) -> list[Match]:
-    """The layers with weights, and what gave their outputs before pruning: the same layer, or a sum that it replaces."""
+    """The layers with weights and what gave their outputs before pruning: the same layer, or a sum that it replaces."""
     twins = {node.name: node for node in unpruned.graph.nodes}
     found: list[Match] = []
     for node in graph.nodes:
