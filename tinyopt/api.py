@@ -23,6 +23,7 @@ from tinyopt.execution.built_model import load_built_model
 from tinyopt.execution.runner import run_built_model
 from tinyopt.graph_file import save_graph
 from tinyopt.ir import Array, Graph, Value
+from tinyopt.lowering.estimates import NodeEstimates
 from tinyopt.lowering.lower import lower, planned_arena_bytes
 from tinyopt.lowering.program import Program
 from tinyopt.onnx_export import save_model
@@ -150,7 +151,9 @@ def compile_model(
         if calibration:
             report["calibration"] = _calibration_facts(calibrating, options)
             report["quantization"] = compiled_quantization(original, steps, calibration, on_progress)
-        if section := compression_section(steps, calibration, None, on_progress):
+        is_integer = any(step.record.pass_name == "quantize" and step.record.is_changed for step in steps)
+        estimate = NodeEstimates(target, is_integer).instructions
+        if section := compression_section(steps, calibration, estimate, on_progress):
             report["compression"] = section
         _write_report(folder, report)
         if labelled is not None:
@@ -190,7 +193,7 @@ def optimize(
         evaluation=evaluation,
         cache_dir=options.cache_dir,
         labels=labels,
-        costs=target_costs(target, options, pipeline, bool(calibration)),
+        costs=target_costs(target, options, pipeline, calibration),
     )
     drift_samples = calibration[:DRIFT_SAMPLES] or random_samples(graph.inputs, DRIFT_SAMPLES, options.seed)
     return run_pipeline(graph, pipeline, context, drift_samples, on_step)

@@ -23,22 +23,26 @@ from tinyopt.pass_manager import Pass, PassContext, TargetCosts
 from tinyopt.passes.lower_integer import LowerInteger
 from tinyopt.passes.quantize import Quantize
 from tinyopt.passes.split_rows import SplitRows
+from tinyopt.samples import Sample
 from tinyopt.targets.target import Target
 from tinyopt.toolchain import Compiler, find_compiler
 
 _DRAFTED = (LowerInteger, SplitRows)  # what of the pipeline changes, after quantization, which kernels there are
 
 
-def target_costs(target: Target, options: CompileOptions, pipeline: Sequence[Pass], is_calibrated: bool) -> TargetCosts:
+def target_costs(
+    target: Target, options: CompileOptions, pipeline: Sequence[Pass], calibration: Sequence[Sample]
+) -> TargetCosts:
     """The costs of what the passes of `pipeline` make of a float graph; without samples nothing is quantized.
 
     Raises ToolchainError where the compiler that the options name is missing.
     """
-    quantize = next((step for step in pipeline if isinstance(step, Quantize)), None) if is_calibrated else None
+    quantize = next((step for step in pipeline if isinstance(step, Quantize)), None) if calibration else None
     lowering = tuple(step for step in pipeline if isinstance(step, _DRAFTED))
     is_integer = quantize is not None and any(isinstance(step, LowerInteger) for step in lowering)
     compiler = find_code_compiler(target, options.cc)
-    memory = DraftMemory(target, Drafting(target.facts, quantize, lowering), compiler, options.cache_dir)
+    drafting = Drafting(target.facts, quantize, lowering, calibration)
+    memory = DraftMemory(target, drafting, compiler, options.cache_dir)
     return TargetCosts(
         label=f"{target.name} {'int8' if is_integer else 'float'} {quantize} {lowering}",
         instructions=NodeEstimates(target, is_integer).instructions,

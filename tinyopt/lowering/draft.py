@@ -1,7 +1,7 @@
-"""Drafts: what a float graph will be once it is quantized and lowered, before any sample has been observed.
+"""Drafts: what a float graph will be once it is quantized and lowered, without the time that observing it takes.
 
-A draft has made-up ranges, and weights where those are absent. Its types, shapes, kernels, arena and the sizes of its
-constants are those of the graph to come; its numbers are not.
+A draft has ranges from a few samples, or made-up ones, and made-up weights where those are absent. Its types, shapes,
+kernels, arena and the sizes of its constants are those of the graph to come; its numbers are not.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from tinyopt.ir import Array, Graph, Node, Quantization, TensorType, Value
+from tinyopt.onnx_session import OnnxSession
 from tinyopt.ops.integer_rules import ACTIVATION_DTYPES
 from tinyopt.pass_manager import Pass, PassContext, TargetFacts
 from tinyopt.passes.integer_rules.movers import is_float_mover
@@ -28,19 +29,27 @@ from tinyopt.passes.quantization.parameters import (
 )
 from tinyopt.passes.quantization.weights import WeightOptions
 from tinyopt.passes.quantize import Quantize
+from tinyopt.quantization_error import evenly_spaced
+from tinyopt.samples import Sample
 
 _SPAN = 1.0  # of inputs: they lie within -1 to 1
+_OBSERVED = 16  # samples: enough to tell the powers of two between scales
 _WEIGHT = 0.25  # the largest made-up one
 _INT8 = Quantization.per_tensor(2 * _SPAN / 255, 0)
 
 
 @dataclass(frozen=True)
 class Drafting:
-    """What will be done with float graphs. quantize: None where they stay float. lowering: what runs after it."""
+    """What will be done with float graphs. quantize: None where they stay float. lowering: what runs after it.
+
+    samples: those for calibration, of which a few are looked at: some kernels exist once for each shift, which follows
+    from the scales.
+    """
 
     facts: TargetFacts
     quantize: Quantize | None
     lowering: tuple[Pass, ...]
+    samples: Sequence[Sample] = ()
 
     @classmethod
     def of_nodes(cls, facts: TargetFacts, is_quantized: bool) -> Drafting:
@@ -51,9 +60,10 @@ class Drafting:
         """A copy of the fused NHWC `graph`, quantized if it will be, and lowered; `context` for the passes that do."""
         context = context or PassContext(self.facts)
         drafted = graph.copy()
-        _make_up_parameters(drafted)
+        is_made_up = _make_up_parameters(drafted)
         if self.quantize is not None and not _is_quantized(drafted):
-            _quantize(drafted, self.quantize, context)
+            observed = {} if is_made_up else _observed_ranges(drafted, self.samples)
+            _quantize(drafted, self.quantize, observed, context)
         for step in self.lowering:
             step.run(drafted, context)
         return drafted
@@ -100,14 +110,15 @@ def _moving_int8(node: Node) -> Node:
     return Node(node.op, node.name, [as_int8(value) for value in node.inputs], outputs, attributes, node.origins)
 
 
-def _make_up_parameters(graph: Graph) -> None:
-    """Give weights and biases that are absent values: without them no kernel can be planned."""
-    known = {*graph.inputs, *graph.producers()}
+def _make_up_parameters(graph: Graph) -> bool:
+    """Give weights and biases that are absent values, without which no kernel is planned; returns whether any was."""
+    known, is_made_up = {*graph.inputs, *graph.producers()}, False
     for node in graph.nodes:
         for index in PARAMETER_INPUTS.get(node.op, ()):
             value = node.optional_input(index)
             if value is not None and not value.is_constant and value not in known:
-                value.constant = _made_up(value.shape)
+                value.constant, is_made_up = _made_up(value.shape), True
+    return is_made_up
 
 
 def _made_up(shape: tuple[int, ...]) -> Array:
@@ -116,12 +127,32 @@ def _made_up(shape: tuple[int, ...]) -> Array:
     return np.asarray((_WEIGHT * spread * np.abs(spread)).reshape(shape), np.float32)
 
 
-def _quantize(graph: Graph, step: Quantize, context: PassContext) -> None:
-    """What the pass `step` does, with made-up ranges."""
+def _observed_ranges(graph: Graph, samples: Sequence[Sample]) -> dict[Value, tuple[float, float]]:
+    """The least and the largest value of each activation over the samples; none without samples."""
+    if not samples:
+        return {}
+    choice, _ = choose(graph)
+    given = {value.name: value for value in choice.activations()}
+    inner = [value for value in given.values() if value not in graph.inputs and not graph.is_output(value)]
+    session = OnnxSession(graph, inner)
+    ranges: dict[Value, tuple[float, float]] = {}
+    for index in evenly_spaced(samples, _OBSERVED):
+        sample = samples[index]
+        for name, array in {**sample, **session.run(sample)}.items():
+            if name in given:
+                low, high = ranges.get(given[name], (0.0, 0.0))
+                ranges[given[name]] = min(low, float(array.min())), max(high, float(array.max()))
+    return {value: ends for value, ends in ranges.items() if all(map(math.isfinite, ends)) and ends[0] < ends[1]}
+
+
+def _quantize(
+    graph: Graph, step: Quantize, observed: Mapping[Value, tuple[float, float]], context: PassContext
+) -> None:
+    """What the pass `step` does, with ranges that are made up where none was observed."""
     choice, _ = choose(graph)
     if not choice.nodes:
         return
-    ranges = _made_up_ranges(graph, choice)
+    ranges = {**_made_up_ranges(graph, choice), **observed}
     wide = {value: ranges[value] for value in (logits(graph, choice) if step.wide_logits else ())}
     weights = WeightOptions(step.weight_bits, step.per_channel, step.cost)
     make_explicit(graph, choice, parameters_of(graph, choice, ranges, wide), weights, context)
