@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,7 @@ from rich.console import Console
 from tests.graph_builder import GraphBuilder
 from tests.report_pages import HOSTILE, embedded_data
 from tinyopt.ir import Graph, Node
-from tinyopt.pass_manager import PassRecord, TargetCosts, Unpruned
+from tinyopt.pass_manager import PassRecord, Unpruned
 from tinyopt.passes.channel_groups import find_channel_groups, keep_channels
 from tinyopt.pipeline import Drift, PipelineStep
 from tinyopt.report.compression import compression_section
@@ -56,9 +57,9 @@ def pruned_steps(graph: Graph) -> list[PipelineStep]:
     ]
 
 
-def section_of(graph: Graph, costs: TargetCosts | None = None) -> dict[str, Any]:
+def section_of(graph: Graph, instructions: Callable[[Node], float] = lambda _: 1.0) -> dict[str, Any]:
     samples = random_samples(graph.inputs, 40, 0)
-    section = compression_section(pruned_steps(graph), samples, costs, lambda *_: None)
+    section = compression_section(pruned_steps(graph), samples, instructions, lambda *_: None)
     assert section is not None
     return section
 
@@ -98,8 +99,7 @@ def test_instructions_are_those_of_the_costs_that_pruning_was_judged_by() -> Non
     def instructions(node: Node) -> float:
         return 10.0 * node.output.shape[1]
 
-    costs = TargetCosts("test", instructions, lambda _: 0, lambda _: 0)
-    section = section_of(network(), costs)
+    section = section_of(network(), instructions)
     assert section["layers"][0]["instructions"] == {"before": 80, "after": 40}
     assert section["instructions"] == {"before": 190, "after": 110}
 
@@ -109,7 +109,7 @@ def test_a_layer_that_is_gone_is_all_zero_afterwards() -> None:
     unpruned = Unpruned(graph.copy(), {})
     graph.nodes = [node for node in graph.nodes if node.name != "depthwise"]
     graph.nodes[1].inputs[0] = graph.nodes[0].output
-    section = compression_section([step("prune-channels", graph, unpruned)], [], None, lambda *_: None)
+    section = compression_section([step("prune-channels", graph, unpruned)], [], lambda _: 1.0, lambda *_: None)
     assert section is not None
     gone = section["layers"][1]
     assert (gone["channels"], gone["kept"], gone["macs"]["after"]) == ({"before": 8, "after": 0}, [], 0)
@@ -119,7 +119,7 @@ def test_a_layer_that_is_gone_is_all_zero_afterwards() -> None:
 def test_nothing_is_said_where_nothing_was_pruned() -> None:
     graph = network()
     steps = [step("prune-channels", graph, None, is_changed=False)]
-    assert compression_section(steps, [], None, lambda *_: None) is None
+    assert compression_section(steps, [], lambda _: 1.0, lambda *_: None) is None
 
 
 def test_the_tables_show_channels_and_answers() -> None:

@@ -9,7 +9,7 @@ import numpy as np
 
 from tinyopt.ir import Graph, Node
 from tinyopt.ops import OPERATORS
-from tinyopt.pass_manager import TargetCosts, Unpruned
+from tinyopt.pass_manager import Unpruned
 from tinyopt.passes.channel_groups import ChannelGroup, find_channel_groups
 from tinyopt.passes.channel_links import WeightUse, weight_use
 from tinyopt.pipeline import PipelineStep, measure_drift, real_outputs
@@ -22,14 +22,15 @@ _LADDER = (*_PRUNING, "refit-weights", "reestimate-normalization", "distill", "c
 
 Progress: TypeAlias = Callable[[str, int, int], None]
 Figures: TypeAlias = dict[str, Any]
+Instructions: TypeAlias = Callable[[Node], float]
 
 
 def compression_section(
-    steps: Sequence[PipelineStep], samples: Sequence[Sample], costs: TargetCosts | None, on_progress: Progress
+    steps: Sequence[PipelineStep], samples: Sequence[Sample], instructions: Instructions, on_progress: Progress
 ) -> Figures | None:
     """As docs/report-schema.md says; None where nothing was pruned.
 
-    samples: of the calibration; the ladder takes an evenly spaced part. costs: None where they are not known.
+    samples: of the calibration; the ladder takes an evenly spaced part. instructions: of a node as it will be run.
     """
     pruned = [step for step in steps if step.record.pass_name in _PRUNING and step.record.is_changed]
     if not pruned or pruned[-1].unpruned is None:
@@ -38,10 +39,10 @@ def compression_section(
     groups = find_channel_groups(unpruned.graph)
     chosen = [samples[index] for index in evenly_spaced(samples, LADDER_SAMPLES)] if samples else []
     return {
-        "instructions": _instructions(unpruned.graph.nodes, after.nodes, costs),
+        "instructions": _instructions(unpruned.graph.nodes, after.nodes, instructions),
         "macs": _pair(_macs(unpruned.graph.nodes), _macs(after.nodes)),
         "groups": [_group(group, unpruned, after) for group in groups],
-        "layers": _layers(unpruned, after, groups, costs),
+        "layers": _layers(unpruned, after, groups, instructions),
         "samples": len(chosen),
         "ladder": _ladder(unpruned.graph, steps, chosen, on_progress),
     }
@@ -55,14 +56,12 @@ def _macs(nodes: Sequence[Node]) -> int:
     return sum(OPERATORS[node.op].macs(node) for node in nodes)
 
 
-def _instructions(before: Sequence[Node], after: Sequence[Node], costs: TargetCosts | None) -> Figures | None:
-    if costs is None:
-        return None
-    return _pair(*(round(sum(map(costs.instructions, nodes))) for nodes in (before, after)))
+def _instructions(before: Sequence[Node], after: Sequence[Node], instructions: Instructions) -> Figures:
+    return _pair(*(round(sum(map(instructions, nodes))) for nodes in (before, after)))
 
 
 def _layers(
-    unpruned: Unpruned, after: Graph, groups: Sequence[ChannelGroup], costs: TargetCosts | None
+    unpruned: Unpruned, after: Graph, groups: Sequence[ChannelGroup], instructions: Instructions
 ) -> list[Figures]:
     """Each layer with weights, in running order; one that was removed whole is all zero afterwards."""
     left = {node.name: node for node in after.nodes}
@@ -74,11 +73,13 @@ def _layers(
     for node in unpruned.graph.nodes:
         if (layer := weight_use(node)) is not None:
             numbers = members.get(node.name, [])
-            found.append(_layer(layer, left.get(node.name), unpruned.kept.get(node.name), costs) | {"groups": numbers})
+            found.append(
+                _layer(layer, left.get(node.name), unpruned.kept.get(node.name), instructions) | {"groups": numbers}
+            )
     return found
 
 
-def _layer(use: WeightUse, after: Node | None, kept: Any, costs: TargetCosts | None) -> Figures:
+def _layer(use: WeightUse, after: Node | None, kept: Any, instructions: Instructions) -> Figures:
     node, nodes = use.node, [] if after is None else [after]
     channels = node.output.shape[use.channel_axis]
     remaining = 0 if after is None else after.output.shape[use.channel_axis]
@@ -90,7 +91,7 @@ def _layer(use: WeightUse, after: Node | None, kept: Any, costs: TargetCosts | N
         "channels": _pair(channels, remaining),
         "kept": [int(channel) for channel in stays] if len(stays) == remaining else None,
         "macs": _pair(_macs([node]), _macs(nodes)),
-        "instructions": _instructions([node], nodes, costs),
+        "instructions": _instructions([node], nodes, instructions),
         "parameters": _pair(_parameters([node]), _parameters(nodes)),
     }
 

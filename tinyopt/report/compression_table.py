@@ -21,17 +21,14 @@ def compression_tables(section: dict[str, Any]) -> list[RenderableType]:
 
 def _layers(section: dict[str, Any]) -> Table:
     """A group's layers lose the same channels."""
-    has_costs = section["instructions"] is not None
-    table = _table("Pruned channels", ("group", "layer", "channels", "", "MACs", ""))
-    for column in (*(("instructions ≈", "") if has_costs else ()), "parameters", ""):
-        table.add_column(column, justify="right", no_wrap=True)
+    columns = ("group", "layer", "channels", "", "MACs", "", "instructions ≈", "", "parameters", "")
+    table = _table("Pruned channels", columns)
     for layer in section["layers"]:
         name = Text(shortened(printable(layer["name"]), _NAME_WIDTH))
-        keys = ("macs", "instructions", "parameters") if has_costs else ("macs", "parameters")
-        figures = [text for key in keys for text in _change(layer[key])]
+        figures = [text for key in ("macs", "instructions", "parameters") for text in _change(layer[key])]
         table.add_row(", ".join(map(str, layer["groups"])), name, *_channels(layer["channels"]), *figures)
-    totals = [section["macs"], *([section["instructions"]] if has_costs else [])]
-    table.add_row("", "whole model", "", "", *(text for pair in totals for text in _change(pair)), style="bold")
+    totals = [text for key in ("macs", "instructions") for text in _change(section[key])]
+    table.add_row("", "whole model", "", "", *totals, style="bold")
     return table
 
 

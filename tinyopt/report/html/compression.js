@@ -6,8 +6,7 @@ function drawCompression() {
   const section = report.compression;
   const kept = sum(section.layers.map((layer) => layer.channels.after));
   const all = sum(section.layers.map((layer) => layer.channels.before));
-  const costs = section.instructions ? [["instructions ≈", section.instructions]] : [];
-  const totals = [["MACs", section.macs], ...costs].map(([label, pair]) => `${label} ${whole(pair.before)} → ${whole(pair.after)} (${percentChange(pair.before, pair.after)})`);
+  const totals = [["MACs", section.macs], ["instructions ≈", section.instructions]].map(([label, pair]) => `${label} ${whole(pair.before)} → ${whole(pair.after)} (${percentChange(pair.before, pair.after)})`);
   byId("view-compression").replaceChildren(
     html("h3", {}, `Pruned: ${whole(kept)} of ${whole(all)} channels stay; ${totals.join("; ")}`),
     html("div", { class: "panel-box" }, keptChart(section.layers)),
@@ -69,7 +68,7 @@ function evaluated() {
 }
 
 function prunedTable(section) {
-  const figures = [["MACs", "macs"], ...(section.instructions ? [["instructions ≈", "instructions"]] : []), ["parameters", "parameters"]];
+  const figures = [["MACs", "macs"], ["instructions ≈", "instructions"], ["parameters", "parameters"]];
   const columns = ["#", "layer", "hangs with", "channels", "", ...figures.flatMap(([title]) => [title, ""]), "flash B", "values"];
   const isText = (i) => i === 1 || i === 2 || i === 4;
   const body = section.layers.map((layer, number) => {
