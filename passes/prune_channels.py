@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import numpy as np
@@ -27,6 +27,7 @@ from tinyopt.passes.pruning.request import (
     parse_layer_shares,
 )
 from tinyopt.passes.pruning.sensitivity import FEWEST_SAMPLES, Sensitivity, from_weights, measured
+from tinyopt.passes.pruning.swapping import swap
 from tinyopt.passes.pruning.widths import Counts, Widths
 
 
@@ -38,9 +39,10 @@ class PruneChannels(Pass):
         their `importance`: obs, the default, takes out one after the other the unit that all layers which read it can
         make up for best, by the second moments of what they read; fisher ranks by what a unit alone brings into them;
         bn-scale by the scales of folded batch normalizations; l2 and l1 by weights. How many of each group leave is
-        measured: on calibration samples, how far the outputs move (the divergence of class probabilities, or the
-        relative squared error) when a group gives up so many and its readers make up for them. Step by step the group
-        pays whose harm is least for each instruction that the target saves; then exchanges between groups are measured.
+        measured: on calibration samples, how far the outputs move (how much class probability goes elsewhere, or the
+        relative error) when a group gives up so many and its readers make up for them. Step by step the group
+        pays whose harm is least for each instruction that the target saves; then exchanges between groups, and of
+        single units, are measured.
         Layers keep a multiple of the target's lane width. The readers' weights stay as they are: refit-weights
         changes them.
     Before -> After: with ratio=0.2
@@ -88,9 +90,12 @@ class PruneChannels(Pass):
             start = _start(known, shares, context.facts.channel_multiple)
             goal = goal_of(widths, self.ratio, budget, lambda plan: _cut_copy(graph, known, plan), context)
             plan = _plan(known, start, _fixed(known, shares), goal)
+            known = _swapped(known, plan)
         _say_sensitivity(known, context)
         goal.report(widths.full, plan, context)
-        return _apply(graph, known, plan, widths.full, goal, context)
+        is_changed = _apply(graph, known, plan, widths.full, goal, context)
+        context.on_progress(self.name, 1, 1)
+        return is_changed
 
     def _open_groups(self, graph: Graph, context: PassContext) -> list[ChannelGroup]:
         """The groups that may be pruned; a remark for each other."""
@@ -183,18 +188,41 @@ def _plan(known: Sensitivity, start: Counts, fixed: Sequence[float | None], goal
     plan = goal.pick(list(descend(curves, start, goal.measure, goal.lowest)))
     if known.harm is None or plan == start:
         return plan
-    better = exchange(curves, plan, goal.measure, max(goal.measure(plan), goal.lowest), known.harm, known.trials)
+    limit = max(goal.measure(plan), goal.lowest)
+    harm = known.harm
+    better = exchange(curves, plan, goal.measure, limit, lambda counts: harm(known.gone(counts)), known.exchanges)
     return better if goal.is_met(better) or not goal.is_met(plan) else plan
+
+
+def _swapped(known: Sensitivity, plan: Counts) -> Sensitivity:
+    """With the units that should rather leave, by trial."""
+    gone = known.gone(plan)
+    if known.harm is None or not gone:
+        return known
+    orders = {group: ranking.order for group, ranking in zip(known.groups, known.rankings, strict=True)}
+    better = swap(gone, orders, known.harm, known.swaps)
+    rankings = tuple(
+        ranking.starting_with(better[group]) if group in better else ranking
+        for group, ranking in zip(known.groups, known.rankings, strict=True)
+    )
+    return replace(known, rankings=rankings)
 
 
 def _say_sensitivity(known: Sensitivity, context: PassContext) -> None:
     for group, curve in zip(known.groups, known.curves, strict=True):
-        steps = ", ".join(f"{count}: {harm:.2g}" for count, harm in zip(curve.counts[1:], curve.harms[1:], strict=True))
-        if steps:
+        pairs = zip(curve.counts[1:], curve.harms[1:], strict=True)
+        if steps := ", ".join(f"{count}: {_percent(harm)}" for count, harm in pairs):
             nodes = [use.node for use in group.producers]
-            context.note(
-                f"{group.label}: {known.harm_name} when it alone keeps so many of {group.size} channels: {steps}", nodes
-            )
+            text = f"{_what(known)} when it alone keeps so many of {group.size} channels: {steps}"
+            context.note(f"{group.label}: {text}", nodes)
+
+
+def _what(known: Sensitivity) -> str:
+    return "lost importance" if known.harm is None else "outputs move by"
+
+
+def _percent(harm: float) -> str:
+    return f"{100 * harm**0.5:.2g}%"
 
 
 def _apply(graph: Graph, known: Sensitivity, plan: Counts, full: Counts, goal: Goal, context: PassContext) -> bool:
@@ -212,7 +240,7 @@ def _apply(graph: Graph, known: Sensitivity, plan: Counts, full: Counts, goal: G
         if group in kept:
             nodes = [use.node for use in group.producers]
             share = goal.share_saved(full, index, count)
-            text = f"{share:.1%} of {goal.unit}, {known.harm_name} {curve.harm(count):.2g}"
+            text = f"{share:.1%} of {goal.unit}, {_what(known)} {_percent(curve.harm(count))}"
             context.did(f"{group.label}: {group.size} -> {count} channels; {text}", nodes, nodes)
     keep_channels(graph, kept)
     return True

@@ -67,6 +67,7 @@ def test_obs_takes_the_channel_that_others_can_make_up_for_and_l1_the_one_with_t
     rows = np.eye(5, 6) * np.array([1, 1, 1, 1, 0.3])[:, None]
     rows = np.vstack([rows, rows[0] + rows[1] - rows[2]])  # the last is a sum of others, and has the largest weights
     head = np.sign(np.random.default_rng(0).normal(size=(3, 6)))
+    head[0, 4] = 1  # else all classes read it alike, and no probability would move
     kept = {}
     for importance in ("obs", "l1"):
         context = context_for(_samples(), channel_multiple=1)

@@ -11,12 +11,11 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from tinyopt.passes.pruning.widths import Counts
 
 Measure = Callable[[Counts], float]  # what a graph of so many units takes
-Harm = Callable[[Counts], NDArray[np.float64]]  # what it does to each sample
+Harm = Callable[[Counts], float]  # how far the outputs move
 
 _NEIGHBOURS = 8  # that one round measures: those whose curves promise most
 _MOST_GROUPS = 16  # of which several at once are changed to find a neighbour
@@ -26,7 +25,10 @@ _LEAST_GAIN = 0.01  # of the harm: less is noise
 
 @dataclass(frozen=True)
 class Curve:
-    """The harm done when a group alone keeps `counts` units, descending from all of them; ascending from 0."""
+    """The harm done when a group alone keeps `counts` units, descending from all of them; ascending from 0.
+
+    harms: of several groups they add up; with trials, the squares of how far the outputs move.
+    """
 
     counts: tuple[int, ...]
     harms: tuple[float, ...]
@@ -86,14 +88,14 @@ def exchange(
     most_trials: int,
 ) -> Counts:
     """The best neighbour of a plan, and of that, that measures no more than `goal`, by the harm of whole plans."""
-    known = {plan: float(harm(plan).mean())}
+    known = {plan: harm(plan)}
     best = plan
     while len(known) <= most_trials:
         promising = [each for each in _neighbours(curves, best, measure, goal) if each not in known]
         promising.sort(key=lambda counts: sum(c.harm(n) for c, n in zip(curves, counts, strict=True)))
         found = promising[: min(_NEIGHBOURS, most_trials + 1 - len(known))]
         for each in found:
-            known[each] = float(harm(each).mean())
+            known[each] = harm(each)
         better = min(found, key=known.__getitem__, default=best)
         if not known[better] < known[best] * (1 - _LEAST_GAIN):
             break

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,6 +36,11 @@ class Ranking:
     def gone(self, count: int) -> Order:
         """The units that leave when `count` stay."""
         return self.order[: len(self.order) - count]
+
+    def starting_with(self, gone: Order) -> Ranking:
+        """The same with some units first; what is lost is no longer known."""
+        rest = self.order[~np.isin(self.order, gone)]
+        return replace(self, order=np.concatenate([gone, rest]))
 
     def kept(self, count: int) -> list[int]:
         """The units that stay, ascending."""

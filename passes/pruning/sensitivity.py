@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
-from numpy.typing import NDArray
 
 from tinyopt.ir import Graph, Node
 from tinyopt.ops.facts import graph_macs
@@ -24,7 +23,7 @@ from tinyopt.passes.pruning.importance import (
 )
 from tinyopt.passes.pruning.readers import InputMoments, Reader, measure_inputs, reader_of
 from tinyopt.passes.pruning.request import Importance
-from tinyopt.passes.pruning.trials import Trials
+from tinyopt.passes.pruning.trials import Gone, Trials
 from tinyopt.passes.pruning.widths import Counts
 from tinyopt.samples import Sample
 
@@ -32,9 +31,10 @@ FEWEST_SAMPLES = 10
 
 _SMALLEST_SHARE = 0.25  # of its units that a group keeps where nothing was measured: a narrower layer starves the rest
 _MOST_LEVELS = 32  # of a group; wide ones take larger steps
-_HOPELESS = 1.0  # a harm above which no plan will go: deeper levels are not measured
-_TRIAL_MACS = 400e9  # for all trials: about a minute
-_EXCHANGES = 48  # trials of whole plans
+_HOPELESS = 0.4  # how far outputs may move on the way: deeper levels are not measured
+_TRIAL_MACS = 640e9  # for all trials: about a minute
+_EXCHANGES = (4, 48)  # trials of whole plans
+_SWAPS = (0, 72)  # trials of other units
 _TRIAL_SAMPLES = (16, 320)
 _SAMPLE_BYTES = 64 << 20  # of samples that are held
 _FEWEST_LEVELS = 3  # that are measured of a group, however large the graph
@@ -44,15 +44,20 @@ _FEWEST_LEVELS = 3  # that are measured of a group, however large the graph
 class Sensitivity:
     """What is known of the groups: in which order units leave, and what it does to the outputs.
 
-    harm: measures whole plans; None where nothing was measured. trials: how many plans may be measured.
+    harm: measures how far outputs move when units leave; None where nothing was measured. exchanges, swaps: how often.
     """
 
     groups: tuple[ChannelGroup, ...]
     rankings: tuple[Ranking, ...]
     curves: tuple[Curve, ...]
-    harm: Callable[[Counts], NDArray[np.float64]] | None = None
-    trials: int = 0
-    harm_name: str = "lost importance"
+    harm: Callable[[Gone], float] | None = None
+    exchanges: int = 0
+    swaps: int = 0
+
+    def gone(self, plan: Counts) -> Gone:
+        """The units that leave by a plan."""
+        together = zip(self.groups, self.rankings, plan, strict=True)
+        return {group: ranking.gone(count) for group, ranking, count in together if count < group.size}
 
 
 def from_weights(
@@ -79,9 +84,11 @@ def measured(
     """What trials on samples say, for units in the order of their importance."""
     counts = [_levels(group, lane, lane) for group in groups]
     macs = max(graph_macs(graph), 1)
-    most = int(_TRIAL_MACS / macs / _TRIAL_SAMPLES[0]) - _EXCHANGES
-    measured_counts = [_thinned(each, most // max(len(groups), 1)) for each in counts]
-    trials = sum(len(each) - 1 for each in measured_counts) + _EXCHANGES
+    affordable = _TRIAL_MACS / macs / _TRIAL_SAMPLES[0]
+    exchanges, swaps = (int(np.clip(affordable / 4, *bounds)) for bounds in (_EXCHANGES, _SWAPS))
+    most = (int(affordable) - exchanges - swaps) // max(len(groups), 1)
+    measured_counts = [_thinned(each, most) for each in counts]
+    trials = sum(len(each) - 1 for each in measured_counts) + exchanges + swaps
     folds = _folds(samples, int(np.clip(_TRIAL_MACS / macs / trials, *_TRIAL_SAMPLES)))
     total, done = trials + sum(map(len, folds)), 0
 
@@ -97,21 +104,20 @@ def measured(
     rankings = [_rank(group, graph, importance, original, readers, known, min(lane, group.size)) for group in groups]
     on_trials = Trials(graph, list(readers.values()), folds, moments)
 
-    def harm_of(group: ChannelGroup, ranking: Ranking, count: int) -> float:
+    def harm(gone: Gone) -> float:
         step()
-        return float(on_trials.harm({group: ranking.gone(count)}).mean())
+        return float(on_trials.harm(gone).mean())
+
+    def alone(group: ChannelGroup, ranking: Ranking, count: int) -> float:
+        return harm({group: ranking.gone(count)})
 
     curves = [
-        _curve(each, partial(harm_of, group, ranking))
+        _curve(each, partial(alone, group, ranking))
         for group, ranking, each in zip(groups, rankings, measured_counts, strict=True)
     ]
-
-    def harm(plan: Counts) -> NDArray[np.float64]:
-        step()
-        return on_trials.harm({g: r.gone(n) for g, r, n in zip(groups, rankings, plan, strict=True)})
-
     finer = tuple(_finer(each, curve) for each, curve in zip(counts, curves, strict=True))
-    return Sensitivity(tuple(groups), tuple(rankings), finer, harm, _EXCHANGES, on_trials.harm_name)
+    swaps = swaps if importance == "obs" else 0  # who names another ranking gets it
+    return Sensitivity(tuple(groups), tuple(rankings), finer, harm, exchanges, swaps)
 
 
 def _finer(counts: Counts, curve: Curve) -> Curve:
@@ -121,13 +127,13 @@ def _finer(counts: Counts, curve: Curve) -> Curve:
 
 
 def _curve(counts: Counts, harm: Callable[[int], float]) -> Curve:
-    """Measured level by level, until there is no hope."""
-    harms = [0.0]
+    """Measured level by level, until there is no hope. Squares add up where outputs are moved in unlike directions."""
+    moved = [0.0]
     for count in counts[1:]:
-        harms.append(max(harms[-1], harm(count)))
-        if not harms[-1] < _HOPELESS:
+        moved.append(max(moved[-1], harm(count)))
+        if not moved[-1] < _HOPELESS:
             break
-    return Curve(counts[: len(harms)], tuple(harms))
+    return Curve(counts[: len(moved)], tuple(each**2 for each in moved))
 
 
 def _levels(group: ChannelGroup, lane: int, fewest: int) -> Counts:

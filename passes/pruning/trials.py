@@ -30,53 +30,54 @@ _FLOOR = 1e-12
 class Judge:
     """What is compared: for each output the value to look at, and how."""
 
-    name: str
     values: tuple[Value, ...]
     harms: tuple[Callable[[Array, Array], NDArray[np.float64]], ...]  # of exact and found arrays, [samples, elements]
 
     @classmethod
     def of(cls, graph: Graph) -> Judge:
-        """Divergence of class probabilities where an output is a softmax, else the squared error."""
+        """By how much class probabilities move where an output is a softmax, else the root of the squared error."""
         producers = graph.producers()
         values: list[Value] = []
         harms: list[Callable[[Array, Array], NDArray[np.float64]]] = []
         for output in graph.outputs:
             producer = producers.get(output)
+            values.append(output)
             if producer is not None and producer.op in ("Softmax", "LogSoftmax"):
-                values.append(producer.input(0))
-                axis = producer.int("axis") - output.type.rank
-                harms.append(partial(divergence, axis=axis))
+                values[-1] = producer.input(0)
+                harms.append(partial(moved_probability, axis=producer.int("axis") - output.type.rank))
             else:
-                values.append(output)
                 harms.append(relative_error)
-        names = dict.fromkeys("squared error" if harm is relative_error else "KL" for harm in harms)
-        return cls(" + ".join(names), tuple(values), tuple(harms))
+        return cls(tuple(values), tuple(harms))
 
     def harm(self, exact: Outputs, found: Outputs) -> NDArray[np.float64]:
-        """For each sample, summed over the outputs."""
+        """For each sample, the mean over the outputs."""
         total = np.zeros(len(exact))
         for index, harm in enumerate(self.harms):
             a, b = (np.stack([each[index] for each in side]).astype(np.float64) for side in (exact, found))
             total += np.nan_to_num(harm(a, b), nan=np.inf, posinf=np.inf)
-        return total
+        return total / max(len(self.harms), 1)
 
 
-def divergence(exact: Array, found: Array, axis: int) -> NDArray[np.float64]:
-    """For each sample the Kullback-Leibler divergence of softmax(found) from softmax(exact); a mean over other axes."""
-    p, q = _log_softmax(exact, axis), _log_softmax(found, axis)
-    return np.asarray(np.sum(np.exp(p) * (p - q), axis=axis).reshape(len(exact), -1).mean(axis=1))
+def moved_probability(exact: Array, found: Array, axis: int) -> NDArray[np.float64]:
+    """For each sample how much probability moves to other classes, 0 to 1; a mean over other axes.
+
+    It is the total variation distance of softmax(found) from softmax(exact). Unlike their divergence it is not ruled by
+    a few samples, and so tells better what it will be on others.
+    """
+    distance = np.abs(_softmax(exact, axis) - _softmax(found, axis)).sum(axis=axis) / 2
+    return np.asarray(distance.reshape(len(exact), -1).mean(axis=1))
 
 
 def relative_error(exact: Array, found: Array) -> NDArray[np.float64]:
-    """For each sample the squared error, in units of the mean square that the samples have about their mean."""
+    """For each sample the root of the mean squared error, in units of what the samples vary about their mean."""
     a, b = exact.reshape(len(exact), -1), found.reshape(len(found), -1)
     variance = np.mean((a - a.mean(axis=0)) ** 2) if len(a) > 1 else np.mean(a**2)
-    return np.asarray(np.mean((a - b) ** 2, axis=1) / max(float(variance), _FLOOR))
+    return np.asarray(np.sqrt(np.mean((a - b) ** 2, axis=1) / max(float(variance), _FLOOR)))
 
 
-def _log_softmax(x: Array, axis: int) -> Array:
-    shifted = x - x.max(axis=axis, keepdims=True)
-    return np.asarray(shifted - np.log(np.sum(np.exp(shifted), axis=axis, keepdims=True)))
+def _softmax(x: Array, axis: int) -> Array:
+    exponentials = np.exp(x - x.max(axis=axis, keepdims=True))
+    return np.asarray(exponentials / exponentials.sum(axis=axis, keepdims=True))
 
 
 class Trials:
@@ -97,11 +98,6 @@ class Trials:
         self._producers = graph.producers()
         session = OnnxSession(graph, self._extra(graph, self._judge.values))
         self._exact = [self._outputs(session, fold) for fold in folds]
-
-    @property
-    def harm_name(self) -> str:
-        """What is measured."""
-        return self._judge.name
 
     def harm(self, gone: Gone) -> NDArray[np.float64]:
         """For each sample, fold after fold, how far the outputs move when the units of `gone` leave."""
