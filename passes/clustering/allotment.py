@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -24,7 +24,7 @@ from tinyopt.passes.clustering.layers import Layer
 from tinyopt.samples import Sample
 
 LADDER = (64, 32, 16, 8, 4)  # numbers of values that are tried
-_CORRECTIONS = 12  # of what has to be saved, by what the target says of the result
+_CORRECTIONS = 5  # of what has to be saved, by what the target says of the result
 _CHANNEL_BYTES = 8  # bias and multiplier
 _TINY = 1e-30
 
@@ -97,9 +97,10 @@ def _before_softmax(graph: Graph) -> Graph:
 
 @dataclass(frozen=True, eq=False)
 class Allotment:
-    """clusters: for each node. flash_bytes: of the library then."""
+    """clusters: for each node. harm: of all layers. flash_bytes: of the library then."""
 
     clusters: Mapping[Node, int]
+    harm: float
     flash_bytes: int
 
 
@@ -108,31 +109,74 @@ def allot(
 ) -> tuple[Allotment, bool]:
     """The allotment of least harm that fits, or the smallest there is; and whether it fits.
 
-    flash_of: bytes of the library for numbers of values by node.
+    flash_of: bytes of the library for numbers of values by node. Every width of an index has kernels of its own, whose
+    code counts, too: so the same number of values in all layers, two numbers, and any are compared.
     """
-    chosen = _steps_down(ladders, 0)
-    total = flash_of(chosen)
-    best = Allotment(chosen, total)
-    wanted = total - max_flash
-    most = sum(ladder.rungs[0].bytes - ladder.rungs[-1].bytes for ladder in ladders)
-    for _ in range(_CORRECTIONS):
-        if best.flash_bytes <= max_flash:
-            return best, True
-        if wanted > most:
+    search = _Search(max_flash, flash_of)
+    above: list[Ladder] = []
+    for clusters in (0, *LADDER):
+        level = [_cut(ladder, clusters) for ladder in ladders]
+        if search.measure(level, [len(ladder.rungs) - 1 for ladder in level]).flash_bytes <= max_flash:
             break
-        chosen = _steps_down(ladders, wanted)
-        found = Allotment(chosen, flash_of(chosen))
-        if found.flash_bytes < best.flash_bytes:
-            best = found
-        wanted += max(found.flash_bytes - max_flash, 1)
-    lowest = _steps_down(ladders, most)
-    found = Allotment(lowest, flash_of(lowest))
-    best = min(best, found, key=lambda each: each.flash_bytes)
-    return best, best.flash_bytes <= max_flash
+        above = level
+    else:
+        search.step_down(ladders)
+        return search.best()
+    if above:
+        pairs = zip(above, level, strict=True)
+        search.step_down([replace(low, rungs=_joined(high.rungs[-1], low.rungs[-1])) for high, low in pairs])
+        search.step_down(ladders)
+    return search.best()
 
 
-def _steps_down(ladders: Sequence[Ladder], wanted: int) -> dict[Node, int]:
-    """Steps of least harm for each byte until `wanted` bytes are saved or no step is left."""
+def _cut(ladder: Ladder, fewest: int) -> Ladder:
+    """The ladder down to its rung of `fewest` values, or to the last above it; 0: int8 alone."""
+    rungs = [rung for rung in ladder.rungs if rung.clusters == 0 or 0 < fewest <= rung.clusters]
+    return replace(ladder, rungs=tuple(rungs) or ladder.rungs[:1])
+
+
+def _joined(high: Rung, low: Rung) -> tuple[Rung, ...]:
+    return (high, low) if low.bytes < high.bytes else (high,)
+
+
+class _Search:
+    """Measures allotments and keeps them."""
+
+    def __init__(self, max_flash: int, flash_of: Callable[[Mapping[Node, int]], int]) -> None:
+        self._max_flash = max_flash
+        self._flash_of = flash_of
+        self._found: list[Allotment] = []
+
+    def measure(self, ladders: Sequence[Ladder], places: Sequence[int]) -> Allotment:
+        """With each layer on one of its rungs."""
+        rungs = [ladder.rungs[place] for ladder, place in zip(ladders, places, strict=True)]
+        clusters = {ladder.layer.node: rung.clusters for ladder, rung in zip(ladders, rungs, strict=True)}
+        known = next((each for each in self._found if each.clusters == clusters), None)
+        if known is None:
+            known = Allotment(clusters, sum(rung.harm for rung in rungs), self._flash_of(clusters))
+            self._found.append(known)
+        return known
+
+    def step_down(self, ladders: Sequence[Ladder]) -> None:
+        """From the first rungs on, until the library fits as measured or no step is left."""
+        most = sum(ladder.rungs[0].bytes - ladder.rungs[-1].bytes for ladder in ladders)
+        wanted = self.measure(ladders, [0] * len(ladders)).flash_bytes - self._max_flash
+        for _ in range(_CORRECTIONS):
+            found = self.measure(ladders, _steps_down(ladders, min(wanted, most)))
+            if found.flash_bytes <= self._max_flash or wanted >= most:
+                return
+            wanted += found.flash_bytes - self._max_flash
+
+    def best(self) -> tuple[Allotment, bool]:
+        """Of least harm among those that fit, else the smallest; and whether it fits."""
+        fitting = [each for each in self._found if each.flash_bytes <= self._max_flash]
+        if fitting:
+            return min(fitting, key=lambda each: (each.harm, each.flash_bytes)), True
+        return min(self._found, key=lambda each: each.flash_bytes), False
+
+
+def _steps_down(ladders: Sequence[Ladder], wanted: int) -> list[int]:
+    """Steps of least harm for each byte until `wanted` bytes are saved or no step is left; the rung of each layer."""
     places = [0] * len(ladders)
     saved = 0
     while saved < wanted:
@@ -147,7 +191,7 @@ def _steps_down(ladders: Sequence[Ladder], wanted: int) -> dict[Node, int]:
         rungs = ladders[number].rungs
         saved += rungs[places[number]].bytes - rungs[target].bytes
         places[number] = target
-    return {ladder.layer.node: ladder.rungs[place].clusters for ladder, place in zip(ladders, places, strict=True)}
+    return places
 
 
 def _price(present: Rung, below: Rung) -> float:

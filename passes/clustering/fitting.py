@@ -30,7 +30,7 @@ _STRENGTHS: Mapping[float, tuple[float, ...]] = {0.01: (0.1, 1.0, 10.0), 0.1: (1
 _QUICK: Mapping[float, tuple[float, ...]] = {0.1: (10.0,)}
 _TURNS = 4  # of assignment, codebook and scales
 _NARROWINGS = np.linspace(0.6, 1.1, 11)  # of a scale, that are tried for weights each by itself
-_ROUNDS = 3  # of k-means and scales before the first assignment
+_ROUNDS = 2  # of scales and k-means before the first assignment
 _PRODUCTS = 100_000_000  # of pairs of weights that a codebook is fitted to
 _LARGEST_CHANGE = 4.0  # of a scale at once
 _HOLD = 1e-3  # how strongly an entry of a codebook is held where it is, in units of its own curvature
@@ -134,14 +134,17 @@ def _weighted_fit(problem: Problem) -> Fit:
     """k-means in which a weight counts as much as the second moment of its input, in turns with the scales."""
     importance = np.diagonal(problem.moments.rounded, axis1=1, axis2=2)[:, None]  # groups, 1, K
     wanted, scale = problem.wanted, problem.scale
-    for turn in range(_ROUNDS):
-        levels = np.clip(wanted / scale, -LARGEST_LEVEL, LARGEST_LEVEL)
-        counts = np.broadcast_to(importance * scale**2, wanted.shape)
-        codebook = find_codebook(levels, problem.clusters, problem.seed, counts)
-        if problem.is_scale_fixed or turn == _ROUNDS - 1:
-            break
+    codebook = _weighted_codebook(problem, scale, importance)
+    for _ in range(0 if problem.is_scale_fixed else _ROUNDS):
         scale = _narrowed(wanted, scale, importance, codebook)
+        codebook = _weighted_codebook(problem, scale, importance)
     return Fit(codebook[nearest(wanted / scale, codebook)].astype(np.float64), codebook, scale)
+
+
+def _weighted_codebook(problem: Problem, scale: Matrices, importance: Matrices) -> NDArray[np.int8]:
+    levels = np.clip(problem.wanted / scale, -LARGEST_LEVEL, LARGEST_LEVEL)
+    counts = np.broadcast_to(importance * scale**2, problem.wanted.shape)
+    return find_codebook(levels, problem.clusters, problem.seed, counts)
 
 
 def _narrowed(wanted: Matrices, scale: Matrices, importance: Matrices, codebook: NDArray[np.int8]) -> Matrices:
