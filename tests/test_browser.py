@@ -12,7 +12,10 @@ import pytest
 
 from tests.digits import compiled_digits
 from tests.report_pages import HOSTILE, chain, page_of
-from tinyopt.report.html.build import refresh_page
+from tests.test_report_compression import network, section_of
+from tinyopt.report.html.build import build_page, refresh_page
+from tinyopt.report.html.pictures import picture_of
+from tinyopt.targets.costs import DSP_COSTS
 
 pytest.importorskip("selenium", reason="the browser tests need selenium: pip install selenium")
 
@@ -272,3 +275,25 @@ def test_a_thousand_nodes_answer_within_a_tenth_of_a_second(browser: WebDriver, 
     print({name: round(value, 1) for name, value in times.items()})
     assert {name: value for name, value in times.items() if value > INTERACTION_MS} == {}
     assert errors(browser) == []
+
+
+def test_the_compression_tab_draws_a_bar_for_each_layer_filled_as_far_as_its_channels_stay(
+    browser: WebDriver, output: Path, tmp_path: Path
+) -> None:
+    graph = network(HOSTILE[0])
+    report = {"model": {"file": "m"}, "passes": [], "compression": section_of(graph)}
+    page = tmp_path / "pruned.html"
+    page.write_text(build_page(report, picture_of(graph, DSP_COSTS), []), encoding="utf-8")
+    errors(browser)
+    open_page(browser, page, "tab=compression")
+    heights = browser.execute_script(
+        "return ['before', 'after'].map((kind) => [...document.querySelectorAll(`rect.channels-${kind}`)]"
+        ".map((bar) => Number(bar.getAttribute('height'))))"
+    )
+    before, after = heights
+    assert [round(b / a, 3) for a, b in zip(before, after, strict=True)] == [0.5, 0.5, 1.0]
+    assert "11 of 19" in text(browser, "#view-compression h3")
+    assert HOSTILE[0] in text(browser, "#view-compression tbody")
+    assert errors(browser) == []
+    open_page(browser, output / "report.html")
+    assert "Compression" not in text(browser, "#tabs")

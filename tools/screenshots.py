@@ -70,6 +70,7 @@ SHOTS = (
     Shot("kws01-lowering", "kws01", "pass=lower-integer"),
     Shot("kws01-instructions", "kws01", "pass=compiled", script=_overlay("instructions")),
     Shot("kws01-layers", "kws01", "tab=layers"),
+    Shot("kws01-compression", "kws01", "tab=compression"),
     Shot("kws01-memory", "kws01", "tab=memory"),
     Shot("kws01-quantization", "kws01", "tab=quantization"),
     Shot("kws01-verdicts", "kws01", "tab=verdicts"),

@@ -69,7 +69,8 @@ function evaluated() {
 
 function prunedTable(section) {
   const figures = [["MACs", "macs"], ["instructions ≈", "instructions"], ["parameters", "parameters"]];
-  const columns = ["#", "layer", "hangs with", "channels", "", ...figures.flatMap(([title]) => [title, ""]), "flash B", "values"];
+  const areClustered = layers.some((layer) => layer.clusters);
+  const columns = ["#", "layer", "hangs with", "channels", "", ...figures.flatMap(([title]) => [title, ""]), "flash B", ...(areClustered ? ["values"] : [])];
   const isText = (i) => i === 1 || i === 2 || i === 4;
   const body = section.layers.map((layer, number) => {
     const compiled = layers.find((candidate) => candidate.name === layer.name);
@@ -80,9 +81,9 @@ function prunedTable(section) {
       layer.groups.map((group) => `group ${group}`).join(", "),
       after ? `${whole(after)} of ${whole(before)}` : `0 of ${whole(before)}: removed`,
       html("span", { class: "share-track" }, html("span", { class: "share-bar", style: `width:${(100 * after) / before}%` })),
-      ...figures.flatMap(([, key]) => [whole(layer[key].after), percentChange(layer[key].before, layer[key].after)]),
+      ...figures.flatMap(([, key]) => [whole(layer[key].after), layer[key].before === layer[key].after ? "" : percentChange(layer[key].before, layer[key].after)]),
       compiled ? whole(compiled.weight_bytes) : "",
-      compiled && compiled.clusters ? whole(compiled.clusters.count) : "",
+      ...(areClustered ? [compiled && compiled.clusters ? whole(compiled.clusters.count) : ""] : []),
     ];
     return html("tr", { onclick: () => showPruned(layer) }, cells.map((cell, i) => html("td", { class: isText(i) ? (i === 1 ? "suspect-name" : "") : "number", title: i === 1 ? layer.name : null, dir: i === 1 ? "auto" : null }, cell)));
   });
