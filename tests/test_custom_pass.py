@@ -50,9 +50,9 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Installed:
     return Installed(folder / "site", folder / "work")
 
 
-def test_it_is_listed_with_its_documentation_before_quantize(installed: Installed) -> None:
+def test_it_is_listed_with_its_documentation_before_weights_are_clustered_and_quantized(installed: Installed) -> None:
     names = [step["name"] for step in json.loads(installed.tinyopt("passes", "--json"))]
-    assert names.index(NAME) + 1 == names.index("quantize")
+    assert names.index(NAME) + 1 == names.index("cluster-weights")
     assert f"--set {NAME}.share=0.01" in installed.tinyopt("passes", NAME)
 
 
