@@ -69,7 +69,8 @@ def test_the_refit_must_make_the_error_five_times_smaller() -> None:
 
 def test_the_share_of_what_was_asked_is_of_the_plain_model_s_instructions() -> None:
     assert saved_share(Row("kws01", "prune 0.2", 300, instructions=750_000), INT8) == pytest.approx(1.25)
-    assert saved_share(Row("kws01", "cluster 32", 300, instructions=750_000), INT8) is None
+    for clustered in ("cluster 32", "prune 0.2, cluster 32"):
+        assert saved_share(Row("kws01", clustered, 300, instructions=750_000), INT8) is None
 
 
 def test_a_page_says_what_was_saved_and_what_failed() -> None:

@@ -58,11 +58,21 @@ RECOVERED = {"mobilenetv2": 5.0}  # the error without recovery over that with it
 
 
 def saved_share(row: Row, plain: Row | None) -> float | None:
-    """Of the share of instructions that the case asks for, the share that is saved; None where it asks for none."""
-    asked = case_named(row.case).prune if row.case != FLOAT else 0.0
-    if not asked or row.instructions is None or plain is None or plain.instructions is None:
+    """Of the share of instructions that the case asks for, the share that is saved.
+
+    None where it asks for none, or for clusters too, which take instructions to look up.
+    """
+    case = None if row.case == FLOAT else case_named(row.case)
+    if (
+        case is None
+        or not case.prune
+        or case.cluster
+        or row.instructions is None
+        or plain is None
+        or plain.instructions is None
+    ):
         return None
-    return (1 - row.instructions / plain.instructions) / asked
+    return (1 - row.instructions / plain.instructions) / case.prune
 
 
 def verdicts(rows: Sequence[Row], channels: Sequence[Channels], recoveries: Sequence[Recovery]) -> list[Verdict]:
