@@ -26,6 +26,7 @@ Harms = NDArray[np.float64]  # [units + 1]: the variance lost when the first so 
 
 
 _TINY = 1e-300
+_MOST_ROUNDS = 64  # of a wide group several units leave at once, as if they did not depend on each other
 
 
 class Problem:
@@ -50,9 +51,9 @@ class Problem:
                 total += np.sum((by_unit @ blocks) * by_unit, axis=(1, 2))
         return total
 
-    def leave_out(self, unit: int) -> None:
-        """Let the other columns make up for those of a unit."""
-        columns = self._columns[unit]
+    def leave_out(self, units: Sequence[int]) -> None:
+        """Let the other columns make up for those of some units."""
+        columns = self._columns[list(units)].reshape(-1)
         for part, inverse in enumerate(self._inverses):
             rows = self._rows[part]
             if inverse.ndim == 2:
@@ -66,17 +67,20 @@ class Problem:
 
 
 def eliminate(problems: Sequence[Problem], units: int, fewest: int) -> tuple[Order, Harms]:
-    """The order of all units, and what it costs: greedy until `fewest` are left, those by their cost as it is then."""
+    """The order of all units, and what it costs: greedy until `fewest` are left, which follow by their cost then."""
+    at_once = max(1, units // _MOST_ROUNDS)
     alive = list(range(units))
     order: list[int] = []
     harms = [0.0]
     while len(alive) > fewest:
         costs = _costs(problems, alive)
-        place = int(np.argmin(costs))
-        harms.append(harms[-1] + float(costs[place]))
-        order.append(alive.pop(place))
+        cheapest = np.argsort(costs, kind="stable")[: min(at_once, len(alive) - fewest)]
+        harms += [harms[-1] + float(total) for total in np.cumsum(costs[cheapest])]
+        leaving = [alive[place] for place in cheapest]
+        order += leaving
+        alive = [unit for unit in alive if unit not in leaving]
         for problem in problems:
-            problem.leave_out(order[-1])
+            problem.leave_out(leaving)
     costs = _costs(problems, alive)
     rest = np.argsort(costs, kind="stable")
     harms += [harms[-1] + float(total) for total in np.cumsum(costs[rest])]

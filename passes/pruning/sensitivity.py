@@ -85,7 +85,7 @@ def measured(
     counts = [_levels(group, lane, lane) for group in groups]
     macs = max(graph_macs(graph), 1)
     affordable = _TRIAL_MACS / macs / _TRIAL_SAMPLES[0]
-    exchanges, swaps = (int(np.clip(affordable / 4, *bounds)) for bounds in (_EXCHANGES, _SWAPS))
+    exchanges, swaps = (int(np.clip(affordable / 8, *bounds)) for bounds in (_EXCHANGES, _SWAPS))
     most = (int(affordable) - exchanges - swaps) // max(len(groups), 1)
     measured_counts = [_thinned(each, most) for each in counts]
     trials = sum(len(each) - 1 for each in measured_counts) + exchanges + swaps
