@@ -24,10 +24,11 @@ def _is_same(node: Node, before: Node) -> bool:
         return False
     if _names(node.outputs) != _names(before.outputs) or _names(node.inputs) != _names(before.inputs):
         return False
+    weights = node.optional_input(_WEIGHTS)
     for index, (value, old) in enumerate(zip(node.inputs, before.inputs, strict=True)):
         if value is None or old is None or not value.is_constant:
             continue
-        is_clustered = index in (_WEIGHTS, _BIAS) and node.input(_WEIGHTS).clusters is not None
+        is_clustered = index in (_WEIGHTS, _BIAS) and weights is not None and weights.clusters is not None
         if value.type != old.type or not (is_clustered or _is_equal(value.data, old.data)):
             return False
     return True
