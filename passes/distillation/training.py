@@ -20,7 +20,7 @@ torch = load_torch()
 
 _PARTS = 2  # of a batch, computed side by side and added in order: the sums do not depend on the number of cores
 _FIRST_MOMENT, _SECOND_MOMENT = 0.9, 0.99  # of Adam
-_PATIENCE = 0.5  # of all steps without a better result, after which training ends
+_PATIENCE = 0.7  # of all steps without a better result, after which training ends
 _CHECKS = 25  # times that the held-out samples are asked
 _HOPELESS = 4.0  # times the loss at the start
 _TINY = 1e-12
