@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import ClassVar
 
-import numpy as np
-from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
 from tinyopt.errors import UsageError
-from tinyopt.ir import Graph, Node
+from tinyopt.ir import Graph
 from tinyopt.pass_manager import Pass, PassContext, Unpruned
 from tinyopt.passes.channel_groups import ChannelGroup, find_channel_groups, keep_channels
-from tinyopt.passes.channel_links import label_of, weight_use
-from tinyopt.passes.pruning.allotment import descend, exchange
+from tinyopt.passes.channel_links import label_of
+from tinyopt.passes.pruning.choice import choose
+from tinyopt.passes.pruning.cutting import cut_copy, kept_channels
 from tinyopt.passes.pruning.goals import Goal, goal_of
 from tinyopt.passes.pruning.importance import needs_samples
 from tinyopt.passes.pruning.request import (
@@ -27,7 +26,6 @@ from tinyopt.passes.pruning.request import (
     parse_layer_shares,
 )
 from tinyopt.passes.pruning.sensitivity import FEWEST_SAMPLES, Sensitivity, from_weights, measured
-from tinyopt.passes.pruning.swapping import swap
 from tinyopt.passes.pruning.widths import Counts, Widths
 
 
@@ -42,7 +40,8 @@ class PruneChannels(Pass):
         measured: on calibration samples, how far the outputs move (how much class probability goes elsewhere, or the
         relative error) when a group gives up so many and its readers make up for them. Step by step the group
         pays whose harm is least for each instruction that the target saves; then exchanges between groups, and of
-        single units, are measured.
+        single units, are measured. Of the plans that promise most, each is rehearsed where that takes no more than a
+        minute or two: cut, refitted by one half of the samples and judged by the other, both ways round.
         Layers keep a multiple of the target's lane width. The readers' weights stay as they are: refit-weights
         changes them.
     Before -> After: with ratio=0.2
@@ -88,9 +87,8 @@ class PruneChannels(Pass):
             known = _sensitivity(graph, groups, importance, context)
             widths = Widths(graph, known.groups)
             start = _start(known, shares, context.facts.channel_multiple)
-            goal = goal_of(widths, self.ratio, budget, lambda plan: _cut_copy(graph, known, plan), context)
-            plan = _plan(known, start, _fixed(known, shares), goal)
-            known = _swapped(known, plan)
+            goal = goal_of(widths, self.ratio, budget, lambda plan: cut_copy(graph, known.kept(plan)), context)
+            plan, known = choose(known, start, _fixed(known, shares), goal)
         _say_sensitivity(known, context)
         goal.report(widths.full, plan, context)
         is_changed = _apply(graph, known, plan, widths.full, goal, context)
@@ -138,7 +136,7 @@ def _sensitivity(
             groups,
             importance,
             context.original,
-            lane,
+            context.facts,
             context.samples,
             lambda done, total: context.on_progress(PruneChannels.name, done, total),
         )
@@ -182,32 +180,6 @@ def _start(known: Sensitivity, shares: Mapping[str, float], lane: int) -> Counts
     return tuple(counts)
 
 
-def _plan(known: Sensitivity, start: Counts, fixed: Sequence[float | None], goal: Goal) -> Counts:
-    """How many units every group keeps."""
-    curves = [c.only(n) if f is not None else c for c, n, f in zip(known.curves, start, fixed, strict=True)]
-    plan = goal.pick(list(descend(curves, start, goal.measure, goal.lowest)))
-    if known.harm is None or plan == start:
-        return plan
-    limit = max(goal.measure(plan), goal.lowest)
-    harm = known.harm
-    better = exchange(curves, plan, goal.measure, limit, lambda counts: harm(known.gone(counts)), known.exchanges)
-    return better if goal.is_met(better) or not goal.is_met(plan) else plan
-
-
-def _swapped(known: Sensitivity, plan: Counts) -> Sensitivity:
-    """With the units that should rather leave, by trial."""
-    gone = known.gone(plan)
-    if known.harm is None or not gone:
-        return known
-    orders = {group: ranking.order for group, ranking in zip(known.groups, known.rankings, strict=True)}
-    better = swap(gone, orders, known.harm, known.swaps)
-    rankings = tuple(
-        ranking.starting_with(better[group]) if group in better else ranking
-        for group, ranking in zip(known.groups, known.rankings, strict=True)
-    )
-    return replace(known, rankings=rankings)
-
-
 def _say_sensitivity(known: Sensitivity, context: PassContext) -> None:
     for group, curve in zip(known.groups, known.curves, strict=True):
         pairs = zip(curve.counts[1:], curve.harms[1:], strict=True)
@@ -227,15 +199,11 @@ def _percent(harm: float) -> str:
 
 def _apply(graph: Graph, known: Sensitivity, plan: Counts, full: Counts, goal: Goal, context: PassContext) -> bool:
     """Cut, and say what was cut."""
-    kept = {
-        group: ranking.kept(count)
-        for group, ranking, count in zip(known.groups, known.rankings, plan, strict=True)
-        if count < group.size
-    }
+    kept = known.kept(plan)
     if not kept:
         return False
     whole = graph.copy() if context.unpruned is None else context.unpruned.graph  # layers may be gone already
-    context.unpruned = Unpruned(whole, _kept_channels(graph, kept))
+    context.unpruned = Unpruned(whole, kept_channels(graph, kept))
     for index, (group, curve, count) in enumerate(zip(known.groups, known.curves, plan, strict=True)):
         if group in kept:
             nodes = [use.node for use in group.producers]
@@ -244,32 +212,3 @@ def _apply(graph: Graph, known: Sensitivity, plan: Counts, full: Counts, goal: G
             context.did(f"{group.label}: {group.size} -> {count} channels; {text}", nodes, nodes)
     keep_channels(graph, kept)
     return True
-
-
-def _cut_copy(graph: Graph, known: Sensitivity, plan: Counts) -> Graph:
-    """The graph of a plan."""
-    copy = graph.copy()
-    twins = dict(zip(_keys(find_channel_groups(graph)), find_channel_groups(copy), strict=True))
-    keys = _keys(known.groups)
-    kept = {twins[key]: ranking.kept(n) for key, ranking, n in zip(keys, known.rankings, plan, strict=True)}
-    keep_channels(copy, kept)
-    return copy
-
-
-def _keys(groups: Sequence[ChannelGroup]) -> list[tuple[str, int, int]]:
-    """What tells the groups of a graph apart: a dimension that holds them, and where they begin in it."""
-    return [(g.members[0].value.name, g.members[0].axis, int(g.members[0].places.min())) for g in groups]
-
-
-def _kept_channels(graph: Graph, kept: Mapping[ChannelGroup, Sequence[int]]) -> dict[str, NDArray[np.int64]]:
-    """For each layer that loses output channels, those that stay."""
-    stays: dict[Node, NDArray[np.bool_]] = {}
-    axes = {node.output: (node, use.channel_axis) for node in graph.nodes if (use := weight_use(node)) is not None}
-    for group, units in kept.items():
-        gone = np.setdiff1d(np.arange(group.size), units)
-        for member in group.members:
-            node, axis = axes.get(member.value, (None, -1))
-            if node is not None and member.axis == axis:
-                mask = stays.setdefault(node, np.ones(member.value.shape[axis], np.bool_))
-                mask[member.places[gone]] = False
-    return {node.name: np.flatnonzero(mask).astype(np.int64) for node, mask in stays.items()}

@@ -91,8 +91,7 @@ def exchange(
     known = {plan: harm(plan)}
     best = plan
     while len(known) <= most_trials:
-        promising = [each for each in _neighbours(curves, best, measure, goal) if each not in known]
-        promising.sort(key=lambda counts: sum(c.harm(n) for c, n in zip(curves, counts, strict=True)))
+        promising = [each for each in neighbours(curves, best, measure, goal) if each not in known]
         found = promising[: min(_NEIGHBOURS, most_trials + 1 - len(known))]
         for each in found:
             known[each] = harm(each)
@@ -103,8 +102,11 @@ def exchange(
     return best
 
 
-def _neighbours(curves: Sequence[Curve], plan: Counts, measure: Measure, goal: float) -> list[Counts]:
-    """Plans within the goal in which one or two groups changed by some steps, and others paid for it or got it back."""
+def neighbours(curves: Sequence[Curve], plan: Counts, measure: Measure, goal: float) -> list[Counts]:
+    """Plans within the goal in which one or two groups changed by some steps, and others paid for it or got it back.
+
+    Those whose curves promise least harm come first.
+    """
     ups = [(i, n) for i, curve in enumerate(curves) for n in _above(curve, plan[i])]
     downs = [(i, n) for i, curve in enumerate(curves) for n in curve.below(plan[i])[:_STEPS]]
     changes: list[tuple[tuple[int, int], ...]] = [(each,) for each in (*ups, *downs)]
@@ -121,7 +123,8 @@ def _neighbours(curves: Sequence[Curve], plan: Counts, measure: Measure, goal: f
         *_, low = descend(free, counts, measure, goal)
         if measure(low) <= goal:
             found.append(_ascend(curves, low, measure, goal, touched))
-    return [counts for counts in dict.fromkeys(found) if counts != plan]
+    others = [counts for counts in dict.fromkeys(found) if counts != plan]
+    return sorted(others, key=lambda counts: sum(c.harm(n) for c, n in zip(curves, counts, strict=True)))
 
 
 def _ascend(curves: Sequence[Curve], counts: Counts, measure: Measure, goal: float, settled: set[int]) -> Counts:

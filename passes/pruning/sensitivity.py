@@ -11,8 +11,10 @@ import numpy as np
 
 from tinyopt.ir import Graph, Node
 from tinyopt.ops.facts import graph_macs
+from tinyopt.pass_manager import TargetFacts
 from tinyopt.passes.channel_groups import ChannelGroup
 from tinyopt.passes.pruning.allotment import Curve, levels
+from tinyopt.passes.pruning.cutting import Kept
 from tinyopt.passes.pruning.importance import (
     Ranking,
     merged,
@@ -22,6 +24,7 @@ from tinyopt.passes.pruning.importance import (
     rank_by_weights,
 )
 from tinyopt.passes.pruning.readers import InputMoments, Reader, measure_inputs, reader_of
+from tinyopt.passes.pruning.rehearsal import Rehearsals
 from tinyopt.passes.pruning.request import Importance
 from tinyopt.passes.pruning.trials import Gone, Trials
 from tinyopt.passes.pruning.widths import Counts
@@ -36,6 +39,8 @@ _TRIAL_MACS = 640e9  # for all trials: about a minute
 _EXCHANGES = (4, 48)  # trials of whole plans
 _SWAPS = (0, 72)  # trials of other units
 _TRIAL_SAMPLES = (16, 320)
+_FEWEST_REHEARSALS, _MOST_REHEARSALS = 3, 16
+_REHEARSAL_MACS = 40e6  # of one run of the model, for all rehearsals: about a minute
 _SAMPLE_BYTES = 64 << 20  # of samples that are held
 _FEWEST_LEVELS = 3  # that are measured of a group, however large the graph
 
@@ -45,6 +50,7 @@ class Sensitivity:
     """What is known of the groups: in which order units leave, and what it does to the outputs.
 
     harm: measures how far outputs move when units leave; None where nothing was measured. exchanges, swaps: how often.
+    rehearsals: measure it with refitted layers, which takes longer; None where it would take too long.
     """
 
     groups: tuple[ChannelGroup, ...]
@@ -53,6 +59,12 @@ class Sensitivity:
     harm: Callable[[Gone], float] | None = None
     exchanges: int = 0
     swaps: int = 0
+    rehearsals: Rehearsals | None = None
+
+    def kept(self, plan: Counts) -> Kept:
+        """The units that stay by a plan, of the groups that lose some."""
+        together = zip(self.groups, self.rankings, plan, strict=True)
+        return {group: ranking.kept(count) for group, ranking, count in together if count < group.size}
 
     def gone(self, plan: Counts) -> Gone:
         """The units that leave by a plan."""
@@ -77,11 +89,12 @@ def measured(
     groups: Sequence[ChannelGroup],
     importance: Importance,
     original: Graph | None,
-    lane: int,
+    facts: TargetFacts,
     samples: Sequence[Sample],
     on_progress: Callable[[int, int], None],
 ) -> Sensitivity:
     """What trials on samples say, for units in the order of their importance."""
+    lane = facts.channel_multiple
     counts = [_levels(group, lane, lane) for group in groups]
     macs = max(graph_macs(graph), 1)
     affordable = _TRIAL_MACS / macs / _TRIAL_SAMPLES[0]
@@ -90,7 +103,8 @@ def measured(
     measured_counts = [_thinned(each, most) for each in counts]
     trials = sum(len(each) - 1 for each in measured_counts) + exchanges + swaps
     folds = _folds(samples, int(np.clip(_TRIAL_MACS / macs / trials, *_TRIAL_SAMPLES)))
-    total, done = trials + sum(map(len, folds)), 0
+    rehearsed = min(_MOST_REHEARSALS, int(_REHEARSAL_MACS / macs)) if len(folds[0]) >= FEWEST_SAMPLES else 0
+    total, done = trials + rehearsed + sum(map(len, folds)), 0
 
     def step() -> None:
         nonlocal done
@@ -117,7 +131,8 @@ def measured(
     ]
     finer = tuple(_finer(each, curve) for each, curve in zip(counts, curves, strict=True))
     swaps = swaps if importance == "obs" else 0  # who names another ranking gets it
-    return Sensitivity(tuple(groups), tuple(rankings), finer, harm, exchanges, swaps)
+    rehearsals = Rehearsals(graph, facts, folds, step, rehearsed) if rehearsed >= _FEWEST_REHEARSALS else None
+    return Sensitivity(tuple(groups), tuple(rankings), finer, harm, exchanges, swaps, rehearsals)
 
 
 def _finer(counts: Counts, curve: Curve) -> Curve:

@@ -96,8 +96,7 @@ class Trials:
         self._moments = moments
         self._judge = Judge.of(graph)
         self._producers = graph.producers()
-        session = OnnxSession(graph, self._extra(graph, self._judge.values))
-        self._exact = [self._outputs(session, fold) for fold in folds]
+        self._exact = [outputs_of(graph, self._judge.values, fold) for fold in folds]
 
     def harm(self, gone: Gone) -> NDArray[np.float64]:
         """For each sample, fold after fold, how far the outputs move when the units of `gone` leave."""
@@ -105,8 +104,7 @@ class Trials:
         for fold, samples in enumerate(self._folds):
             trained = self._moments[len(self._folds) - 1 - fold]
             graph = self.compensated(gone, trained)
-            judged = self._judge_in(graph)
-            found = self._outputs(OnnxSession(graph, self._extra(graph, judged)), samples)
+            found = outputs_of(graph, Judge.of(graph).values, samples)
             harms.append(self._judge.harm(self._exact[fold], found))
         return np.concatenate(harms)
 
@@ -130,20 +128,14 @@ class Trials:
                 node.inputs[2] = Value(f"{node.name}.compensated_bias", TensorType.of(data), data)
         return graph
 
-    def _judge_in(self, graph: Graph) -> list[Value]:
-        by_name = {value.name: value for value in graph.values()}
-        return [by_name[value.name] for value in self._judge.values]
 
-    @staticmethod
-    def _extra(graph: Graph, values: Sequence[Value]) -> list[Value]:
-        return [v for v in dict.fromkeys(values) if not graph.is_output(v) and v not in graph.inputs]
-
-    def _outputs(self, session: OnnxSession, samples: Sequence[Sample]) -> Outputs:
-        names = [value.name for value in self._judge.values]
-        return [
-            [np.asarray(found[name] if name in found else sample[name]) for name in names]
-            for sample, found in session.run_each(samples)
-        ]
+def outputs_of(graph: Graph, values: Sequence[Value], samples: Sequence[Sample]) -> Outputs:
+    """What some values of the graph are for each sample."""
+    hidden = [value for value in dict.fromkeys(values) if not graph.is_output(value) and value not in graph.inputs]
+    return [
+        [np.asarray(found[value.name] if value.name in found else sample[value.name]) for value in values]
+        for sample, found in OnnxSession(graph, hidden).run_each(samples)
+    ]
 
 
 def staying_columns(reader: Reader, gone: Gone) -> NDArray[np.bool_]:
