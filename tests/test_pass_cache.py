@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 
 from tests.digits import MODEL, options_for
+from tests.graph_builder import GraphBuilder, context_for
 from tinyopt.api import compile_model
-from tinyopt.pass_manager import Pass
+from tinyopt.ir import Graph
+from tinyopt.pass_cache import run_pass_cached
+from tinyopt.pass_manager import Pass, PassContext
 from tinyopt.passes.quantize import Quantize
 from tinyopt.pipeline import DEFAULT_PASSES
 
@@ -35,10 +39,11 @@ def _forbid(monkeypatch: pytest.MonkeyPatch, steps: list[type[Pass]]) -> None:
 def test_a_second_compilation_takes_the_passes_results_from_disk_and_gives_the_same_files(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    without = _compiled(tmp_path / "without", None)
-    first = _compiled(tmp_path / "first", tmp_path / "cache")
+    smaller = {"prune": 0.2, "cluster": 16}
+    without = _compiled(tmp_path / "without", None, **smaller)
+    first = _compiled(tmp_path / "first", tmp_path / "cache", **smaller)
     _forbid(monkeypatch, COSTLY)
-    second = _compiled(tmp_path / "second", tmp_path / "cache", max_drop=50.0)
+    second = _compiled(tmp_path / "second", tmp_path / "cache", **smaller, max_drop=50.0)
     assert without == first == second
 
 
@@ -55,3 +60,30 @@ def test_other_options_run_the_pass_again_and_a_damaged_file_does_too(
     _forbid(monkeypatch, [Quantize])
     with pytest.raises(Exception, match="quantize ran"):
         _compiled(tmp_path / "other", cache_dir, ranges="minmax")
+
+
+@dataclass(frozen=True)
+class _OperatorBefore(Pass):
+    """Says how the model as it came computes its output."""
+
+    name: ClassVar[str] = "operator-before"
+    is_costly: ClassVar[bool] = True
+    is_for_target: ClassVar[bool] = True
+
+    def run(self, graph: Graph, context: PassContext) -> bool:
+        assert context.original is not None
+        context.note(context.original.nodes[-1].op)
+        return False
+
+
+def test_models_that_became_the_same_graph_are_told_apart_by_passes_that_look_at_the_original(tmp_path: Path) -> None:
+    found: list[str] = []
+    for operator in ("Relu", "Sigmoid", "Relu"):
+        context = replace(context_for(), original=_graph_of(operator), cache_dir=tmp_path)
+        found += [remark.message for remark in run_pass_cached(_OperatorBefore(), _graph_of("Tanh"), context).remarks]
+    assert found == ["Relu", "Sigmoid", "Relu"]
+
+
+def _graph_of(operator: str) -> Graph:
+    build = GraphBuilder()
+    return build.graph_of(build(operator, build.input("x", (1, 4))))

@@ -60,6 +60,15 @@ def test_flash_and_ram_of_a_draft_are_those_of_the_finished_library() -> None:
     assert costs.flash_bytes(graph) == pytest.approx(after["flash_bytes"], rel=0.01)
 
 
+def test_what_is_kept_of_one_compilers_code_is_not_taken_for_anothers() -> None:
+    named = target_named("cortex-m4")
+    labels = [
+        target_costs(named, replace(options_for("cortex-m4"), cc=cc), [], ()).label
+        for cc in ("arm-none-eabi-gcc", "arm-none-eabi-gcc -fno-inline")
+    ]
+    assert labels[0] != labels[1]
+
+
 def test_a_library_that_takes_more_than_max_flash_is_an_error_that_says_how_much_and_is_not_written(
     tmp_path: Path,
 ) -> None:

@@ -34,7 +34,7 @@ _KIND = "passes"
 _GRAPH, _RECORD = "graph.npz", "record.json"
 _COPIES = ("is_float_graph", "is_float_graph_unclustered", "is_unclustered")
 _DAMAGES = (InvalidModelError, ValueError, TypeError, KeyError, EOFError, OSError, zipfile.BadZipFile, zlib.error)
-_PACKAGES = ("numpy", "onnxruntime", "scikit-learn")  # the numbers depend on
+_PACKAGES = ("numpy", "onnxruntime", "scikit-learn", "torch")  # the numbers depend on
 
 
 def run_pass_cached(step: Pass, graph: Graph, context: PassContext) -> PassRecord:
@@ -75,6 +75,7 @@ def _key(step: Pass, graph: Graph, context: PassContext) -> str:
     if step.is_for_target:
         label = "" if context.costs is None else f"{context.costs.label} {_target_fingerprint()}"
         digest.update(f"{context.facts} {label}".encode())
+        digest.update(b"none" if context.original is None else hashlib.sha256(_bytes(context.original)).digest())
     if context.labels is not None:
         digest.update(context.labels.tobytes())
     if context.unpruned is not None:
@@ -88,11 +89,19 @@ def _key(step: Pass, graph: Graph, context: PassContext) -> str:
 @cache
 def _fingerprint() -> str:
     """A hash of our sources and of the packages that the numbers depend on."""
-    digest = hashlib.sha256(" ".join(importlib.metadata.version(package) for package in _PACKAGES).encode())
+    digest = hashlib.sha256(" ".join(map(_version, _PACKAGES)).encode())
     root = Path(__file__).resolve().parent
     for source in sorted(path for room in (".", "passes") for path in (root / room).rglob("*.py")):
         digest.update(source.read_bytes())
     return digest.hexdigest()
+
+
+def _version(package: str) -> str:
+    """Of an installed package; 'none' for one that an extra would bring."""
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return "none"
 
 
 @cache

@@ -68,9 +68,9 @@ class Unpruned:
 class TargetCosts:
     """What a float graph will take on the target, with the kernels that it will get, before it is quantized.
 
-    label: tells the estimates of two targets, and of int8 and float, apart. instructions: of one node; its values need
-    types but no constants. flash_bytes: the library's code and constants. ram_bytes: the arena. flash_note: what
-    flash_bytes leaves out and why; empty where it counts everything.
+    label: tells the estimates of two targets, of two compilers, and of int8 and float apart. instructions: of one node;
+    its values need types but no constants. flash_bytes: the library's code and constants. ram_bytes: the arena.
+    flash_note: what flash_bytes leaves out and why; empty where it counts everything.
     """
 
     label: str
@@ -95,7 +95,7 @@ class PassContext:
     cache_dir: Path | None = None  # for what is slow to observe; None for no cache
     labels: NDArray[np.int64] | None = None  # the class of each calibration sample, where the user gave them
     costs: TargetCosts | None = None  # what float graphs will take on the target
-    unpruned: Unpruned | None = None  # what prune-channels found; None where nothing was pruned
+    unpruned: Unpruned | None = None  # what pruning found; None where no layer or channel was removed
     unclustered: Graph | None = None  # a copy of what cluster-weights found; None where nothing was clustered
     float_graph: Graph | None = None  # a copy of what quantize found, whose nodes keep their names; None before it ran
 
@@ -129,7 +129,7 @@ class Pass(abc.ABC):
     # Whether results are worth keeping on disk. They must follow from the graph, the options, the calibration samples
     # with their labels, `context.unpruned`, `context.unclustered` and `context.float_graph` alone.
     is_costly: ClassVar[bool] = False
-    # Whether results follow from `context.facts` and `context.costs` as well.
+    # Whether results follow from `context.facts`, `context.costs` and `context.original` as well.
     is_for_target: ClassVar[bool] = False
 
     @abc.abstractmethod

@@ -44,7 +44,7 @@ def target_costs(
     drafting = Drafting(target.facts, quantize, lowering, calibration)
     memory = DraftMemory(target, drafting, compiler, options.cache_dir)
     return TargetCosts(
-        label=f"{target.name} {'int8' if is_integer else 'float'} {quantize} {lowering}",
+        label=f"{target.name} {'int8' if is_integer else 'float'} {quantize} {lowering} {memory.measured_by}",
         instructions=NodeEstimates(target, is_integer).instructions,
         flash_bytes=memory.flash_bytes,
         ram_bytes=memory.ram_bytes,
@@ -76,6 +76,11 @@ class DraftMemory:
     def measures_code(self) -> bool:
         """Whether there is a compiler, and one with a tool that tells sizes."""
         return self.compiler is not None and bool(self.compiler.size)
+
+    @property
+    def measured_by(self) -> str:
+        """The compiler that code is measured with, and its version; empty where nothing measures code."""
+        return f"{self.compiler.command} {self.compiler.version()}" if self.compiler and self.measures_code else ""
 
     def ram_bytes(self, graph: Graph) -> int:
         """The arena, in one piece."""
