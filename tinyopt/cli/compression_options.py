@@ -15,16 +15,22 @@ _MOST_CLUSTERS = 64
 def _parse_clusters(_context: click.Context, _option: click.Parameter, text: str) -> int | Literal["auto"]:
     if text == "auto":
         return "auto"
-    if not text.isdecimal() or int(text) > _MOST_CLUSTERS:
+    clusters = int(text) if text.isdecimal() else 1
+    if clusters == 1 or clusters > _MOST_CLUSTERS:
         raise click.BadParameter(f"auto, or a number of values from 2 to {_MOST_CLUSTERS}, not '{text}'")
-    return int(text)
+    return clusters
 
 
 def _parse_flash(_context: click.Context, _option: click.Parameter, text: str | None) -> int | None:
+    if text is None:
+        return None
     try:
-        return None if text is None else parse_bytes(text)
+        size = parse_bytes(text)
     except UsageError as error:
         raise click.BadParameter(str(error)) from None
+    if size == 0:
+        raise click.BadParameter("a library takes more than 0 bytes")
+    return size
 
 
 COMPRESSION_OPTIONS = (
