@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import importlib
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
 from typing import ClassVar
 
 import numpy as np
@@ -21,6 +19,8 @@ from tinyopt.passes.clustering.codebooks import packed_bytes
 from tinyopt.passes.clustering.fitting import Fit, Problem, best_fit, nearest_fit
 from tinyopt.passes.clustering.layers import Layer, layers_of, refusal
 from tinyopt.passes.clustering.walks import Walks, problem_of
+from tinyopt.passes.pruning.request import matches
+from tinyopt.passes.quantization.moments import decibels
 
 _MOST_CLUSTERS = 256
 
@@ -151,12 +151,8 @@ class ClusterWeights(Pass):
 
 def _gain(problem: Problem, plain: Fit, fit: Fit) -> str:
     signal = float(problem.judge.signal(problem.wanted).sum())
-    before, after = (_decibels(signal, problem.error(each)) for each in (plain, fit))
+    before, after = (decibels(signal, problem.error(each)) for each in (plain, fit))
     return f"its sums' signal to noise {after} dB, with the nearest values {before}"
-
-
-def _decibels(signal: float, noise: float) -> str:
-    return "inf" if noise <= 0 or signal <= 0 else f"{10 * math.log10(signal / noise):.1f}"
 
 
 def pinned_clusters(graph: Graph, patterns: Sequence[str]) -> dict[Node, int]:
@@ -170,7 +166,7 @@ def pinned_clusters(graph: Graph, patterns: Sequence[str]) -> dict[Node, int]:
         pattern, _, number = text.rpartition("=")
         if not pattern or not number.isdecimal() or int(number) == 1 or int(number) > _MOST_CLUSTERS:
             raise UsageError(f"'{text}' is no PATTERN=N with 0 or 2 to {_MOST_CLUSTERS} values, such as 'fc*=64'")
-        named = [node for node in layers if any(fnmatchcase(name, pattern) for name in (node.name, *node.origins))]
+        named = [node for node in layers if matches(node, pattern)]
         if not named:
             raise UsageError(f"'{text}' names no layer; there are: {', '.join(node.name for node in layers)}")
         found.update(dict.fromkeys(named, int(number)))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fnmatch
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -14,20 +13,12 @@ from tinyopt.errors import UsageError
 from tinyopt.ir import Graph, Node, Value, merged_origins
 from tinyopt.pass_manager import Pass, PassContext, Unpruned
 from tinyopt.passes.channel_links import label_of
-from tinyopt.passes.idle_branches import (
-    RESIDUAL,
-    Finding,
-    Shortcut,
-    Vector,
-    find_shortcuts,
-    measure_shortcut,
-    shortcuts_at,
-)
-from tinyopt.passes.linear_layers import LAYERS_WITH_BIAS
-from tinyopt.passes.quantization.layers import FEWEST_SAMPLES
-from tinyopt.passes.quantization.walk import Walk, affordable_samples
+from tinyopt.passes.idle_branches import Finding, Shortcut, Vector, find_shortcuts, measure_shortcut, shortcuts_at
+from tinyopt.passes.linear_layers import LAYERS_WITH_BIAS, RESIDUAL
+from tinyopt.passes.pruning.request import matches
+from tinyopt.passes.quantization.layers import chosen_samples, too_few
+from tinyopt.passes.quantization.walk import Walk
 from tinyopt.passes.simplify_arithmetic import composed_clamp
-from tinyopt.quantization_error import evenly_spaced
 
 IDLE_SHARE = 1e-4  # of the variance: 40 dB below, about what rounding to int8 adds
 
@@ -82,9 +73,7 @@ class DropIdleBranches(Pass):
             return "the model is quantized already: drop branches of the float model"
         if context.unpruned is not None:
             return "layers or channels were removed before"
-        if len(context.samples) < FEWEST_SAMPLES:
-            return f"{len(context.samples)} calibration samples are too few to judge by: {FEWEST_SAMPLES} or more"
-        return None
+        return too_few(context.samples)
 
     def _drop(self, graph: Graph, finding: Finding, context: PassContext) -> bool:
         """Take a shortcut where it is still there; returns whether it was taken."""
@@ -103,9 +92,7 @@ class DropIdleBranches(Pass):
 
 
 def _measure(graph: Graph, context: PassContext, share: float) -> list[Finding]:
-    samples = [
-        context.samples[i] for i in evenly_spaced(context.samples, max(affordable_samples(graph), FEWEST_SAMPLES))
-    ]
+    samples = chosen_samples(graph, context.samples)
     walk, shortcuts = Walk(graph, samples), find_shortcuts(graph)
     findings: list[Finding] = []
     for done, shortcut in enumerate(shortcuts):
@@ -126,8 +113,7 @@ def _least(findings: Sequence[Finding]) -> str:
 
 def _kept_by_name(shortcut: Shortcut, patterns: Sequence[str]) -> str | None:
     for layer in shortcut.layers:
-        names = (layer.name, *layer.origins)
-        if any(fnmatch.fnmatchcase(name, pattern) for name in names for pattern in patterns):
+        if any(matches(layer, pattern) for pattern in patterns):
             return f"'{label_of(layer)}' is named in keep"
     return None
 

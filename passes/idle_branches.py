@@ -21,13 +21,12 @@ from numpy.typing import NDArray
 from tinyopt.ir import Array, Graph, Node, Value
 from tinyopt.onnx_session import OnnxSession
 from tinyopt.ops import OPERATORS
-from tinyopt.passes.linear_layers import LAYERS_WITH_BIAS, has_residual
+from tinyopt.passes.linear_layers import LAYERS_WITH_BIAS, RESIDUAL, has_residual
 from tinyopt.passes.quantization.layers import split
 from tinyopt.passes.quantization.walk import Walk
 
 Vector = NDArray[np.float64]
 
-RESIDUAL = 3  # index of the residual input of Conv and Dense
 _FIRST_LOOK = 4  # samples
 _FAR_OFF = 100  # times the share that is looked for: what misses it by so much on these is not looked at further
 _TINY = 1e-30

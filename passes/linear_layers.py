@@ -11,7 +11,7 @@ from tinyopt.ir import Array, Node, Quantization, Value
 from tinyopt.passes.rewriting import is_unclamped
 
 LAYERS_WITH_BIAS = ("Conv", "ConvTranspose", "Dense")
-_RESIDUAL = 3  # index of the residual input of Conv and Dense
+RESIDUAL = 3  # index of the residual input of Conv and Dense
 
 
 def output_axis(node: Node) -> int:
@@ -23,7 +23,7 @@ def output_axis(node: Node) -> int:
 
 def has_residual(node: Node) -> bool:
     """Whether another tensor is added before the clamp."""
-    return node.op in ("Conv", "Dense") and node.optional_input(_RESIDUAL) is not None
+    return node.op in ("Conv", "Dense") and node.optional_input(RESIDUAL) is not None
 
 
 def is_finished(node: Node) -> bool:

@@ -13,7 +13,14 @@ from tinyopt.pass_manager import Pass, PassContext
 from tinyopt.passes.channel_links import label_of
 from tinyopt.passes.linear_layers import scaled_weights
 from tinyopt.passes.recovery.channel_statistics import errors_with, measure_channels
-from tinyopt.passes.recovery.layers import REFITTED, PrunedLayer, replace_constants, shared_constants, visit_layers
+from tinyopt.passes.recovery.layers import (
+    REFITTED,
+    PrunedLayer,
+    constants_refusal,
+    replace_constants,
+    shared_constants,
+    visit_layers,
+)
 
 _MARK = ".normalized"  # ends the names of weights with other gains, so that a second run knows them
 _EXACT = 1e-10  # of the outputs' energy: float32 rounding
@@ -56,12 +63,9 @@ class ReestimateNormalization(Pass):
 
 
 def _refusal(node: Node, shared: set[Value]) -> str | None:
-    weights, bias = node.input(1), node.optional_input(2)
-    if not weights.is_constant or not (bias is None or bias.is_constant):
-        return "its weights are not constants"
-    if weights in shared or bias in shared:
-        return "its weights are shared"
-    return "it has its mean and spread already" if _MARK in weights.name else None
+    if reason := constants_refusal(node, shared):
+        return reason
+    return "it has its mean and spread already" if _MARK in node.input(1).name else None
 
 
 def _reestimate(layer: PrunedLayer, graph: Graph, context: PassContext) -> bool:

@@ -12,13 +12,19 @@ from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 from tinyopt.ir import Graph, Node, Value
 from tinyopt.pass_manager import Pass, PassContext
 from tinyopt.passes.channel_links import label_of
-from tinyopt.passes.quantization.moments import has_rows
-from tinyopt.passes.recovery.layers import REFITTED, PrunedLayer, replace_constants, shared_constants, visit_layers
+from tinyopt.passes.quantization.moments import LARGEST_INPUTS, has_rows
+from tinyopt.passes.recovery.layers import (
+    REFITTED,
+    PrunedLayer,
+    constants_refusal,
+    replace_constants,
+    shared_constants,
+    visit_layers,
+)
 from tinyopt.passes.recovery.regression import Regression, Sums, Weights, weights_of
 
 _RIDGES = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)  # in units of the operands' mean variance
 _STEPS = 3  # through the clamp; the first brings most
-_LARGEST_INPUTS = 2304  # the moments of more would take minutes and gigabytes
 _EXACT = 1e-10  # of the outputs' energy: float32 rounding
 _WORTHWHILE = 0.999  # of the error before: less of a gain comes from the choice of samples
 
@@ -61,17 +67,14 @@ class RefitWeights(Pass):
 
 
 def _refusal(node: Node, shared: set[Value]) -> str | None:
-    weights, bias = node.input(1), node.optional_input(2)
-    if not weights.is_constant or not (bias is None or bias.is_constant):
-        return "its weights are not constants"
+    if reason := constants_refusal(node, shared):
+        return reason
     if not has_rows(node):
         return f"the weights of {node.op} are not refitted"
-    if weights in shared or bias in shared:
-        return "its weights are shared"
-    if REFITTED in weights.name:
+    if REFITTED in node.input(1).name:
         return "it is refitted already"
-    inputs = math.prod(weights.shape[1:])
-    return f"{inputs} inputs are too many" if inputs > _LARGEST_INPUTS else None
+    inputs = math.prod(node.input(1).shape[1:])
+    return f"{inputs} inputs are too many" if inputs > LARGEST_INPUTS else None
 
 
 def _refit(layer: PrunedLayer, graph: Graph, context: PassContext) -> bool:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
@@ -15,13 +14,12 @@ from tinyopt.ir import Array, Graph, Value
 from tinyopt.pass_manager import Pass, PassContext
 from tinyopt.passes.channel_links import label_of
 from tinyopt.passes.quantization.layers import QuantizedLinear, change_layers, split
-from tinyopt.passes.quantization.moments import Matrices, Moments, has_rows, measure_moments
+from tinyopt.passes.quantization.moments import LARGEST_INPUTS, Matrices, Moments, decibels, has_rows, measure_moments
 from tinyopt.passes.quantization.rounding import Grid, codebook_grid, compensation, integer_grid, refit, round_rows
 from tinyopt.passes.quantization.weights import LARGEST_LEVEL
 
 # Damping and ridges, the boldest first: few samples of many inputs want much of both.
 _RIDGES: Mapping[float, tuple[float, ...]] = {0.01: (1.0, 10.0), 0.1: (10.0, 100.0), 1.0: (100.0,)}  # by damping
-_LARGEST_INPUTS = 2304  # the factor of their moments would take minutes and gigabytes
 
 
 @dataclass(frozen=True)
@@ -65,7 +63,7 @@ def _refusal(float_graph: Graph | None, layer: QuantizedLinear) -> str | None:
     if layer.is_exact:
         return "its weights are exact already"
     inputs = layer.integer_rows.shape[2]
-    return f"{inputs} inputs are too many" if inputs > _LARGEST_INPUTS else None
+    return f"{inputs} inputs are too many" if inputs > LARGEST_INPUTS else None
 
 
 def _round(layer: QuantizedLinear, x: Sequence[Array], z: Sequence[Array], context: PassContext) -> bool:
@@ -91,7 +89,7 @@ def _round(layer: QuantizedLinear, x: Sequence[Array], z: Sequence[Array], conte
     if layer.bias is not None:
         layer.store_bias(layer.twin.input(2).data + moments.bias_shift(wanted, integers * scale))
     signal = float(judge.signal(wanted).sum())
-    gain = f"its sums' signal to noise {_decibels(signal, before)} -> {_decibels(signal, after)} dB"
+    gain = f"its sums' signal to noise {decibels(signal, before)} -> {decibels(signal, after)} dB"
     context.did(f"{label_of(node)}: {gain}", [node], [node])
     return True
 
@@ -112,7 +110,3 @@ def _grid(levels: Value) -> Grid:
     if levels.clusters is None:
         return integer_grid(-LARGEST_LEVEL, LARGEST_LEVEL)
     return codebook_grid(levels.clusters.codebook)
-
-
-def _decibels(signal: float, noise: float) -> str:
-    return "inf" if noise <= 0 or signal <= 0 else f"{10 * math.log10(signal / noise):.1f}"

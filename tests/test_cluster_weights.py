@@ -262,7 +262,7 @@ def test_a_budget_out_of_reach_is_declined_with_the_nearest() -> None:
         apply(ClusterWeights(is_automatic=True), graph)
     few = context_for(_samples(9, seed=1))
     assert not ClusterWeights(is_automatic=True, max_flash=500).run(_network(GraphBuilder()), few)
-    assert "too few calibration samples" in messages(few.remarks, "declined")[0]
+    assert "too few to judge by" in messages(few.remarks, "declined")[0]
 
 
 def test_a_layer_that_matters_little_gives_first() -> None:

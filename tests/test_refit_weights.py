@@ -209,7 +209,7 @@ def test_shared_weights_and_wide_layers_stay_and_say_why(monkeypatch: pytest.Mon
     graph, unpruned = pair(shared, (1, 5), {"dense": STAY})
     context = refitted(graph, unpruned, samples_of((1, 5), 20, 8))
     assert [text for text in messages(context.remarks, "declined") if "its weights are shared" in text][1:]
-    monkeypatch.setattr("tinyopt.passes.refit_weights._LARGEST_INPUTS", 3)
+    monkeypatch.setattr("tinyopt.passes.refit_weights.LARGEST_INPUTS", 3)
     graph, unpruned = pair(dense, (1, 5), {"dense": STAY})
     context = refitted(graph, unpruned, samples_of((1, 5), 20, 8))
     assert "dense_2: 4 inputs are too many" in messages(context.remarks, "declined")

@@ -10,8 +10,8 @@ from tinyopt.pass_manager import PassContext
 from tinyopt.passes.clustering.allotment import LADDER, Judge, Ladder, allot, constant_bytes, measure_ladder
 from tinyopt.passes.clustering.fitting import Fit, nearest_fit, quick_fit
 from tinyopt.passes.clustering.layers import Layer, refusal
-from tinyopt.passes.clustering.walks import chosen_samples, problem_of
-from tinyopt.passes.quantization.layers import split
+from tinyopt.passes.clustering.walks import problem_of
+from tinyopt.passes.quantization.layers import chosen_samples, split, too_few
 from tinyopt.passes.quantization.walk import Walk
 from tinyopt.samples import Sample
 
@@ -31,15 +31,14 @@ class Automatic:
 
     def clusters(self, context: PassContext, name: str) -> dict[Node, int] | None:
         """For each layer its number of values; None, with a remark, where there are too few samples."""
-        samples = chosen_samples(self.graph, context)
-        if samples is None:
-            context.declined("too few calibration samples to tell which layers bear few values: give 10 or more")
+        if reason := too_few(context.samples):
+            context.declined(f"which layers bear few values is not known: {reason}")
             return None
-        ladders = self._ladders(samples, context, name)
+        ladders = self._ladders(chosen_samples(self.graph, context.samples), context, name)
         found, fits = allot(ladders, self.max_flash, lambda chosen: self._flash_bytes(ladders, chosen, context))
         what = f"{found.flash_bytes:,} bytes of flash at {self.max_flash:,} allowed"
-        if context.costs is None:
-            what += ", constants alone"
+        if note := "constants alone" if context.costs is None else context.costs.flash_note:
+            what += f", {note}"
         if fits:
             context.note(f"estimated: {what}")
         else:

@@ -8,8 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tinyopt.ir import Array
+from tinyopt.passes.quantization.weights import LARGEST_LEVEL
 
-LARGEST_LEVEL = 127  # of an int8 weight
 _RESTARTS = 8  # of k-means, from different seeds; the best is taken
 
 

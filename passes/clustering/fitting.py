@@ -21,9 +21,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from tinyopt.passes.clustering.codebooks import LARGEST_LEVEL, find_codebook, nearest
+from tinyopt.passes.clustering.codebooks import find_codebook, nearest
 from tinyopt.passes.quantization.moments import Matrices, Moments
 from tinyopt.passes.quantization.rounding import Compensation, codebook_grid, compensation, refit, round_rows
+from tinyopt.passes.quantization.weights import LARGEST_LEVEL
 
 # Damping and ridges, the boldest first: few samples of many inputs want much of both.
 _STRENGTHS: Mapping[float, tuple[float, ...]] = {0.01: (0.1, 1.0, 10.0), 0.1: (1.0, 10.0, 100.0), 1.0: (100.0,)}

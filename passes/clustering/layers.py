@@ -9,12 +9,12 @@ import numpy as np
 
 from tinyopt.ir import Array, Clusters, Graph, Node, Value
 from tinyopt.passes.channel_links import WeightUse, constant_source, weight_use
-from tinyopt.passes.clustering.codebooks import LARGEST_LEVEL, packed_bytes
+from tinyopt.passes.clustering.codebooks import packed_bytes
 from tinyopt.passes.clustering.fitting import Fit
-from tinyopt.passes.quantization.moments import Matrices, groups_of, has_rows
+from tinyopt.passes.quantization.moments import LARGEST_INPUTS, Matrices, groups_of, has_rows
+from tinyopt.passes.quantization.weights import LARGEST_LEVEL
 
 _FEWEST_WEIGHTS_PER_CLUSTER = 4
-LARGEST_INPUTS = 2304  # the factor of their moments would take minutes and gigabytes
 
 
 @dataclass(frozen=True, eq=False)

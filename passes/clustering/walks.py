@@ -9,11 +9,9 @@ from tinyopt.ir import Array, Graph, Node
 from tinyopt.pass_manager import PassContext
 from tinyopt.passes.clustering.fitting import Problem
 from tinyopt.passes.clustering.layers import Layer
-from tinyopt.passes.quantization.layers import FEWEST_SAMPLES, split
+from tinyopt.passes.quantization.layers import chosen_samples, split, too_few
 from tinyopt.passes.quantization.moments import measure_moments
-from tinyopt.passes.quantization.walk import Walk, affordable_samples
-from tinyopt.quantization_error import evenly_spaced
-from tinyopt.samples import Sample
+from tinyopt.passes.quantization.walk import Walk
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,12 +25,10 @@ class Walks:
     @classmethod
     def over(cls, graph: Graph, before: Graph, context: PassContext) -> Walks | None:
         """None where there are too few samples."""
-        samples = chosen_samples(graph, context)
-        return (
-            None
-            if samples is None
-            else cls(Walk(before, samples), Walk(graph, samples), {node.name: node for node in before.nodes})
-        )
+        if too_few(context.samples):
+            return None
+        samples = chosen_samples(graph, context.samples)
+        return cls(Walk(before, samples), Walk(graph, samples), {node.name: node for node in before.nodes})
 
     def inputs(self, node: Node) -> tuple[Sequence[Array], Sequence[Array]]:
         """What a layer reads before clustering and as things stand, for each sample."""
@@ -50,11 +46,3 @@ def problem_of(layer: Layer, x: Sequence[Array], z: Sequence[Array], clusters: i
         return None
     judge = measure_moments(layer.node, x, z, held_out, with_exact=True)
     return Problem(layer.wanted, moments, judge, layer.scale, clusters, seed, layer.is_integer)
-
-
-def chosen_samples(graph: Graph, context: PassContext) -> list[Sample] | None:
-    """As many calibration samples as can be held, evenly spaced; None where there are too few to hold some out."""
-    if len(context.samples) < FEWEST_SAMPLES:
-        return None
-    count = max(affordable_samples(graph), FEWEST_SAMPLES)
-    return [context.samples[i] for i in evenly_spaced(context.samples, count)]

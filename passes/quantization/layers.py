@@ -15,6 +15,7 @@ from tinyopt.passes.linear_layers import LAYERS_WITH_BIAS
 from tinyopt.passes.quantization.moments import Matrices, weight_rows
 from tinyopt.passes.quantization.walk import Walk, affordable_samples
 from tinyopt.quantization_error import evenly_spaced
+from tinyopt.samples import Sample
 
 FEWEST_SAMPLES = 10  # below that nothing could be held out
 _HELD_OUT = 5  # every fifth sample judges what the others proposed
@@ -105,13 +106,10 @@ def change_layers(
     if context.float_graph is None:
         context.declined("nothing was quantized here: integers that came with the model stay as they are")
         return False
-    if len(context.samples) < FEWEST_SAMPLES:
-        context.declined(
-            f"{len(context.samples)} calibration samples are too few to judge by: {FEWEST_SAMPLES} or more"
-        )
+    if reason := too_few(context.samples):
+        context.declined(reason)
         return False
-    count = max(affordable_samples(graph), FEWEST_SAMPLES)
-    samples = [context.samples[i] for i in evenly_spaced(context.samples, count)]
+    samples = chosen_samples(graph, context.samples)
     layers = quantized_layers(graph, context.float_graph)
     exact, rounded = Walk(context.float_graph, samples), Walk(graph, samples)
     is_changed = False
@@ -125,6 +123,19 @@ def change_layers(
         is_changed |= change(layer, exact.arrays(layer.twin.input(0)), rounded.arrays(layer.node.input(0)))
     context.on_progress(name, len(layers), len(layers))
     return is_changed
+
+
+def too_few(samples: Sequence[Sample]) -> str | None:
+    """Why nothing can be judged by the calibration samples; None where there are enough to hold some out."""
+    if len(samples) >= FEWEST_SAMPLES:
+        return None
+    return f"{len(samples)} calibration samples are too few to judge by: {FEWEST_SAMPLES} or more"
+
+
+def chosen_samples(graph: Graph, samples: Sequence[Sample]) -> list[Sample]:
+    """As many of the samples as a walk over the graph can hold, and enough to hold some out; evenly spaced."""
+    count = max(affordable_samples(graph), FEWEST_SAMPLES)
+    return [samples[index] for index in evenly_spaced(samples, count)]
 
 
 def split(count: int) -> tuple[Sequence[int], Sequence[int]]:

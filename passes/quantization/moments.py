@@ -22,6 +22,8 @@ from tinyopt.ops.windows import sliding_windows
 
 Matrices = NDArray[np.float64]  # [groups, ...]: one matrix or vector for each group of a convolution
 
+LARGEST_INPUTS = 2304  # of a layer: moments of more, and their factors, would take minutes and gigabytes
+
 _TINY = 1e-30
 _FAR = 1000.0  # a mean's square this many times the variance is far from zero
 _ROUNDING = 1e-9  # of a mean's square
@@ -170,3 +172,8 @@ def _products(a: NDArray[np.float32], b: NDArray[np.float32]) -> NDArray[np.floa
 
 def _products_of_means(a: Matrices, b: Matrices) -> Matrices:
     return a[:, :, None] * b[:, None, :]
+
+
+def decibels(signal: float, noise: float) -> str:
+    """10 log10(signal / noise), for remarks."""
+    return "inf" if noise <= 0 or signal <= 0 else f"{10 * math.log10(signal / noise):.1f}"

@@ -15,14 +15,11 @@ from tinyopt.ir import Array, Graph, Node, Value
 from tinyopt.onnx_session import OnnxSession
 from tinyopt.pass_manager import PassContext, Unpruned
 from tinyopt.passes.channel_links import label_of
-from tinyopt.passes.linear_layers import LAYERS_WITH_BIAS, has_residual, output_axis
-from tinyopt.passes.quantization.walk import Walk, affordable_samples
-from tinyopt.quantization_error import evenly_spaced
+from tinyopt.passes.linear_layers import LAYERS_WITH_BIAS, RESIDUAL, has_residual, output_axis
+from tinyopt.passes.quantization.layers import chosen_samples, split, too_few
+from tinyopt.passes.quantization.walk import Walk
 
-FEWEST_SAMPLES = 10  # below that nothing could be held out
 REFITTED = ".refitted"  # ends the names of refitted weights, so that a second run knows them
-_HELD_OUT = 5  # every fifth sample judges what the others proposed
-_RESIDUAL = 3  # index of the residual input of Conv and Dense
 
 Rows = NDArray[np.float32]  # [rows, channels]: a layer's outputs, one row for each pixel
 
@@ -50,12 +47,12 @@ class PrunedLayer:
     @property
     def fitted(self) -> Sequence[int]:
         """The samples to propose by."""
-        return [index for index in range(self.samples) if index % _HELD_OUT]
+        return split(self.samples)[0]
 
     @property
     def held_out(self) -> Sequence[int]:
         """Every fifth sample, to judge by."""
-        return range(0, self.samples, _HELD_OUT)
+        return split(self.samples)[1]
 
     @cached_property
     def sample_weights(self) -> NDArray[np.float64]:
@@ -76,7 +73,7 @@ class PrunedLayer:
         """What is added to the layer's sums in the pruned model, [rows, channels]; None where nothing is."""
         if not has_residual(self.node):
             return None
-        return _rows(self.node, self.pruned.arrays(self.node.input(_RESIDUAL))[index])
+        return _rows(self.node, self.pruned.arrays(self.node.input(RESIDUAL))[index])
 
     def wanted(self, index: int) -> Rows:
         """What the layer gives in the unpruned model before the clamp, of the channels that are left."""
@@ -119,13 +116,10 @@ def visit_layers(
     if unpruned is None:
         context.declined("nothing was pruned")
         return False
-    if len(context.samples) < FEWEST_SAMPLES:
-        context.declined(
-            f"{len(context.samples)} calibration samples are too few to judge by: {FEWEST_SAMPLES} or more"
-        )
+    if reason := too_few(context.samples):
+        context.declined(reason)
         return False
-    count = max(affordable_samples(unpruned.graph), FEWEST_SAMPLES)
-    samples = [context.samples[index] for index in evenly_spaced(context.samples, count)]
+    samples = chosen_samples(unpruned.graph, context.samples)
     exact, pruned = Walk(unpruned.graph, samples), Walk(graph, samples)
     twins = _twins(graph, unpruned)
     layers = [node for node in graph.nodes if node.op in LAYERS_WITH_BIAS]
@@ -142,6 +136,14 @@ def visit_layers(
         is_changed |= change(PrunedLayer(node, twin, unpruned.kept.get(node.name), exact, pruned, len(samples)))
     context.on_progress(name, len(layers), len(layers))
     return is_changed
+
+
+def constants_refusal(node: Node, shared: set[Value]) -> str | None:
+    """Why a layer's weights and bias cannot be changed; None where they can. shared: see `shared_constants`."""
+    weights, bias = node.input(1), node.optional_input(2)
+    if not weights.is_constant or not (bias is None or bias.is_constant):
+        return "its weights are not constants"
+    return "its weights are shared" if weights in shared or bias in shared else None
 
 
 def shared_constants(graph: Graph) -> set[Value]:
