@@ -304,3 +304,30 @@ def test_without_pytorch_the_error_says_at_once_what_to_install(
         compile_model(MODEL, output, options, lambda what, _done, _total: progress.append(what))
     assert progress == []
     assert not output.exists()
+
+
+@needs_torch
+def test_samples_are_changed_only_in_ways_that_leave_their_classes() -> None:
+    import torch
+
+    from tinyopt.passes.distillation.symmetries import find_symmetries, varied
+
+    x = torch.from_numpy(np.random.default_rng(0).normal(size=(40, 8, 16)).astype(np.float32))
+    by_rows = {"x": x}  # the class is the row with the largest sum: columns may go anywhere, rows may not
+    found = find_symmetries(by_rows, lambda inputs: inputs["x"].sum(dim=2).argmax(dim=1))
+    assert [each.name for each in found] == ["mirrored along axis 1"]
+    changed = varied(by_rows, found, np.random.default_rng(0))["x"]
+    mirrored = (changed != x).flatten(1).any(dim=1)
+    assert 10 < int(mirrored.sum()) < 30
+    assert torch.equal(changed[mirrored], x[mirrored].flip(2))
+
+
+@needs_torch
+def test_what_moves_in_at_the_border_of_a_shifted_sample_is_a_copy_of_the_border() -> None:
+    import torch
+
+    from tinyopt.passes.distillation.symmetries import Symmetry
+
+    x = torch.arange(8, dtype=torch.float32)[None]
+    assert Symmetry(1, 2).applied(x, 2).tolist() == [[0, 0, 0, 1, 2, 3, 4, 5]]
+    assert Symmetry(1, 2).applied(x, -1).tolist() == [[1, 2, 3, 4, 5, 6, 7, 7]]

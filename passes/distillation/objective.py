@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from tinyopt.ir import Graph, Value
@@ -119,3 +119,18 @@ def takes_labels(heads: Sequence[Head]) -> bool:
 
 def _label_loss(head: Head, found: Tensor, labels: Tensor) -> Tensor:
     return functional.cross_entropy(found.reshape(len(labels), head.pruned.type.elements), labels)
+
+
+def classes_by(graph: TorchGraph, head: Value, axis: int, batch: int) -> Callable[[Mapping[str, Tensor]], Tensor]:
+    """A function that gives the class of each sample, by the largest logit of `head` along its `axis`."""
+
+    def classes(inputs: Mapping[str, Tensor]) -> Tensor:
+        count = len(next(iter(inputs.values())))
+        found: list[Tensor] = []
+        with torch.no_grad():
+            for start in range(0, count, batch):
+                part = {name: x[start : start + batch] for name, x in inputs.items()}
+                found.append(graph.run(part, [head])[0].argmax(axis + 1))
+        return torch.cat(found)
+
+    return classes

@@ -14,6 +14,7 @@ from tinyopt.ir import Array, Value
 from tinyopt.passes.distillation.mixing import mixed
 from tinyopt.passes.distillation.objective import Objective
 from tinyopt.passes.distillation.parameters import Trained
+from tinyopt.passes.distillation.symmetries import Symmetry, varied
 from tinyopt.passes.distillation.torch_door import Tensor, load_torch
 
 torch = load_torch()
@@ -47,13 +48,15 @@ class Samples:
 class Schedule:
     """steps: of gradient descent. batch: samples in each, of which the share `mixed` is made of two.
 
-    rate: the first step's length relative to the root mean square of each tensor. seed: of the order and the mixtures.
+    symmetries: the changes that samples go through before. rate: the first step's length relative to the root mean
+    square of each tensor. seed: of the order, the changes and the mixtures.
     """
 
     steps: int
     batch: int
     rate: float
     mixed: float
+    symmetries: tuple[Symmetry, ...]
     seed: int
 
 
@@ -182,7 +185,8 @@ def _batches(samples: Samples, schedule: Schedule) -> Iterator[Samples]:
         batch, order = samples.chosen(order[: schedule.batch]), order[schedule.batch :]
         plain = len(batch) - int(len(batch) * schedule.mixed)
         labels = None if batch.labels is None else batch.labels[:plain]
-        yield Samples(mixed(batch.inputs, plain, generator), labels)
+        inputs = varied(batch.inputs, schedule.symmetries, generator)
+        yield Samples(mixed(inputs, plain, generator), labels)
 
 
 @contextmanager
