@@ -129,6 +129,8 @@ def too_few(samples: Sequence[Sample]) -> str | None:
     """Why nothing can be judged by the calibration samples; None where there are enough to hold some out."""
     if len(samples) >= FEWEST_SAMPLES:
         return None
+    if not samples:
+        return f"there are no calibration samples to judge by: give {FEWEST_SAMPLES} or more"
     return f"{len(samples)} calibration samples are too few to judge by: {FEWEST_SAMPLES} or more"
 
 
