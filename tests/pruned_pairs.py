@@ -7,10 +7,11 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from tests.graph_builder import GraphBuilder
+from tests.graph_builder import GraphBuilder, context_for
 from tinyopt.ir import Array, Graph, Value
 from tinyopt.onnx_session import OnnxSession
-from tinyopt.pass_manager import Unpruned
+from tinyopt.pass_manager import Pass, PassContext, Unpruned
+from tinyopt.verify import verify
 
 Samples = Sequence[Mapping[str, Array]]
 Take = Callable[[Array, int], Value]  # a constant without the removed channels along an axis
@@ -40,6 +41,21 @@ def pair(body: Body, shape: tuple[int, ...], kept: Mapping[str, Sequence[int]]) 
         return build.graph_of(body(build, build.input("x", shape), take))
 
     return built(True), Unpruned(built(False), {name: np.array(channels) for name, channels in kept.items()})
+
+
+def recovered(step: Pass, graph: Graph, unpruned: Unpruned, samples: Samples) -> PassContext:
+    """Run `step`, see that the graph is valid and that a second run changes nothing."""
+    context = context_for(samples)
+    context.unpruned = unpruned
+    step.run(graph, context)
+    verify(graph, after=step.name)
+    again = context_for(samples)
+    again.unpruned = unpruned
+    constants = [value.data for value in graph.constants()]
+    assert not step.run(graph, again)
+    for expected, value in zip(constants, graph.constants(), strict=True):
+        np.testing.assert_array_equal(value.data, expected)
+    return context
 
 
 def error(exact: Graph, graph: Graph, samples: Samples) -> float:

@@ -6,28 +6,16 @@ import numpy as np
 import pytest
 
 from tests.graph_builder import GraphBuilder, context_for, messages
-from tests.pruned_pairs import STAY, Body, Samples, Take, error, pair, random, samples_of
+from tests.pruned_pairs import STAY, Body, Samples, Take, error, pair, random, recovered, samples_of
 from tinyopt.evaluate import evaluate_all
 from tinyopt.ir import Graph, Value
 from tinyopt.pass_manager import PassContext, Unpruned
 from tinyopt.passes.reestimate_normalization import ReestimateNormalization
 from tinyopt.passes.refit_weights import RefitWeights
-from tinyopt.verify import verify
 
 
 def reestimated(graph: Graph, unpruned: Unpruned, samples: Samples) -> PassContext:
-    """Give back means and spreads, see that the graph is valid and that a second run changes nothing."""
-    context = context_for(samples)
-    context.unpruned = unpruned
-    ReestimateNormalization().run(graph, context)
-    verify(graph, after="reestimate-normalization")
-    again = context_for(samples)
-    again.unpruned = unpruned
-    constants = [value.data for value in graph.constants()]
-    assert not ReestimateNormalization().run(graph, again)
-    for expected, value in zip(constants, graph.constants(), strict=True):
-        np.testing.assert_array_equal(value.data, expected)
-    return context
+    return recovered(ReestimateNormalization(), graph, unpruned, samples)
 
 
 def doubled_rows() -> Value:
