@@ -33,7 +33,7 @@ class CompileOptions:
     cluster: values per layer's weights, 0 for none, "auto" for as few as max_flash needs. cluster_layers: values for
     some layers, such as "fc*=64". max_flash: bytes of code and constants that the library may take; None for no limit.
     cluster_cost: how many times the instructions of int8 weights the model may take to look clustered ones up.
-    weight_bits: 8, or 4 for weights in -7..7, two to a byte where the kernels look them up within cluster_cost.
+    weight_bits: 8, or 4 for weights in -7..7, two to a byte where kernels can look them up.
     ranges: where the range of an activation ends: "auto", or a method of tinyopt.passes.quantization.ranges.
     max_drop: how many points of top-1 the compiled model may be worse than the given one; None for no limit.
     boundary: element type at inputs and outputs; None leaves it to the target. name: prefix of C names and files.
