@@ -71,7 +71,7 @@ class PruneChannels(Pass):
         budget, shares = parse_budget(self.to), parse_layer_shares(self.layers)
         importance = parse_importance(self.importance)
         if self.ratio and budget is not None:
-            raise UsageError("prune by a ratio or down to a size, not both: leave out ratio or to")
+            raise UsageError("prune by a share or down to a size, not both: leave out --prune or --prune-to")
         check_patterns(graph, (*shares, *self.keep), "prune-channels")
         if not (self.ratio or budget or shares):
             context.declined("nothing is asked for: ratio=0.2 removes a fifth of the instructions")
@@ -89,8 +89,8 @@ class PruneChannels(Pass):
             start = _start(known, shares, context.facts.channel_multiple)
             goal = goal_of(widths, self.ratio, budget, lambda plan: cut_copy(graph, known.kept(plan)), context)
             plan, known = choose(known, start, _fixed(known, shares), goal)
-        _say_sensitivity(known, context)
         goal.report(widths.full, plan, context)
+        _say_sensitivity(known, context)
         is_changed = _apply(graph, known, plan, widths.full, goal, context)
         context.on_progress(self.name, 1, 1)
         return is_changed

@@ -125,7 +125,7 @@ def test_the_graph_is_pruned_down_to_a_budget_and_no_further(budget: str, size: 
     assert size(graph)
     wider = _perceptron(_random_rows(graph.nodes[0].output.shape[1] + 4))
     assert not size(wider), "a lane more would have done"
-    assert messages(context.remarks, "note")[-1].endswith(f"{budget} asked for")
+    assert any(note.endswith(f"{budget} asked for") for note in messages(context.remarks, "note"))
 
 
 def test_what_cannot_be_reached_is_declined_with_the_nearest() -> None:

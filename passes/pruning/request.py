@@ -15,6 +15,7 @@ Importance: TypeAlias = Literal["obs", "fisher", "bn-scale", "l2", "l1"]
 Quantity: TypeAlias = Literal["macs", "cycles", "flash", "ram"]
 
 _BYTES = {"": 1, "K": 1 << 10, "M": 1 << 20}
+_NAMED = 5  # layers that a message lists
 _NUMBERS = {"": 1, "K": 1_000, "M": 1_000_000}
 
 
@@ -85,8 +86,9 @@ def matches(node: Node, pattern: str) -> bool:
 
 
 def check_patterns(graph: Graph, patterns: Iterable[str], what: str) -> None:
-    """Raises UsageError for a pattern that matches nothing."""
+    """Raises UsageError for a pattern that matches no layer with weights."""
+    layers = [node for node in graph.nodes if node.op in ("Conv", "ConvTranspose", "Dense")]
+    names = [node.name for node in layers[:_NAMED]] + (["..."] if len(layers) > _NAMED else [])
     for pattern in patterns:
-        if not any(matches(node, pattern) for node in graph.nodes):
-            layers = [node.name for node in graph.nodes if node.op in ("Conv", "ConvTranspose", "Dense")]
-            raise UsageError(f"{what}: no layer is named '{pattern}'; there are {', '.join(layers[:5])}, ...")
+        if not any(matches(node, pattern) for node in layers):
+            raise UsageError(f"{what}: no layer with weights is named '{pattern}'; there are {', '.join(names)}")
