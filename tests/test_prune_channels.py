@@ -151,7 +151,7 @@ def test_layers_named_in_keep_stay_and_a_pattern_without_a_layer_is_a_usage_erro
     graph = _perceptron(_random_rows())
     context = _pruned(PruneChannels(ratio=0.3, keep=("fir*",)), graph)
     assert "first: not pruned: 'first' is named in keep" in messages(context.remarks, "declined")
-    with pytest.raises(UsageError, match="no layer is named 'conv9'"):
+    with pytest.raises(UsageError, match="no layer with weights is named 'conv9'"):
         PruneChannels(ratio=0.3, keep=("conv9",)).run(graph, context_for())
 
 
