@@ -93,11 +93,12 @@ def _arguments(words: list[str] | None) -> argparse.Namespace:
 
 
 def _read(arguments: argparse.Namespace) -> tuple[Figures, str]:
-    """What was measured before, and at which revisions."""
+    """What was measured before, and at which revisions; of a case in several files the last."""
     lists, revisions = read_figures(arguments.read)
+    rows = {(entry["model"], entry["case"]): Row(**entry) for entry in lists["rows"]}
     channels = [Channels(**entry) for entry in lists["channels"]]
     recoveries = [Recovery(**entry) for entry in lists["recoveries"]]
-    return Figures([Row(**entry) for entry in lists["rows"]], channels, recoveries), revisions
+    return Figures(list(rows.values()), channels, recoveries), revisions
 
 
 def _measured(arguments: argparse.Namespace) -> Figures:
