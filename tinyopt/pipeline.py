@@ -65,12 +65,12 @@ DEFAULT_PASSES: tuple[type[Pass], ...] = (
     SplitRows,
 )
 
-# what --recover names, and the pass of each in rising order of cost; the first has none
-_RECOVERY = {
-    "none": "",
-    "normalization": ReestimateNormalization.name,
-    "refit": RefitWeights.name,
-    "distill": Distill.name,
+# what --recover names, in rising order of cost, and the passes that each leaves out
+_LEFT_OUT = {
+    "none": {ReestimateNormalization.name, RefitWeights.name, Distill.name},
+    "normalization": {RefitWeights.name, Distill.name},
+    "refit": {Distill.name},
+    "distill": set[str](),
 }
 
 
@@ -104,9 +104,7 @@ def build_pipeline(options: CompileOptions, boundary: str) -> list[Pass]:
     for name in [*options.settings, *options.disabled_passes]:
         if name not in known:
             raise UsageError(f"no pass '{name}'; there are: {', '.join(known)}")
-    disabled = set(options.disabled_passes) | set(
-        list(_RECOVERY.values())[list(_RECOVERY).index(options.recover) + 1 :]
-    )
+    disabled = _LEFT_OUT[options.recover].union(options.disabled_passes)
     if not options.is_quantized:
         disabled |= {"quantize", "equalize-layers"}
     return [with_options(step, options.settings.get(step.name, {})) for step in steps if step.name not in disabled]
