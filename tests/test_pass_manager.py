@@ -155,11 +155,11 @@ def install(monkeypatch: pytest.MonkeyPatch, *entries: EntryPoint) -> None:
     monkeypatch.setattr(importlib.metadata, "entry_points", entry_points)
 
 
-def test_a_pass_of_another_package_runs_before_quantization_and_leaves_remarks(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_pass_of_another_package_runs_before_clustering_and_leaves_remarks(monkeypatch: pytest.MonkeyPatch) -> None:
     install(monkeypatch, EntryPoint("tweak", Tweak))
     steps = build_pipeline(CompileOptions(settings={"tweak": {"amount": "3"}}), "float")
     names = [step.name for step in steps]
-    assert names.index("tweak") + 1 == names.index("quantize")
+    assert names.index("tweak") + 1 == names.index("cluster-weights")
     graph = small_graph()
     results = run_pipeline(graph, steps, context_for(), random_samples(graph.inputs, 2, 0))
     (record,) = (result.record for result in results if result.record.pass_name == "tweak")

@@ -30,9 +30,10 @@ class NodeEstimates:
         """Of one run of `node`, a node of the fused NHWC float graph; its values need types but no constants.
 
         The node is looked at by itself: what its neighbours would have it do beside (rescale what a Concat joins, give
-        int16 to a Softmax) is not in it. Nothing for what is computed from constants alone.
+        int16 to a Softmax) is not in it. Nothing for what is computed from constants alone, and for the boundaries of
+        integers in a model that came quantized: they become part of the operators beside them.
         """
-        if not node.variable_inputs:
+        if not node.variable_inputs or node.op in ("QuantizeLinear", "DequantizeLinear"):
             return 0.0
         key = _content(node)
         if key not in self._known:
