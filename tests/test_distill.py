@@ -308,10 +308,9 @@ def test_without_pytorch_the_error_says_at_once_what_to_install(
 
 @needs_torch
 def test_samples_are_changed_only_in_ways_that_leave_their_classes() -> None:
-    import torch
-
     from tinyopt.passes.distillation.symmetries import find_symmetries, varied
 
+    torch = torch_door.load_torch()
     x = torch.from_numpy(np.random.default_rng(0).normal(size=(40, 8, 16)).astype(np.float32))
     by_rows = {"x": x}  # the class is the row with the largest sum: columns may go anywhere, rows may not
     found = find_symmetries(by_rows, lambda inputs: inputs["x"].sum(dim=2).argmax(dim=1))
@@ -324,10 +323,9 @@ def test_samples_are_changed_only_in_ways_that_leave_their_classes() -> None:
 
 @needs_torch
 def test_what_moves_in_at_the_border_of_a_shifted_sample_is_a_copy_of_the_border() -> None:
-    import torch
-
     from tinyopt.passes.distillation.symmetries import Symmetry
 
+    torch = torch_door.load_torch()
     x = torch.arange(8, dtype=torch.float32)[None]
     assert Symmetry(1, 2).applied(x, 2).tolist() == [[0, 0, 0, 1, 2, 3, 4, 5]]
     assert Symmetry(1, 2).applied(x, -1).tolist() == [[1, 2, 3, 4, 5, 6, 7, 7]]
