@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
+from fnmatch import fnmatchcase
 from typing import TypeAlias
 
 import numpy as np
@@ -161,6 +162,11 @@ def removable_use(node: Node) -> WeightUse | None:
 def label_of(node: Node) -> str:
     """The node's name for a remark: of a very long one its end, which is what tells it from others."""
     return node.name if len(node.name) <= _LONGEST_LABEL else f"...{node.name[-_LONGEST_LABEL:]}"
+
+
+def matches(node: Node, pattern: str) -> bool:
+    """Whether a pattern of the shell names the node, or an ONNX node that it came from."""
+    return any(fnmatchcase(name, pattern) for name in (node.name, *node.origins))
 
 
 def constant_source(value: Value, producers: dict[Value, Node]) -> Value | None:

@@ -13,13 +13,12 @@ from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 from tinyopt.errors import UsageError
 from tinyopt.ir import Graph, Node
 from tinyopt.pass_manager import Pass, PassContext
-from tinyopt.passes.channel_links import label_of
+from tinyopt.passes.channel_links import label_of, matches
 from tinyopt.passes.clustering.automatic import Automatic
 from tinyopt.passes.clustering.codebooks import packed_bytes
 from tinyopt.passes.clustering.fitting import Fit, Problem, best_fit, nearest_fit
 from tinyopt.passes.clustering.layers import Layer, layers_of, refusal
 from tinyopt.passes.clustering.walks import Walks, problem_of
-from tinyopt.passes.pruning.request import matches
 from tinyopt.passes.quantization.moments import decibels
 
 _MOST_CLUSTERS = 256

@@ -12,7 +12,7 @@ from tinyopt.errors import UsageError
 from tinyopt.ir import Graph
 from tinyopt.pass_manager import Pass, PassContext, Unpruned
 from tinyopt.passes.channel_groups import ChannelGroup, find_channel_groups, keep_channels
-from tinyopt.passes.channel_links import label_of
+from tinyopt.passes.channel_links import label_of, matches
 from tinyopt.passes.pruning.choice import choose
 from tinyopt.passes.pruning.cutting import cut_copy, kept_channels
 from tinyopt.passes.pruning.goals import Goal, goal_of
@@ -20,13 +20,13 @@ from tinyopt.passes.pruning.importance import needs_samples
 from tinyopt.passes.pruning.request import (
     Importance,
     check_patterns,
-    matches,
     parse_budget,
     parse_importance,
     parse_layer_shares,
 )
-from tinyopt.passes.pruning.sensitivity import FEWEST_SAMPLES, Sensitivity, from_weights, measured
+from tinyopt.passes.pruning.sensitivity import Sensitivity, from_weights, measured
 from tinyopt.passes.pruning.widths import Counts, Widths
+from tinyopt.passes.quantization.layers import FEWEST_SAMPLES
 
 
 @dataclass(frozen=True)
@@ -86,9 +86,10 @@ class PruneChannels(Pass):
         with threadpool_limits(1):
             known = _sensitivity(graph, groups, importance, context)
             widths = Widths(graph, known.groups)
-            start = _start(known, shares, context.facts.channel_multiple)
+            fixed = _fixed(known, shares)
+            start = _start(known, fixed, context.facts.channel_multiple)
             goal = goal_of(widths, self.ratio, budget, lambda plan: cut_copy(graph, known.kept(plan)), context)
-            plan, known = choose(known, start, _fixed(known, shares), goal)
+            plan, known = choose(known, start, fixed, goal)
         goal.report(widths.full, plan, context)
         _say_sensitivity(known, context)
         is_changed = _apply(graph, known, plan, widths.full, goal, context)
@@ -170,10 +171,10 @@ def _fixed(known: Sensitivity, shares: Mapping[str, float]) -> tuple[float | Non
     return tuple(found)
 
 
-def _start(known: Sensitivity, shares: Mapping[str, float], lane: int) -> Counts:
+def _start(known: Sensitivity, fixed: Sequence[float | None], lane: int) -> Counts:
     """All units, but what patterns ask for, to the nearest multiple of the lane width."""
     counts: list[int] = []
-    for group, share in zip(known.groups, _fixed(known, shares), strict=True):
+    for group, share in zip(known.groups, fixed, strict=True):
         wanted = group.size * (1 - (share or 0.0))
         rounded = max(lane, int(wanted / lane + 0.5) * lane)
         counts.append(min(rounded, group.size) if share else group.size)

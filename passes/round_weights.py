@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
-import numpy as np
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
 from tinyopt.ir import Array, Graph, Value
 from tinyopt.pass_manager import Pass, PassContext
 from tinyopt.passes.channel_links import label_of
 from tinyopt.passes.quantization.layers import QuantizedLinear, change_layers, split
-from tinyopt.passes.quantization.moments import LARGEST_INPUTS, Matrices, Moments, decibels, has_rows, measure_moments
-from tinyopt.passes.quantization.rounding import Grid, codebook_grid, compensation, integer_grid, refit, round_rows
+from tinyopt.passes.quantization.moments import LARGEST_INPUTS, decibels, has_rows, measure_moments
+from tinyopt.passes.quantization.rounding import Grid, codebook_grid, integer_grid, strengths
 from tinyopt.passes.quantization.weights import LARGEST_LEVEL
 
 # Damping and ridges, the boldest first: few samples of many inputs want much of both.
@@ -77,7 +75,9 @@ def _round(layer: QuantizedLinear, x: Sequence[Array], z: Sequence[Array], conte
     wanted, scale = layer.exact_rows, layer.row_scales
     present = integers = layer.integer_rows
     before = after = float(judge.error(wanted, present * scale).sum())
-    for proposal in _proposals(wanted, scale, moments, _grid(layer.weights)):
+    grid = _grid(layer.weights)
+    for strength in strengths(wanted, moments, _RIDGES):
+        proposal = strength.rounded(scale, grid)
         error = float(judge.error(wanted, proposal * scale).sum())
         if error < after:
             integers, after = proposal, error
@@ -92,18 +92,6 @@ def _round(layer: QuantizedLinear, x: Sequence[Array], z: Sequence[Array], conte
     gain = f"its sums' signal to noise {decibels(signal, before)} -> {decibels(signal, after)} dB"
     context.did(f"{label_of(node)}: {gain}", [node], [node])
     return True
-
-
-def _proposals(wanted: Matrices, scale: Matrices, moments: Moments, grid: Grid) -> Iterator[Matrices]:
-    """Integers for the weights, both [groups, channels, K], of several strengths."""
-    for damping, ridges in _RIDGES.items():
-        try:
-            spreads = [compensation(own, damping) for own in moments.rounded]
-        except np.linalg.LinAlgError:
-            continue  # too weak to invert these moments
-        for ridge in ridges:
-            refitted = map(refit, wanted, moments.cross, moments.rounded, itertools.repeat(ridge))
-            yield np.stack(list(map(round_rows, refitted, scale, spreads, itertools.repeat(grid))))
 
 
 def _grid(levels: Value) -> Grid:

@@ -15,7 +15,7 @@ least squares as in Stock et al., And the bit goes down, arXiv:1907.05686, here 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from tinyopt.passes.clustering.codebooks import find_codebook, nearest
 from tinyopt.passes.quantization.moments import Matrices, Moments
-from tinyopt.passes.quantization.rounding import Compensation, codebook_grid, compensation, refit, round_rows
+from tinyopt.passes.quantization.rounding import Strength, codebook_grid, strengths
 from tinyopt.passes.quantization.weights import LARGEST_LEVEL
 
 # Damping and ridges, the boldest first: few samples of many inputs want much of both.
@@ -81,8 +81,8 @@ def nearest_fit(wanted: Matrices, scale: Matrices, clusters: int, seed: int) -> 
 def quick_fit(problem: Problem) -> Fit:
     """A fit not far from the best, in a fraction of the time: to rank layers by."""
     start = _weighted_fit(problem)
-    strengths = _strengths(problem, _QUICK)
-    return min([start, *(_assigned(problem, strength, start) for strength in strengths)], key=problem.error)
+    quick = strengths(problem.wanted, problem.moments, _QUICK)
+    return min([start, *(_assigned(problem, strength, start) for strength in quick)], key=problem.error)
 
 
 def best_fit(problem: Problem) -> Fit:
@@ -90,8 +90,8 @@ def best_fit(problem: Problem) -> Fit:
     plain = nearest_fit(problem.wanted, problem.scale, problem.clusters, problem.seed)
     start = _weighted_fit(problem)
     best = min(plain, start, key=problem.error)
-    strength: _Strength | None = None
-    for candidate in _strengths(problem):
+    strength: Strength | None = None
+    for candidate in strengths(problem.wanted, problem.moments, _STRENGTHS):
         fit = _assigned(problem, candidate, start)
         if problem.error(fit) < problem.error(best):
             best, strength = fit, candidate
@@ -104,31 +104,10 @@ def best_fit(problem: Problem) -> Fit:
     return best
 
 
-@dataclass(frozen=True, eq=False)
-class _Strength:
-    """How boldly errors are made up for. moved: the weights, moved to where they make up for those of the inputs."""
-
-    moved: Matrices
-    spreads: list[Compensation]
-
-
-def _strengths(problem: Problem, strengths: Mapping[float, tuple[float, ...]] = _STRENGTHS) -> Iterator[_Strength]:
-    moments = problem.moments
-    for damping, ridges in strengths.items():
-        try:
-            spreads = [compensation(own, damping) for own in moments.rounded]
-        except np.linalg.LinAlgError:
-            continue  # too weak to invert these moments
-        for ridge in ridges:
-            moved = map(refit, problem.wanted, moments.cross, moments.rounded, itertools.repeat(ridge))
-            yield _Strength(np.stack(list(moved)), spreads)
-
-
-def _assigned(problem: Problem, strength: _Strength, fit: Fit) -> Fit:
+def _assigned(problem: Problem, strength: Strength, fit: Fit) -> Fit:
     """The weights anew as values of the codebook, each one's error spread over those to come; then the scales."""
     grid = codebook_grid(fit.codebook)
-    rows = map(round_rows, strength.moved, fit.scale, strength.spreads, itertools.repeat(grid))
-    return _rescaled(problem, Fit(np.stack(list(rows)), fit.codebook, fit.scale))
+    return _rescaled(problem, Fit(strength.rounded(fit.scale, grid), fit.codebook, fit.scale))
 
 
 def _weighted_fit(problem: Problem) -> Fit:

@@ -5,11 +5,11 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
 from typing import Literal, TypeAlias, get_args
 
 from tinyopt.errors import UsageError
-from tinyopt.ir import Graph, Node
+from tinyopt.ir import Graph
+from tinyopt.passes.channel_links import matches
 
 Importance: TypeAlias = Literal["obs", "fisher", "bn-scale", "l2", "l1"]
 Quantity: TypeAlias = Literal["macs", "cycles", "flash", "ram"]
@@ -78,11 +78,6 @@ def parse_layer_shares(texts: Sequence[str]) -> dict[str, float]:
             raise UsageError(f"a layer's share of channels is PATTERN=SHARE with a share below 1, not '{text}'")
         shares[pattern] = float(share)
     return shares
-
-
-def matches(node: Node, pattern: str) -> bool:
-    """Whether a pattern of the shell names the node, or an ONNX node that it came from."""
-    return any(fnmatchcase(name, pattern) for name in (node.name, *node.origins))
 
 
 def check_patterns(graph: Graph, patterns: Iterable[str], what: str) -> None:

@@ -28,9 +28,8 @@ from tinyopt.passes.pruning.rehearsal import Rehearsals
 from tinyopt.passes.pruning.request import Importance
 from tinyopt.passes.pruning.trials import Gone, Trials
 from tinyopt.passes.pruning.widths import Counts
+from tinyopt.passes.quantization.layers import FEWEST_SAMPLES
 from tinyopt.samples import Sample
-
-FEWEST_SAMPLES = 10
 
 _SMALLEST_SHARE = 0.25  # of its units that a group keeps where nothing was measured: a narrower layer starves the rest
 _MOST_LEVELS = 32  # of a group; wide ones take larger steps

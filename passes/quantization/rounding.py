@@ -11,12 +11,15 @@ arXiv:2504.02692, here by least squares with a ridge.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import itertools
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
+
+from tinyopt.passes.quantization.moments import Matrices, Moments
 
 Matrix: TypeAlias = NDArray[np.float64]
 Grid: TypeAlias = Callable[[Matrix], Matrix]  # the nearest integer that a weight may become, for weights in steps
@@ -86,6 +89,32 @@ def round_rows(weights: Matrix, scale: Matrix, by: Compensation, grid: Grid) -> 
     result = np.empty_like(integers)
     result[:, by.order] = integers
     return result
+
+
+@dataclass(frozen=True, eq=False)
+class Strength:
+    """How boldly errors are made up for. moved: the weights [groups, channels, K], moved to where they make up for the
+    errors of the inputs. spreads: for each group how errors of rounding are spread.
+    """
+
+    moved: Matrices
+    spreads: Sequence[Compensation]
+
+    def rounded(self, scale: Matrices, grid: Grid) -> Matrices:
+        """Integers [groups, channels, K] in steps of scale [groups, channels, 1]."""
+        return np.stack(list(map(round_rows, self.moved, scale, self.spreads, itertools.repeat(grid))))
+
+
+def strengths(wanted: Matrices, moments: Moments, ridges: Mapping[float, Sequence[float]]) -> Iterator[Strength]:
+    """Ways to round weights `wanted`, of several strengths: ridges by damping, those that can be had."""
+    for damping, own_ridges in ridges.items():
+        try:
+            spreads = [compensation(own, damping) for own in moments.rounded]
+        except np.linalg.LinAlgError:
+            continue  # too weak to invert these moments
+        for ridge in own_ridges:
+            moved = map(refit, wanted, moments.cross, moments.rounded, itertools.repeat(ridge))
+            yield Strength(np.stack(list(moved)), spreads)
 
 
 def _mean_moment(moments: Matrix) -> float:
