@@ -1,28 +1,90 @@
-"""Arm CPUs under Linux (aarch64) with the dot product extension: object code through LLVM."""
+"""64-bit Arm CPUs under Linux: object code through LLVM, with the kernels that each CPU's instructions allow.
+
+Which CPU has which instructions: the features of LLVM's processor table (AArch64Processors.td), which are those of
+Arm's technical reference manuals. SDOT is FEAT_DotProd, SMMLA is FEAT_I8MM.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass
+
 from tinyopt.pass_manager import TargetFacts
-from tinyopt.targets.costs import SDOT_COSTS
+from tinyopt.targets.costs import NEON_COSTS, SDOT_COSTS, InstructionCosts
+from tinyopt.targets.kernel import KernelPlanner
 from tinyopt.targets.kernels.scalar import SCALAR
-from tinyopt.targets.kernels.vector import SDOT, VECTOR
+from tinyopt.targets.kernels.vector import NEON, SDOT, VECTOR
 from tinyopt.targets.target import Emulator, Target, Toolchain, layered
 
-ARM = Target(
-    name="arm",
-    description="64-bit Arm Linux with dotprod (Cortex-A55/A75 and later): static and shared library",
-    code="object",
-    tvm={"kind": "llvm", "mtriple": "aarch64-linux-gnu", "mcpu": "cortex-a76", "mattr": ("+dotprod",)},
-    facts=TargetFacts("arm", channel_multiple=4, is_integer_preferred=True),
-    kernels=layered(SDOT, VECTOR, SCALAR),
-    toolchain=Toolchain(
-        ("aarch64-linux-gnu-gcc",),
-        ("-fPIC",),
-        "aarch64-linux-gnu",
-        "gcc-aarch64-linux-gnu and libc6-dev-arm64-cross (Debian), or pip install tinyopt[zig]",
-    ),
-    emulator=Emulator("qemu-user", "qemu-aarch64", ("-cpu", "max,sve=off,pauth-impdef=on"), "qemu-user (Debian)", ""),
-    boundary="float",
-    gcc_options=(),
-    costs=SDOT_COSTS,
+
+@dataclass(frozen=True)
+class _Level:
+    """What CPUs with the same instructions for integer products have in common.
+
+    qemu_cpu: QEMU's model that has these instructions and as few others as can be, for CPUs that it has no model of.
+    """
+
+    kernels: Mapping[str, tuple[KernelPlanner, ...]]
+    costs: InstructionCosts
+    qemu_cpu: str
+
+
+_QEMU_MAX = "max,sve=off,pauth-impdef=on"
+_PLAIN = _Level(layered(NEON, VECTOR, SCALAR), NEON_COSTS, "cortex-a53")
+_DOTPROD = _Level(layered(SDOT, VECTOR, SCALAR), SDOT_COSTS, "cortex-a76")
+_I8MM = _Level(layered(SDOT, VECTOR, SCALAR), SDOT_COSTS, _QEMU_MAX)
+
+
+def _target(
+    name: str, description: str, level: _Level, mcpu: str, attributes: tuple[str, ...] = (), qemu_cpu: str = ""
+) -> Target:
+    """mcpu, attributes: LLVM's. qemu_cpu: QEMU's model of this very CPU, where it has one."""
+    tvm: dict[str, str | tuple[str, ...]] = {"kind": "llvm", "mtriple": "aarch64-linux-gnu", "mcpu": mcpu}
+    return Target(
+        name=name,
+        description=description,
+        code="object",
+        tvm=tvm | ({"mattr": attributes} if attributes else {}),
+        facts=TargetFacts(name, channel_multiple=4, is_integer_preferred=True),
+        kernels=level.kernels,
+        toolchain=Toolchain(
+            ("aarch64-linux-gnu-gcc",),
+            ("-fPIC",),
+            "aarch64-linux-gnu",
+            "gcc-aarch64-linux-gnu and libc6-dev-arm64-cross (Debian), or pip install tinyopt[zig]",
+        ),
+        emulator=Emulator("qemu-user", "qemu-aarch64", ("-cpu", qemu_cpu or level.qemu_cpu), "qemu-user (Debian)", ""),
+        boundary="float",
+        gcc_options=(),
+        costs=level.costs,
+    )
+
+
+ARM = _target(
+    "arm",
+    "64-bit Arm Linux with dotprod (Cortex-A55/A75 and later): static and shared library",
+    _DOTPROD,
+    "cortex-a76",
+    ("+dotprod",),
+    _QEMU_MAX,
+)
+
+# Vectors are NEON's 128 bits: LLVM's own vectorizer must not mix scalable ones in.
+_NO_SVE, _NO_SVE2 = ("-sve",), ("-sve", "-sve2")
+
+NAMED_CPUS: tuple[Target, ...] = (
+    _target("cortex-a53", "Arm Cortex-A53", _PLAIN, "cortex-a53", qemu_cpu="cortex-a53"),
+    _target("cortex-a55", "Arm Cortex-A55: dotprod", _DOTPROD, "cortex-a55"),
+    _target("cortex-a72", "Arm Cortex-A72", _PLAIN, "cortex-a72", qemu_cpu="cortex-a72"),
+    _target("cortex-a76", "Arm Cortex-A76: dotprod", _DOTPROD, "cortex-a76", qemu_cpu="cortex-a76"),
+    _target("cortex-a78", "Arm Cortex-A78: dotprod", _DOTPROD, "cortex-a78"),
+    _target("cortex-a510", "Arm Cortex-A510: dotprod, i8mm", _I8MM, "cortex-a510", _NO_SVE2),
+    _target("cortex-a710", "Arm Cortex-A710: dotprod, i8mm", _I8MM, "cortex-a710", _NO_SVE2),
+    _target("cortex-x1", "Arm Cortex-X1: dotprod", _DOTPROD, "cortex-x1"),
+    _target("neoverse-n1", "Arm Neoverse N1: dotprod", _DOTPROD, "neoverse-n1", qemu_cpu="neoverse-n1"),
+    _target("neoverse-v1", "Arm Neoverse V1: dotprod, i8mm", _I8MM, "neoverse-v1", _NO_SVE),
+    _target("apple-m1", "Apple M1 under Linux: dotprod", _DOTPROD, "apple-m1"),
+    _target("raspberry-pi-3", "Raspberry Pi 3 (Cortex-A53), 64-bit", _PLAIN, "cortex-a53", qemu_cpu="cortex-a53"),
+    _target("raspberry-pi-4", "Raspberry Pi 4 (Cortex-A72), 64-bit", _PLAIN, "cortex-a72", qemu_cpu="cortex-a72"),
+    _target("raspberry-pi-5", "Raspberry Pi 5 (Cortex-A76): dotprod", _DOTPROD, "cortex-a76", qemu_cpu="cortex-a76"),
 )

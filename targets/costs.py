@@ -59,4 +59,6 @@ THUMB2_COSTS = InstructionCosts(
     1.85, 6.7, 60.0, 6.0, 1 / 2, 30.0, "thumb2"
 )  # MLA: two products of int8; float in software
 SDOT_COSTS = InstructionCosts(0.095, 0.4, 0.33, 1.0, 1 / 16, 1 / 4, "sdot")  # SDOT: sixteen; FMLA: four
+# SMLAL2: eight products of int8 in int16 pairs; FMLA: four
+NEON_COSTS = InstructionCosts(0.4, 1.0, 0.33, 1.0, 1 / 8, 1 / 4)
 PORTABLE_COSTS = InstructionCosts(3.0, 4.0, 3.0, 4.0, 1.0, 1.0)

@@ -1,0 +1,70 @@
+"""Arm CPUs by name: each gets the instructions that it has and no others, and the reference's bytes."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+from digits import SAMPLES, compiled_digits
+
+from tinyopt.disk_cache import default_cache_dir
+from tinyopt.execution.built_model import load_built_model
+from tinyopt.execution.validate import validate
+from tinyopt.samples import load_samples
+from tinyopt.targets.arm import NAMED_CPUS
+from tinyopt.toolchain import DEFAULT_COMPILER
+
+OBJDUMP = "aarch64-linux-gnu-objdump"
+PLAIN, DOTPROD, I8MM = "plain", "dotprod", "i8mm"
+
+# by the technical reference manuals: FEAT_DotProd is an option of ARMv8.2, FEAT_I8MM of ARMv8.6 and part of ARMv9
+FEATURES = {
+    "cortex-a53": PLAIN,
+    "cortex-a55": DOTPROD,
+    "cortex-a72": PLAIN,
+    "cortex-a76": DOTPROD,
+    "cortex-a78": DOTPROD,
+    "cortex-a510": I8MM,
+    "cortex-a710": I8MM,
+    "cortex-x1": DOTPROD,
+    "neoverse-n1": DOTPROD,
+    "neoverse-v1": I8MM,
+    "apple-m1": DOTPROD,
+    "raspberry-pi-3": PLAIN,
+    "raspberry-pi-4": PLAIN,
+    "raspberry-pi-5": DOTPROD,
+}
+
+
+def need_tools() -> None:
+    for program in ("aarch64-linux-gnu-gcc", "qemu-aarch64", OBJDUMP):
+        if shutil.which(program) is None:
+            pytest.skip(f"no {program} on PATH")
+
+
+def instructions_of(library: Path) -> set[str]:
+    """The mnemonics in a library, and "sve" where it names one of SVE's registers."""
+    text = subprocess.run([OBJDUMP, "-d", library], capture_output=True, text=True, check=True).stdout
+    found = {line.split("\t")[2] for line in text.splitlines() if line.count("\t") >= 2}
+    return found | ({"sve"} if re.search(r"\b[zp]\d+[./]", text) else set())
+
+
+def test_every_cpu_that_the_manuals_describe_has_a_target() -> None:
+    assert [target.name for target in NAMED_CPUS] == list(FEATURES)
+
+
+@pytest.mark.qemu
+@pytest.mark.parametrize("cpu", ["cortex-a53", "cortex-a72", "cortex-a55", "cortex-a510", "neoverse-v1", "apple-m1"])
+def test_a_library_has_the_instructions_of_its_cpu_and_gives_the_reference_s_bytes_on_it(cpu: str) -> None:
+    need_tools()
+    built = load_built_model(compiled_digits(cpu))
+    samples = load_samples(SAMPLES, built.graph.inputs, limit=2)
+    found = validate(built, samples, DEFAULT_COMPILER, default_cache_dir())
+    assert found.first_difference is None
+    instructions = instructions_of(built.folder / "libdigits.so")
+    assert ("sdot" in instructions or "smmla" in instructions) == (FEATURES[cpu] != PLAIN)
+    assert "smmla" not in instructions or FEATURES[cpu] == I8MM
+    assert "sve" not in instructions
