@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 from tinyopt.errors import UsageError
 from tinyopt.ir import Array, Graph, Node
 from tinyopt.pass_manager import Pass, PassContext
+from tinyopt.passes.calibration_samples import split
 from tinyopt.passes.channel_links import label_of
-from tinyopt.passes.quantization.layers import QuantizedLinear, change_layers, split
+from tinyopt.passes.quantization.layers import QuantizedLinear, change_layers
 from tinyopt.passes.quantization.moments import has_rows, operand_rows, sample_weight
 
 METHODS = ("empirical", "analytic")

@@ -13,11 +13,11 @@ from tinyopt.errors import UsageError
 from tinyopt.ir import DTYPES, Graph
 from tinyopt.ops.facts import graph_macs
 from tinyopt.pass_manager import Pass, PassContext, Unpruned
+from tinyopt.passes.calibration_samples import FEWEST_SAMPLES, split
 from tinyopt.passes.channel_links import label_of
 from tinyopt.passes.distillation.heads import Head, find_heads
 from tinyopt.passes.distillation.parameters import SUBSETS, choose_parameters, find_trained, store
 from tinyopt.passes.distillation.torch_door import require_torch
-from tinyopt.passes.quantization.layers import FEWEST_SAMPLES, split
 from tinyopt.quantization_error import evenly_spaced
 
 if TYPE_CHECKING:

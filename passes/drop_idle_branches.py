@@ -12,10 +12,10 @@ import numpy as np
 from tinyopt.errors import UsageError
 from tinyopt.ir import Graph, Node, Value, merged_origins
 from tinyopt.pass_manager import Pass, PassContext, Unpruned
+from tinyopt.passes.calibration_samples import chosen_samples, too_few
 from tinyopt.passes.channel_links import label_of, matches
 from tinyopt.passes.idle_branches import Finding, Shortcut, Vector, find_shortcuts, measure_shortcut, shortcuts_at
 from tinyopt.passes.linear_layers import LAYERS_WITH_BIAS, RESIDUAL
-from tinyopt.passes.quantization.layers import chosen_samples, too_few
 from tinyopt.passes.quantization.walk import Walk
 from tinyopt.passes.simplify_arithmetic import composed_clamp
 

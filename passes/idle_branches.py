@@ -21,8 +21,8 @@ from numpy.typing import NDArray
 from tinyopt.ir import Array, Graph, Node, Value
 from tinyopt.onnx_session import OnnxSession
 from tinyopt.ops import OPERATORS
+from tinyopt.passes.calibration_samples import split
 from tinyopt.passes.linear_layers import LAYERS_WITH_BIAS, RESIDUAL, has_residual
-from tinyopt.passes.quantization.layers import split
 from tinyopt.passes.quantization.walk import Walk
 
 Vector = NDArray[np.float64]

@@ -11,6 +11,7 @@ from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 from tinyopt.errors import UsageError
 from tinyopt.ir import Graph
 from tinyopt.pass_manager import Pass, PassContext, Unpruned
+from tinyopt.passes.calibration_samples import FEWEST_SAMPLES
 from tinyopt.passes.channel_groups import ChannelGroup, find_channel_groups, keep_channels
 from tinyopt.passes.channel_links import label_of, matches
 from tinyopt.passes.pruning.choice import choose
@@ -26,7 +27,6 @@ from tinyopt.passes.pruning.request import (
 )
 from tinyopt.passes.pruning.sensitivity import Sensitivity, from_weights, measured
 from tinyopt.passes.pruning.widths import Counts, Widths
-from tinyopt.passes.quantization.layers import FEWEST_SAMPLES
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,9 @@ from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
 from tinyopt.ir import Array, Graph, Value
 from tinyopt.pass_manager import Pass, PassContext
+from tinyopt.passes.calibration_samples import split
 from tinyopt.passes.channel_links import label_of
-from tinyopt.passes.quantization.layers import QuantizedLinear, change_layers, split
+from tinyopt.passes.quantization.layers import QuantizedLinear, change_layers
 from tinyopt.passes.quantization.moments import LARGEST_INPUTS, decibels, has_rows, measure_moments
 from tinyopt.passes.quantization.rounding import Grid, codebook_grid, integer_grid, strengths
 from tinyopt.passes.quantization.weights import LARGEST_LEVEL

@@ -7,11 +7,11 @@ from dataclasses import dataclass, replace
 
 from tinyopt.ir import Graph, Node
 from tinyopt.pass_manager import PassContext
+from tinyopt.passes.calibration_samples import chosen_samples, split, too_few
 from tinyopt.passes.clustering.allotment import LADDER, Judge, Ladder, allot, constant_bytes, measure_ladder
 from tinyopt.passes.clustering.fitting import Fit, nearest_fit, quick_fit
 from tinyopt.passes.clustering.layers import Layer, refusal
 from tinyopt.passes.clustering.walks import problem_of
-from tinyopt.passes.quantization.layers import chosen_samples, split, too_few
 from tinyopt.passes.quantization.walk import Walk
 from tinyopt.samples import Sample
 

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 from tinyopt.ir import Array, Graph, Node
 from tinyopt.pass_manager import PassContext
+from tinyopt.passes.calibration_samples import chosen_samples, split, too_few
 from tinyopt.passes.clustering.fitting import Problem
 from tinyopt.passes.clustering.layers import Layer
-from tinyopt.passes.quantization.layers import chosen_samples, split, too_few
 from tinyopt.passes.quantization.moments import measure_moments
 from tinyopt.passes.quantization.walk import Walk
 

@@ -19,10 +19,9 @@ from numpy.typing import NDArray
 
 from tinyopt.ir import Array, Graph, Node, Value
 from tinyopt.onnx_session import OnnxSession
-from tinyopt.ops.windows import sliding_windows
 from tinyopt.passes.channel_groups import ChannelGroup
 from tinyopt.passes.channel_links import WeightUse, constant_source
-from tinyopt.passes.quantization.moments import Matrices, sample_weight, weight_rows
+from tinyopt.passes.quantization.moments import Matrices, operand_rows, sample_weight, weight_rows
 from tinyopt.samples import Sample
 
 MOST_OPERANDS = 2400  # of a layer: the matrix of more would take long to invert, and their variances stand for it
@@ -205,15 +204,11 @@ def _some_operands(use: WeightUse, x: Array, most: int, random: np.random.Genera
 
     Of more than `most` rows a random part, before anything is copied.
     """
-    node = use.node
-    if node.op != "Conv":
+    if use.node.op == "ConvTranspose":
         pixels = x.reshape(-1, x.shape[-1])
         return pixels[_some(len(pixels), most, random)][None]
-    kernel = node.input(1).shape[1:3]
-    windows = sliding_windows(x, kernel, node.ints("strides"), node.ints("pads"), node.ints("dilations"), 0)
-    chosen = np.unravel_index(_some(math.prod(windows.shape[:3]), most, random), windows.shape[:3])
-    rows = windows[chosen].reshape(len(chosen[0]), math.prod(kernel), use.group, -1)
-    return np.ascontiguousarray(rows.transpose(2, 0, 1, 3)).reshape(use.group, len(rows), -1)
+    rows = use.node.output.type.elements // use.node.output.shape[-1]
+    return operand_rows(use.node, x, _some(rows, most, random))
 
 
 def _some(count: int, most: int, random: np.random.Generator) -> NDArray[np.int64]:

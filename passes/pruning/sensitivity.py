@@ -12,6 +12,7 @@ import numpy as np
 from tinyopt.ir import Graph, Node
 from tinyopt.ops.facts import graph_macs
 from tinyopt.pass_manager import TargetFacts
+from tinyopt.passes.calibration_samples import FEWEST_SAMPLES
 from tinyopt.passes.channel_groups import ChannelGroup
 from tinyopt.passes.pruning.allotment import Curve, levels
 from tinyopt.passes.pruning.cutting import Kept
@@ -28,7 +29,6 @@ from tinyopt.passes.pruning.rehearsal import Rehearsals
 from tinyopt.passes.pruning.request import Importance
 from tinyopt.passes.pruning.trials import Gone, Trials
 from tinyopt.passes.pruning.widths import Counts
-from tinyopt.passes.quantization.layers import FEWEST_SAMPLES
 from tinyopt.samples import Sample
 
 _SMALLEST_SHARE = 0.25  # of its units that a group keeps where nothing was measured: a narrower layer starves the rest

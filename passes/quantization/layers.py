@@ -10,15 +10,11 @@ from numpy.typing import NDArray
 
 from tinyopt.ir import Array, Clusters, Graph, Node, Quantization, Value
 from tinyopt.pass_manager import PassContext
+from tinyopt.passes.calibration_samples import chosen_samples, too_few
 from tinyopt.passes.channel_links import constant_source, label_of
 from tinyopt.passes.linear_layers import LAYERS_WITH_BIAS
 from tinyopt.passes.quantization.moments import Matrices, weight_rows
-from tinyopt.passes.quantization.walk import Walk, affordable_samples
-from tinyopt.quantization_error import evenly_spaced
-from tinyopt.samples import Sample
-
-FEWEST_SAMPLES = 10  # below that nothing could be held out
-_HELD_OUT = 5  # every fifth sample judges what the others proposed
+from tinyopt.passes.quantization.walk import Walk
 
 
 @dataclass(frozen=True, eq=False)
@@ -123,26 +119,6 @@ def change_layers(
         is_changed |= change(layer, exact.arrays(layer.twin.input(0)), rounded.arrays(layer.node.input(0)))
     context.on_progress(name, len(layers), len(layers))
     return is_changed
-
-
-def too_few(samples: Sequence[Sample]) -> str | None:
-    """Why nothing can be judged by the calibration samples; None where there are enough to hold some out."""
-    if len(samples) >= FEWEST_SAMPLES:
-        return None
-    if not samples:
-        return f"there are no calibration samples to judge by: give {FEWEST_SAMPLES} or more"
-    return f"{len(samples)} calibration samples are too few to judge by: {FEWEST_SAMPLES} or more"
-
-
-def chosen_samples(graph: Graph, samples: Sequence[Sample]) -> list[Sample]:
-    """As many of the samples as a walk over the graph can hold, and enough to hold some out; evenly spaced."""
-    count = max(affordable_samples(graph), FEWEST_SAMPLES)
-    return [samples[index] for index in evenly_spaced(samples, count)]
-
-
-def split(count: int) -> tuple[Sequence[int], Sequence[int]]:
-    """The samples to propose by, and every fifth, which is held out to judge by."""
-    return [i for i in range(count) if i % _HELD_OUT], range(0, count, _HELD_OUT)
 
 
 def _integers(producers: dict[Value, Node], value: Value | None) -> Value | None:

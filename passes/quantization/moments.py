@@ -81,15 +81,17 @@ def weight_rows(node: Node, weights: Array) -> Matrices:
     return weights.astype(np.float64).reshape(groups, len(weights) // groups, -1)
 
 
-def operand_rows(node: Node, x: Array) -> NDArray[np.float32]:
-    """What each output element is a weighted sum of: [groups, rows, K]."""
+def operand_rows(node: Node, x: Array, chosen: NDArray[np.int64] | None = None) -> NDArray[np.float32]:
+    """What each output element is a weighted sum of: [groups, rows, K]. chosen: of which pixels; of all if None."""
     if node.op == "Dense":
-        return x.reshape(1, -1, x.shape[-1])
-    rows, columns = node.input(1).shape[1:3]
-    windows = sliding_windows(x, (rows, columns), node.ints("strides"), node.ints("pads"), node.ints("dilations"), 0)
-    groups, channels = groups_of(node), windows.shape[-1]
-    split = windows.reshape(-1, rows * columns, groups, channels // groups).transpose(2, 0, 1, 3)
-    return np.ascontiguousarray(split).reshape(groups, -1, rows * columns * (channels // groups))
+        rows = x.reshape(1, -1, x.shape[-1])
+        return rows if chosen is None else np.ascontiguousarray(rows[:, chosen], np.float32)
+    kernel = node.input(1).shape[1:3]
+    windows = sliding_windows(x, kernel, node.ints("strides"), node.ints("pads"), node.ints("dilations"), 0)
+    picked = windows if chosen is None else windows[np.unravel_index(chosen, windows.shape[:3])]
+    cells, groups = math.prod(kernel), groups_of(node)
+    split = picked.reshape(-1, cells, groups, x.shape[-1] // groups).transpose(2, 0, 1, 3)
+    return np.ascontiguousarray(split, np.float32).reshape(groups, split.shape[1], -1)
 
 
 def sample_weight(x: Array) -> float:

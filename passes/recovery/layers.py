@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 from tinyopt.ir import Array, Graph, Node, Value
 from tinyopt.onnx_session import OnnxSession
 from tinyopt.pass_manager import PassContext, Unpruned
+from tinyopt.passes.calibration_samples import chosen_samples, split, too_few
 from tinyopt.passes.channel_links import label_of
 from tinyopt.passes.linear_layers import LAYERS_WITH_BIAS, RESIDUAL, has_residual, output_axis
-from tinyopt.passes.quantization.layers import chosen_samples, split, too_few
 from tinyopt.passes.quantization.walk import Walk
 
 REFITTED = ".refitted"  # ends the names of refitted weights, so that a second run knows them

@@ -26,9 +26,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from tinyopt.ir import Array, Node
-from tinyopt.ops.windows import sliding_windows
-from tinyopt.passes.quantization.moments import Matrices, groups_of, weight_rows
+from tinyopt.ir import Node
+from tinyopt.passes.quantization.moments import Matrices, groups_of, operand_rows, weight_rows
 from tinyopt.passes.recovery.layers import PrunedLayer
 
 Operands = NDArray[np.float32]  # [groups, rows, ...]
@@ -172,7 +171,7 @@ class Regression:
                 wanted = wanted - residual[rows]
             yield _Batch(
                 float(layer.sample_weights[index]),
-                operands_at(layer.node, layer.inputs(index), rows),
+                operand_rows(layer.node, layer.inputs(index), rows),
                 self._by_group(wanted),
                 0.0 if residual is None else self._by_group(residual[rows]),
             )
@@ -192,18 +191,6 @@ class Regression:
 
 def _added(parts: Iterable[Sums]) -> Sums:
     return functools.reduce(operator.add, parts)
-
-
-def operands_at(node: Node, x: Array, rows: NDArray[np.int64]) -> Operands:
-    """What the outputs of some pixels `rows` are weighted sums of: [groups, rows, K], for a Dense or an NHWC Conv."""
-    if node.op == "Dense":
-        return np.ascontiguousarray(x.reshape(-1, x.shape[-1])[rows][None], np.float32)
-    kernel = node.input(1).shape[1:3]
-    windows = sliding_windows(x, kernel, node.ints("strides"), node.ints("pads"), node.ints("dilations"), 0)
-    image, row, column = np.unravel_index(rows, windows.shape[:3])
-    groups = groups_of(node)
-    taken = windows[image, row, column].reshape(len(rows), math.prod(kernel), groups, -1).transpose(2, 0, 1, 3)
-    return np.ascontiguousarray(taken, np.float32).reshape(groups, len(rows), -1)
 
 
 def weights_of(node: Node) -> Weights:
