@@ -91,12 +91,12 @@ class NeonEnding(IntegerEnding):
 
     def _levels(self, values: Sequence[Expr], multipliers: Sequence[Expr], residuals: Sequence[Expr]) -> Expr:
         factor = self.term.multiplier if self.term is not None else 0
-        rescaled = [
-            neon.rescaled(value, multiplier, residuals[v] if residuals else None, factor, self.to.shift)
+        narrow = [
+            neon.narrowed(value, multiplier, residuals[v] if residuals else None, factor, self.to.shift)
             for v, (value, multiplier) in enumerate(zip(values, multipliers, strict=True))
         ]
         to_levels = neon.levels if self.to.dtype == "int8" else neon.levels_int16
-        return to_levels(rescaled, self.to)
+        return to_levels(narrow, self.to)
 
 
 class PlainEnding(IntegerEnding):

@@ -1,9 +1,13 @@
 """Requantization with NEON: four accumulators at a time, bit for bit what `tinyopt.targets.kernels.requantize` gives.
 
-SMULL, SMULL2        the 64-bit products
-SQRSHRN, SQRSHRN2    the rounding shift, back to 32 bits (a level that saturates here saturates at int8 as well)
-SQXTN, SQADD, SQXTN  narrow to 16 bits, add the zero point, narrow to 8 bits; all of them saturate
+SQDMULH              floor(2 * value * multiplier / 2^32), where the shift is 32 and there is no residual
+SQRSHRN              half of that, rounded, in 16 bits (a level that saturates here saturates at int8 as well):
+                     floor((floor(2 p / 2^32) + 1) / 2) = floor(p / 2^32 + 1/2), because floors of quotients compose
+SQADD, SQXTN         add the zero point, narrow to 8 bits; both saturate
 SMAX, SMIN           the activation's clamp, where it is tighter than int8
+
+Other shifts, and residuals: SMULL, SMULL2 for the 64-bit products, SQRSHRN, SQRSHRN2 for the rounding shift back to
+32 bits, SQXTN to 16 bits.
 """
 
 from __future__ import annotations
@@ -15,6 +19,7 @@ from tinyopt.targets.kernels.requantize import INT8_HIGH, INT8_LOW, Requantizati
 from tinyopt.targets.kernels.tir import Expr, broadcast, constant, lanes, llvm_call, maximum, minimum
 from tinyopt.targets.kernels.vector.tiling import LANES
 
+ONE_STEP_SHIFT = 32  # what SQDMULH and a halving shift by
 LOW_HALF, HIGH_HALF = (0, 1), (2, 3)
 
 
@@ -40,10 +45,17 @@ def rescaled(value: Expr, multiplier: Expr, residual: Expr | None, factor: int, 
     return lanes(halves, range(LANES))
 
 
-def levels_int16(values: Sequence[Expr], to: Requantization) -> Expr:
-    """int16 levels of 1, 2 or 4 vectors int32x4, side by side: clamped; their zero point is 0."""
-    width = LANES * len(values)
-    narrow = [llvm_call("llvm.aarch64.neon.sqxtn.v4i16", "int16x4", value) for value in values]
+def narrowed(value: Expr, multiplier: Expr, residual: Expr | None, factor: int, shift: int) -> Expr:
+    """`rescaled`, saturated to 16 bits: int16x4."""
+    if shift == ONE_STEP_SHIFT and residual is None:
+        doubled = llvm_call("llvm.aarch64.neon.sqdmulh.v4i32", "int32x4", value, multiplier)
+        return llvm_call("llvm.aarch64.neon.sqrshrn.v4i16", "int16x4", doubled, constant(1, "int32"))
+    return llvm_call("llvm.aarch64.neon.sqxtn.v4i16", "int16x4", rescaled(value, multiplier, residual, factor, shift))
+
+
+def levels_int16(narrow: Sequence[Expr], to: Requantization) -> Expr:
+    """int16 levels of 1, 2 or 4 vectors int16x4, side by side: clamped; their zero point is 0."""
+    width = LANES * len(narrow)
     result = lanes(narrow, range(width)) if len(narrow) > 1 else narrow[0]
     lowest, highest = level_limits("int16")
     if to.low > lowest:
@@ -51,11 +63,11 @@ def levels_int16(values: Sequence[Expr], to: Requantization) -> Expr:
     return minimum(result, broadcast(constant(to.high, "int16"), width)) if to.high < highest else result
 
 
-def levels(values: Sequence[Expr], to: Requantization) -> Expr:
-    """int8 levels of 1, 2 or 4 vectors int32x4, side by side: the zero point added, clamped."""
-    narrow = [llvm_call("llvm.aarch64.neon.sqxtn.v4i16", "int16x4", value) for value in values]
-    if len(narrow) == 1:
-        narrow = narrow * 2
+def levels(narrow: Sequence[Expr], to: Requantization) -> Expr:
+    """int8 levels of 1, 2 or 4 vectors int16x4, side by side: the zero point added, clamped."""
+    count = len(narrow)
+    if count == 1:
+        narrow = [narrow[0], narrow[0]]
     zero_point = broadcast(constant(to.zero_point, "int16"), 8)
     eights: list[Expr] = []
     for i in range(0, len(narrow), 2):
@@ -69,4 +81,4 @@ def levels(values: Sequence[Expr], to: Requantization) -> Expr:
         result = maximum(result, broadcast(constant(to.low, "int8"), width))
     if to.high < INT8_HIGH:
         result = minimum(result, broadcast(constant(to.high, "int8"), width))
-    return lanes([result], range(LANES)) if len(values) == 1 else result
+    return lanes([result], range(LANES)) if count == 1 else result
