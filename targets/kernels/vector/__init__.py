@@ -28,11 +28,12 @@ from tinyopt.targets.kernels.vector.integer_convolution import (
 from tinyopt.targets.kernels.vector.pooling import plan_average_pool, plan_max_pool, plan_quantized_average_pool
 from tinyopt.targets.kernels.vector.sdot_depthwise import plan_sdot_depthwise
 from tinyopt.targets.kernels.vector.widened_depthwise import plan_neon_depthwise, plan_widened_depthwise
+from tinyopt.targets.kernels.vector.winograd import plan_winograd
 from tinyopt.targets.target import layered
 
 _OTHERS = without_int16(
     {
-        "Conv": (plan_float_convolution, plan_float_depthwise),
+        "Conv": (plan_winograd, plan_float_convolution, plan_float_depthwise),
         "Dense": (plan_float_dense,),
         "AveragePool": (plan_average_pool,),
         "MaxPool": (plan_max_pool,),

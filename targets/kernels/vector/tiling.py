@@ -74,7 +74,7 @@ def choose_tile(rows: RowPlan, out_channels: int, word_elements: int, has_residu
         TileSpec(rows, out_channels, word_elements, pixels, vectors * LANES, has_residual)
         for pixels, vectors in _shapes(rows, out_channels)
     )
-    return min(candidates, key=_instructions)
+    return min(candidates, key=tile_instructions)
 
 
 def _shapes(rows: RowPlan, out_channels: int) -> Iterator[tuple[int, int]]:
@@ -85,7 +85,8 @@ def _shapes(rows: RowPlan, out_channels: int) -> Iterator[tuple[int, int]]:
                 yield pixels, vectors
 
 
-def _instructions(spec: TileSpec) -> int:
+def tile_instructions(spec: TileSpec) -> int:
+    """The modelled count for the whole layer, but for the padding."""
     window = spec.rows.window
     pixel_tiles = window.out_height * -(-window.out_width // spec.pixels)
     tiles = [spec.channels] * spec.whole_tiles + ([spec.last_channels] if spec.last_channels else [])
