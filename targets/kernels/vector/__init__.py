@@ -1,7 +1,8 @@
 """Kernels in vectors, for TVM's LLVM code generator.
 
-`VECTOR` runs on any machine that LLVM knows. `NEON` (64-bit Arm) and `SDOT` (with the dot product) hold what is quicker
-there, for the integer products only: ask them first, then `VECTOR`, then the scalar kernels, which take everything.
+`VECTOR` runs on any machine that LLVM knows. `NEON` (64-bit Arm), `SDOT` (with the dot product) and `I8MM` (with the
+matrix product) hold what is quicker there, for the integer products only: ask them first, `I8MM` before `SDOT`, then
+`VECTOR`, then the scalar kernels, which take everything.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from tinyopt.targets.kernels.vector.integer_convolution import (
 )
 from tinyopt.targets.kernels.vector.pooling import plan_average_pool, plan_max_pool, plan_quantized_average_pool
 from tinyopt.targets.kernels.vector.sdot_depthwise import plan_sdot_depthwise
+from tinyopt.targets.kernels.vector.smmla_convolution import plan_smmla_convolution, plan_smmla_dense
 from tinyopt.targets.kernels.vector.widened_depthwise import plan_neon_depthwise, plan_widened_depthwise
 from tinyopt.targets.kernels.vector.winograd import plan_winograd
 from tinyopt.targets.target import layered
@@ -67,5 +69,12 @@ SDOT = reading_int8(
     {
         "QConv": (plan_sdot_convolution, plan_sdot_depthwise),
         "QDense": (plan_sdot_dense,),
+    }
+)
+
+I8MM = reading_int8(
+    {
+        "QConv": (plan_smmla_convolution,),
+        "QDense": (plan_smmla_dense,),
     }
 )

@@ -14,7 +14,7 @@ from tinyopt.targets.kernels.vector.generic import levels_of_products, splat, ve
 from tinyopt.targets.kernels.vector.tile import Finished
 from tinyopt.targets.kernels.vector.tiling import LANES
 
-Method = Literal["sdot", "neon", "widened"]  # how int8 products are summed
+Method = Literal["smmla", "sdot", "neon", "widened"]  # how int8 products are summed
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ class IntegerEnding(ABC):
         index, valid = pixel.index + done * LANES, min(pixel.valid - done * LANES, width)
         values = [self.kernel.let(value) for value in pixel.values[done : done + len(multipliers)]]
         centred = self._centred_residual(index, valid, len(multipliers))
-        self._store(index, self._levels(values, multipliers, centred), width, valid)
+        self.store(index, self._levels(values, multipliers, centred), width, valid)
 
     @abstractmethod
     def _levels(self, values: Sequence[Expr], multipliers: Sequence[Expr], residuals: Sequence[Expr]) -> Expr:
@@ -65,15 +65,18 @@ class IntegerEnding(ABC):
         if self.residual is None or self.term is None:
             return []
         width = vectors * LANES
-        if valid == width:
-            levels = cast(self.residual.vector(index, width), vector_type("int16", width))
-        else:
-            single = [cast(self.residual[index + min(lane, valid - 1)], "int16") for lane in range(width)]
-            levels = lanes(single, range(width))
+        levels = cast(self.load_residual(index, valid, width), vector_type("int16", width))
         centred = self.kernel.let(levels - splat(self.term.zero_point, "int16", width))
         return [cast(lanes([centred], range(v * LANES, (v + 1) * LANES)), "int32x4") for v in range(vectors)]
 
-    def _store(self, index: Expr, levels: Expr, width: int, valid: int) -> None:
+    def load_residual(self, index: Expr, valid: int, width: int) -> Expr:
+        """`width` levels of the residual; those beyond `valid` are others of the same, for nothing is read there."""
+        assert self.residual is not None
+        if valid == width:
+            return self.residual.vector(index, width)
+        return lanes([self.residual[index + min(lane, valid - 1)] for lane in range(width)], range(width))
+
+    def store(self, index: Expr, levels: Expr, width: int, valid: int) -> None:
         """The first `valid` of `width` levels."""
         if valid == width:
             self.y.store_vector(index, levels, width)
@@ -115,4 +118,9 @@ class PlainEnding(IntegerEnding):
         return cast(lanes(vectors, range(width)) if len(vectors) > 1 else vectors[0], vector_type("int64", width))
 
 
-ENDINGS: Mapping[Method, type[IntegerEnding]] = {"sdot": NeonEnding, "neon": NeonEnding, "widened": PlainEnding}
+ENDINGS: Mapping[Method, type[IntegerEnding]] = {
+    "smmla": NeonEnding,
+    "sdot": NeonEnding,
+    "neon": NeonEnding,
+    "widened": PlainEnding,
+}

@@ -28,6 +28,11 @@ def sdot(accumulator: Expr, weights: Expr, values: Expr) -> Expr:
     return llvm_call("llvm.aarch64.neon.sdot.v4i32.v16i8", "int32x4", accumulator, weights, values)
 
 
+def smmla(accumulator: Expr, rows: Expr, columns: Expr) -> Expr:
+    """int32x4 + the products of two rows and two columns, eight int8 each: [r0 c0, r0 c1, r1 c0, r1 c1]."""
+    return llvm_call("llvm.aarch64.neon.smmla.v4i32.v16i8", "int32x4", accumulator, rows, columns)
+
+
 def wide_product(a: Expr, b: Expr, half: tuple[int, int]) -> Expr:
     """int64x2 products of two lanes of a and b, int32x4."""
     return llvm_call("llvm.aarch64.neon.smull.v2i64", "int64x2", lanes([a], half), lanes([b], half))
