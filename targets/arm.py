@@ -7,32 +7,40 @@ Arm's technical reference manuals. SDOT is FEAT_DotProd, SMMLA is FEAT_I8MM.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from tinyopt.pass_manager import TargetFacts
 from tinyopt.targets.costs import NEON_COSTS, SDOT_COSTS, InstructionCosts
 from tinyopt.targets.kernel import KernelPlanner
 from tinyopt.targets.kernels.scalar import SCALAR
 from tinyopt.targets.kernels.vector import NEON, SDOT, VECTOR
-from tinyopt.targets.target import Emulator, Target, Toolchain, layered
+from tinyopt.targets.target import CpuFeature, Emulator, Target, Toolchain, layered
 
 
 @dataclass(frozen=True)
 class _Level:
     """What CPUs with the same instructions for integer products have in common.
 
-    qemu_cpu: QEMU's model that has these instructions and as few others as can be, for CPUs that it has no model of.
+    feature: what tells them from those of the level below. qemu_cpu: QEMU's model that has these instructions and as
+    few others as can be, for CPUs that it has no model of. generic: LLVM's name and attributes of any such CPU.
     """
 
+    name: str
+    feature: CpuFeature
     kernels: Mapping[str, tuple[KernelPlanner, ...]]
     costs: InstructionCosts
     qemu_cpu: str
+    generic: tuple[str, tuple[str, ...]]
 
 
 _QEMU_MAX = "max,sve=off,pauth-impdef=on"
-_PLAIN = _Level(layered(NEON, VECTOR, SCALAR), NEON_COSTS, "cortex-a53")
-_DOTPROD = _Level(layered(SDOT, VECTOR, SCALAR), SDOT_COSTS, "cortex-a76")
-_I8MM = _Level(layered(SDOT, VECTOR, SCALAR), SDOT_COSTS, _QEMU_MAX)
+_NEON = _Level("neon", "", layered(NEON, VECTOR, SCALAR), NEON_COSTS, "cortex-a53", ("cortex-a72", ()))
+_DOTPROD = _Level(
+    "dotprod", "dotprod", layered(SDOT, VECTOR, SCALAR), SDOT_COSTS, "cortex-a76", ("cortex-a76", ("+dotprod",))
+)
+_I8MM = _Level(
+    "i8mm", "i8mm", layered(SDOT, VECTOR, SCALAR), SDOT_COSTS, _QEMU_MAX, ("cortex-a76", ("+dotprod", "+i8mm"))
+)
 
 
 def _target(
@@ -57,25 +65,33 @@ def _target(
         boundary="float",
         gcc_options=(),
         costs=level.costs,
+        feature=level.feature,
     )
 
 
-ARM = _target(
-    "arm",
-    "64-bit Arm Linux with dotprod (Cortex-A55/A75 and later): static and shared library",
-    _DOTPROD,
-    "cortex-a76",
-    ("+dotprod",),
-    _QEMU_MAX,
+def _variant(level: _Level) -> Target:
+    return _target(level.name, f"any CPU with {level.name}", level, *level.generic)
+
+
+ARM = replace(
+    _target(
+        "arm",
+        "any 64-bit Arm under Linux: picks its kernels at run time, for i8mm, dotprod or plain NEON",
+        _DOTPROD,
+        *_DOTPROD.generic,
+        _QEMU_MAX,
+    ),
+    variants=tuple(map(_variant, (_I8MM, _DOTPROD, _NEON))),
+    feature="",
 )
 
 # Vectors are NEON's 128 bits: LLVM's own vectorizer must not mix scalable ones in.
 _NO_SVE, _NO_SVE2 = ("-sve",), ("-sve", "-sve2")
 
 NAMED_CPUS: tuple[Target, ...] = (
-    _target("cortex-a53", "Arm Cortex-A53", _PLAIN, "cortex-a53", qemu_cpu="cortex-a53"),
+    _target("cortex-a53", "Arm Cortex-A53", _NEON, "cortex-a53", qemu_cpu="cortex-a53"),
     _target("cortex-a55", "Arm Cortex-A55: dotprod", _DOTPROD, "cortex-a55"),
-    _target("cortex-a72", "Arm Cortex-A72", _PLAIN, "cortex-a72", qemu_cpu="cortex-a72"),
+    _target("cortex-a72", "Arm Cortex-A72", _NEON, "cortex-a72", qemu_cpu="cortex-a72"),
     _target("cortex-a76", "Arm Cortex-A76: dotprod", _DOTPROD, "cortex-a76", qemu_cpu="cortex-a76"),
     _target("cortex-a78", "Arm Cortex-A78: dotprod", _DOTPROD, "cortex-a78"),
     _target("cortex-a510", "Arm Cortex-A510: dotprod, i8mm", _I8MM, "cortex-a510", _NO_SVE2),
@@ -84,7 +100,7 @@ NAMED_CPUS: tuple[Target, ...] = (
     _target("neoverse-n1", "Arm Neoverse N1: dotprod", _DOTPROD, "neoverse-n1", qemu_cpu="neoverse-n1"),
     _target("neoverse-v1", "Arm Neoverse V1: dotprod, i8mm", _I8MM, "neoverse-v1", _NO_SVE),
     _target("apple-m1", "Apple M1 under Linux: dotprod", _DOTPROD, "apple-m1"),
-    _target("raspberry-pi-3", "Raspberry Pi 3 (Cortex-A53), 64-bit", _PLAIN, "cortex-a53", qemu_cpu="cortex-a53"),
-    _target("raspberry-pi-4", "Raspberry Pi 4 (Cortex-A72), 64-bit", _PLAIN, "cortex-a72", qemu_cpu="cortex-a72"),
+    _target("raspberry-pi-3", "Raspberry Pi 3 (Cortex-A53), 64-bit", _NEON, "cortex-a53", qemu_cpu="cortex-a53"),
+    _target("raspberry-pi-4", "Raspberry Pi 4 (Cortex-A72), 64-bit", _NEON, "cortex-a72", qemu_cpu="cortex-a72"),
     _target("raspberry-pi-5", "Raspberry Pi 5 (Cortex-A76): dotprod", _DOTPROD, "cortex-a76", qemu_cpu="cortex-a76"),
 )

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, TypeAlias
 
 from tinyopt.pass_manager import TargetFacts
 from tinyopt.targets.costs import PORTABLE_COSTS, InstructionCosts
 from tinyopt.targets.kernel import KernelPlanner
+
+# what libraries can ask a CPU for at run time; empty for nothing
+CpuFeature: TypeAlias = Literal["", "dotprod", "i8mm"]
 
 
 @dataclass(frozen=True)
@@ -49,6 +52,9 @@ class Target:
     required_macro: what C compilers predefine when they compile for this machine, where kernels use instructions that
         not all of its kin have: the generated C stops with the right flags otherwise. Empty where any C compiler does.
     costs: rough instruction counts, for estimates; those of a machine of which nothing is known may stand.
+    variants: for a library that picks its kernels at run time: a target for each set of them, the fastest first, the
+        last for every CPU. They differ in `tvm`, `kernels` and `costs`; those of the whole serve estimates alone.
+    feature: what a CPU must have to run the code.
     """
 
     name: str
@@ -63,6 +69,8 @@ class Target:
     gcc_options: tuple[str, ...]
     required_macro: str = ""
     costs: InstructionCosts = PORTABLE_COSTS
+    variants: tuple[Target, ...] = ()
+    feature: CpuFeature = ""
 
 
 def layered(*tables: Mapping[str, tuple[KernelPlanner, ...]]) -> dict[str, tuple[KernelPlanner, ...]]:

@@ -8,10 +8,12 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from digits import SAMPLES, compiled_digits
 
+from tests.digits import SAMPLES, compiled_digits
 from tinyopt.disk_cache import default_cache_dir
+from tinyopt.errors import UsageError
 from tinyopt.execution.built_model import load_built_model
+from tinyopt.execution.cpus import on_cpu
 from tinyopt.execution.validate import validate
 from tinyopt.samples import load_samples
 from tinyopt.targets.arm import NAMED_CPUS
@@ -68,3 +70,30 @@ def test_a_library_has_the_instructions_of_its_cpu_and_gives_the_reference_s_byt
     assert ("sdot" in instructions or "smmla" in instructions) == (FEATURES[cpu] != PLAIN)
     assert "smmla" not in instructions or FEATURES[cpu] == I8MM
     assert "sve" not in instructions
+
+
+@pytest.mark.qemu
+@pytest.mark.parametrize(
+    ("cpu", "variant"), [("max", "dotprod"), ("cortex-a76", "dotprod"), ("raspberry-pi-4", "neon")]
+)
+def test_the_library_for_arm_picks_its_kernels_on_the_cpu_that_runs_it(cpu: str, variant: str) -> None:
+    need_tools()
+    built = on_cpu(load_built_model(compiled_digits("arm")), cpu)
+    samples = load_samples(SAMPLES, built.graph.inputs, limit=2)
+    found = validate(built, samples, DEFAULT_COMPILER, default_cache_dir())
+    assert found.first_difference is None
+    assert found.variant == variant
+    assert built.layers_of(variant) != built.layers_of("neon" if variant == "dotprod" else "dotprod")
+
+
+@pytest.mark.qemu
+def test_a_library_that_no_feature_makes_faster_asks_the_cpu_for_none() -> None:
+    need_tools()
+    folder = compiled_digits("arm", is_quantized=False)
+    assert "getauxval" not in (folder / "digits.c").read_text()
+    assert not load_built_model(folder).variants
+
+
+def test_only_what_qemu_user_runs_can_be_run_on_another_cpu() -> None:
+    with pytest.raises(UsageError, match="host"):
+        on_cpu(load_built_model(compiled_digits("host")), "cortex-a72")

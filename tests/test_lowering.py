@@ -14,7 +14,7 @@ from tests.graph_builder import GraphBuilder, graph_of, outputs_of, random_input
 from tinyopt.errors import UnsupportedOperatorError
 from tinyopt.ir import Graph, Node, Value
 from tinyopt.lowering import lower as lowering
-from tinyopt.lowering.program import ArenaSlot, FlashConstant, Program
+from tinyopt.lowering.program import ArenaSlot, FlashConstant, Program, Variant
 from tinyopt.lowering.request import KernelRequest
 from tinyopt.targets import target_named
 from tinyopt.targets.kernel import InputArgument, Kernel, KernelPlanner, OutputArgument, Overlap, Refusal
@@ -144,7 +144,7 @@ def test_the_arena_machine_sees_an_output_that_is_nearer_than_its_kernel_permits
     (call,) = program.calls
     strict = replace(call, kernel=replace(call.kernel, overlaps=(Overlap.forward(0, 17),)))
     with pytest.raises(AssertionError, match="begins -16 bytes after"):
-        assert_memory_keeps_every_value(replace(program, calls=(strict,)))
+        assert_memory_keeps_every_value(replace(program, variants=(Variant("strict", "", (strict,)),)))
 
 
 def test_rows_are_sliced_worked_on_and_joined_without_being_moved(lowered: Callable[[Graph], Program]) -> None:

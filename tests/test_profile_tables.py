@@ -27,7 +27,7 @@ def layer(index: int, origins: str, instructions: int, kernel: str = "k", refusa
 
 
 def profile_of(layers: Sequence[LayerProfile]) -> Profile:
-    return Profile("gcc 12", "O2", 12345, 321, 5432, 1, 2, 0, tuple(layers))
+    return Profile("gcc 12", "O2", 12345, 321, 5432, 1, 2, 0, "", None, (), tuple(layers))
 
 
 def shown(what: RenderableType, width: int = 120) -> str:

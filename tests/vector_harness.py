@@ -114,7 +114,7 @@ def run_cases(cases: Sequence[Case], machine: Machine, plugin: Path | None = Non
     machine.require()
     requests = [request_for(case.kernel, machine.target) for case in cases]
     cache = Path(tempfile.gettempdir()) / "tinyopt-kernel-tests"
-    objects = compile_kernels(requests, "object", machine.target, cache, lambda _done, _total: None)
+    objects = compile_kernels(requests, "object", cache, lambda _done, _total: None)
     image = _Image()
     calls: list[str] = []
     outputs: list[list[int]] = []

@@ -105,7 +105,7 @@ class DraftMemory:
         kernels = frozenset(request.key for request in requests)
         if kernels not in self._code:
             target = self.target
-            functions = compile_kernels(requests, target.code, target.tvm, self.cache_dir, lambda _done, _all: None)
+            functions = compile_kernels(requests, target.code, self.cache_dir, lambda _done, _all: None)
             size = code_bytes(replace(program, functions=functions), self.compiler, self.cache_dir)
             assert size is not None, "the compiler has a tool that tells sizes"
             self._code[kernels] = size

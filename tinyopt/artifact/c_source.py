@@ -78,6 +78,15 @@ class Layer:
 
 
 @dataclass(frozen=True)
+class CallSequence:
+    """All layers of a variant, and the feature that a CPU must have for it: empty for none."""
+
+    name: str
+    feature: str
+    layers: list[Layer]
+
+
+@dataclass(frozen=True)
 class Function:
     """A kernel's C definition with its readable name."""
 
@@ -110,7 +119,7 @@ class CSource:
         """For each compiled function a short name: `conv_0`, `conv_1`, `dense_0`, ... in the order of first use."""
         counts: dict[str, int] = {}
         named: dict[str, str] = {}
-        for call in self.program.calls:
+        for call in self.program.all_calls:
             if call.key not in named:
                 number = counts.get(call.kernel.name, 0)
                 counts[call.kernel.name] = number + 1
@@ -123,7 +132,7 @@ class CSource:
 
     def functions(self) -> list[Function]:
         seen: dict[str, Function] = {}
-        for call in self.program.calls:
+        for call in self.program.all_calls:
             if call.key not in seen:
                 text = ""
                 if self.program.target.code == "c":
@@ -138,8 +147,9 @@ class CSource:
 
     def intrinsics(self) -> list[Intrinsic]:
         """The intrinsics that the kernels in use call, each once, those that others build on first."""
-        wanted = {i.name: i for call in self.program.calls for i in call.kernel.intrinsics}
-        texts = "\n".join(self.program.functions[call.key].decode() for call in self.program.calls) if wanted else ""
+        calls = self.program.all_calls
+        wanted = {i.name: i for call in calls for i in call.kernel.intrinsics}
+        texts = "\n".join(self.program.functions[call.key].decode() for call in calls) if wanted else ""
         used = {name for name in wanted if re.search(rf"\b{name}\b", texts)}
         while True:
             needed = {
@@ -158,8 +168,12 @@ class CSource:
             found.add("string.h")
         return sorted(found - {"stdint.h", "stddef.h"})
 
-    def layers(self) -> list[Layer]:
-        return [self._layer(call) for call in self.program.calls]
+    def variants(self) -> list[CallSequence]:
+        """What is run: one sequence of calls, or one for each set of kernels that a CPU may have."""
+        return [
+            CallSequence(variant.name, variant.feature, [self._layer(call) for call in variant.calls])
+            for variant in self.program.variants
+        ]
 
     def _layer(self, call: KernelCall) -> Layer:
         shape = "x".join(str(size) for size in call.node.outputs[0].shape)

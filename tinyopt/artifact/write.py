@@ -83,9 +83,9 @@ def write_libraries(program: Program, names: Names, folder: Path, version: str, 
             objects.append(kernels)
         compiler.archive(folder / f"lib{names.prefix}.a", objects)
         exports = work / "exports.map"
-        exports.write_text(
-            f"{{ global: {names.prefix}_input; {names.prefix}_output; {names.prefix}_run; local: *; }};\n"
-        )
+        functions = ("input", "output", "run", *(("variant",) if len(program.variants) > 1 else ()))
+        exported = " ".join(f"{names.prefix}_{function};" for function in functions)
+        exports.write_text(f"{{ global: {exported} local: *; }};\n")
         compiler.link(
             "-shared",
             "-Wl,--build-id=none",
@@ -130,6 +130,8 @@ def _common_values(source: CSource, version: str) -> dict[str, Any]:
         "arena_bytes": max(program.arena_bytes, 1),
         "arena_align": ARENA_ALIGNMENT,
         "regions": source.regions(),
+        "variants": source.variants(),
+        "features": sorted(variant.feature for variant in program.variants),
         # kernels in C text load words at most; those in object files vectors
         "constant_align": 4 if program.target.code == "c" else ARENA_ALIGNMENT,
     }
@@ -150,7 +152,6 @@ def _code_values(source: CSource) -> dict[str, Any]:
         "constants": [_constant(source, constant) for constant in source.program.constants],
         "intrinsics": source.intrinsics(),
         "functions": source.functions(),
-        "layers": source.layers(),
     }
 
 

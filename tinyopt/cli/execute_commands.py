@@ -11,12 +11,13 @@ import numpy as np
 from rich.table import Table
 
 from tinyopt.cli.console import Output, reported_errors
-from tinyopt.cli.profile_tables import comparison_table, profile_table
+from tinyopt.cli.profile_tables import comparison_table, picked, profile_table
 from tinyopt.cli.sample_options import SOURCES, parse_numbers
 from tinyopt.disk_cache import default_cache_dir
 from tinyopt.errors import VerificationError
 from tinyopt.execution.built_model import BuiltModel, load_built_model
 from tinyopt.execution.compare import pair_layers
+from tinyopt.execution.cpus import on_cpu
 from tinyopt.execution.profile import Profile, profile
 from tinyopt.execution.runner import run_built_model
 from tinyopt.execution.validate import Validation, validate
@@ -46,6 +47,11 @@ _SAMPLES = click.option(
     metavar="N",
     help="Use only N: the first of a file, evenly spaced ones of a folder.",
 )
+_CPU = click.option(
+    "--cpu",
+    metavar="CPU",
+    help="For 64-bit and 32-bit Arm: emulate this CPU: a target, QEMU's name of one, or i8mm, dotprod, neon.",
+)
 _JSON = click.option("--json", "is_json", is_flag=True, help="Print JSON.")
 _FOLDER = click.argument("folder", type=Path)
 
@@ -66,6 +72,7 @@ _FOLDER = click.argument("folder", type=Path)
 @_SAMPLES
 @_CC
 @_OPT
+@_CPU
 @_JSON
 def run_command(
     folder: Path,
@@ -76,6 +83,7 @@ def run_command(
     samples: int | None,
     cc: str | None,
     opt: str,
+    cpu: str | None,
     is_json: bool,
 ) -> None:
     """Run the compiled model in FOLDER on samples: here, or under QEMU for Arm targets.
@@ -85,7 +93,7 @@ def run_command(
     """
     screen = Output(0, is_json)
     with reported_errors(screen):
-        built = load_built_model(folder)
+        built = on_cpu(load_built_model(folder), cpu)
         fed = load_samples(data, built.graph.inputs, mean, scale, samples)
         result = run_built_model(built, fed, "run", CompilerChoice(cc, opt), default_cache_dir())
         names = [value.name for value in built.graph.outputs]
@@ -119,6 +127,7 @@ def _output_table(stacked: dict[str, Array]) -> Table:
 @_SAMPLES
 @_CC
 @_OPT
+@_CPU
 @_JSON
 def validate_command(
     folder: Path,
@@ -128,6 +137,7 @@ def validate_command(
     samples: int | None,
     cc: str | None,
     opt: str,
+    cpu: str | None,
     is_json: bool,
 ) -> None:
     """Compare the compiled model in FOLDER with the numpy reference, layer by layer, and with onnxruntime.
@@ -137,7 +147,7 @@ def validate_command(
     """
     screen = Output(0, is_json)
     with reported_errors(screen):
-        built = load_built_model(folder)
+        built = on_cpu(load_built_model(folder), cpu)
         fed = _samples(built, data, mean, scale, samples)
         result = validate(built, fed, CompilerChoice(cc, opt), default_cache_dir())
         screen.show(_validation_table(built, result), asdict(result))
@@ -156,6 +166,8 @@ def _samples(
 def _validation_table(built: BuiltModel, result: Validation) -> Table:
     table = Table("check", "result", box=None, pad_edge=False)
     table.add_row("target", built.target.name)
+    if result.variant is not None:
+        table.add_row("kernels picked at run time", picked(result.variant, list(built.variants)))
     table.add_row("samples", str(result.samples))
     table.add_row("layers equal to the numpy reference, bit for bit", f"{result.exact_layers} checked")
     if result.float_layers:
@@ -184,6 +196,7 @@ def _keep(folder: Path, counted: Profile, screen: Output) -> None:
 @_SCALE
 @_CC
 @_OPT
+@_CPU
 @click.option("--compare", "other", type=Path, metavar="OTHER", help="Another output folder: print what changed since.")
 @_JSON
 def profile_command(
@@ -193,6 +206,7 @@ def profile_command(
     scale: tuple[float, ...],
     cc: str | None,
     opt: str,
+    cpu: str | None,
     other: Path | None,
     is_json: bool,
 ) -> None:
@@ -203,6 +217,7 @@ def profile_command(
     \b
     tinyopt profile out
     tinyopt profile out --cc clang-19 --opt O2
+    tinyopt profile out --cpu cortex-a72      of a library for arm: with the kernels that this CPU gets
     tinyopt profile pruned --compare out      what changed from out to pruned, layer by layer
     """
     screen = Output(0, is_json)
@@ -212,7 +227,7 @@ def profile_command(
             (sample,) = _samples(built, data, mean, scale, 1)
             return profile(built, sample, CompilerChoice(cc, opt), default_cache_dir())
 
-        builds = [load_built_model(path) for path in (other, folder) if path is not None]
+        builds = [on_cpu(load_built_model(path), cpu) for path in (other, folder) if path is not None]
         profiles = [profile_of(built) for built in builds]
         for built, counted in zip(builds, profiles, strict=True):
             _keep(built.folder, counted, screen)

@@ -44,7 +44,18 @@ def profile_table(profile: Profile, is_cortex_m: bool) -> RenderableType:
     macs, cycles = sum(layer.macs for layer in layers), sum(layer.cycles for layer in layers)
     sums = [f"{macs:,}", f"{total:,}", _per_mac(total, macs), "", ""]
     table.add_row("", "all", "", "", *sums, *([f"{cycles:,}"] if is_cortex_m else []), style="bold")
-    return Group(table, Text(), _library(profile), Text(), _reasons(layers))
+    chosen = [Text(), Text(_choice(profile))] if profile.variant is not None else []
+    return Group(table, *chosen, Text(), _library(profile), Text(), _reasons(layers))
+
+
+def _choice(profile: Profile) -> str:
+    return f"Kernels picked on the emulated CPU ({profile.cpu}): {picked(profile.variant or '', profile.variants)}"
+
+
+def picked(variant: str, variants: Sequence[str]) -> str:
+    """A variant, and how to run the library's others."""
+    others = ", ".join(f"--cpu {name}" for name in variants if name != variant)
+    return f"{variant} (others: {others})"
 
 
 def _library(profile: Profile) -> Table:

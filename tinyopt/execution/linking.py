@@ -21,7 +21,7 @@ def render(template: str, built: BuiltModel, values: Mapping[str, Any]) -> str:
         lstrip_blocks=True,
         autoescape=False,
     )
-    common = {"p": built.prefix, "U": built.prefix.upper(), "regions": built.regions}
+    common = {"p": built.prefix, "U": built.prefix.upper(), "regions": built.regions, "variants": built.variants}
     return templates.get_template(template).render(common | dict(values))
 
 

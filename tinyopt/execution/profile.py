@@ -38,6 +38,8 @@ class Profile:
     """One inference: what profile.json holds. The terms are those of `measure`.
 
     instructions: of the whole call, compiled without the layers' marks, so that it need not be the layers' sum.
+    cpu: what was emulated. variant: the kernels, of `variants`, that the library picked on it; None where it has no
+    others.
     """
 
     compiler: str
@@ -48,6 +50,9 @@ class Profile:
     table_bytes: int
     weight_bytes: int
     static_ram_bytes: int
+    cpu: str
+    variant: str | None
+    variants: tuple[str, ...]
     layers: tuple[LayerProfile, ...]
 
 
@@ -58,6 +63,7 @@ def profile(built: BuiltModel, sample: Sample, choice: CompilerChoice, cache_dir
     """
     whole = measure(built, [sample], choice, cache_dir)
     library = whole.library
+    variant, layers = _count_layers(built, sample, choice, cache_dir)
     return Profile(
         compiler=whole.compiler,
         optimization=whole.optimization,
@@ -67,17 +73,28 @@ def profile(built: BuiltModel, sample: Sample, choice: CompilerChoice, cache_dir
         table_bytes=library.tables,
         weight_bytes=library.weights,
         static_ram_bytes=library.static_ram,
-        layers=tuple(profile_layers(built, sample, choice, cache_dir)),
+        cpu=" ".join(built.target.emulator.arguments[1:]),
+        variant=variant,
+        variants=tuple(built.variants),
+        layers=tuple(layers),
     )
 
 
 def profile_layers(built: BuiltModel, sample: Sample, choice: CompilerChoice, cache_dir: Path) -> list[LayerProfile]:
     """Instructions per layer for one inference on `sample`; raises as `profile` does."""
+    return _count_layers(built, sample, choice, cache_dir)[1]
+
+
+def _count_layers(
+    built: BuiltModel, sample: Sample, choice: CompilerChoice, cache_dir: Path
+) -> tuple[str | None, list[LayerProfile]]:
+    """The variant that was run, and its layers."""
     check_is_emulated(built)
-    counts = run_built_model(built, [sample], "profile", choice, cache_dir).counts
-    if len(counts) != len(built.layers):
-        raise ToolchainError(f"the instruction counter saw {len(counts)} layers of {len(built.layers)}")
-    return [_layer(layer, *count) for layer, count in zip(built.layers, counts, strict=True)]
+    run = run_built_model(built, [sample], "profile", choice, cache_dir)
+    layers = built.layers_of(run.variant)
+    if len(run.counts) != len(layers):
+        raise ToolchainError(f"the instruction counter saw {len(run.counts)} layers of {len(layers)}")
+    return run.variant, [_layer(layer, *count) for layer, count in zip(layers, run.counts, strict=True)]
 
 
 def _layer(layer: Mapping[str, Any], instructions: int, cycles: int) -> LayerProfile:

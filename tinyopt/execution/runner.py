@@ -29,11 +29,13 @@ class RunResult:
     """outputs: for each sample the arrays by output name. traces: for each sample the first output of every layer.
 
     counts: for each layer (instructions, modelled cycles), where the run was a profile.
+    variant: the kernels that the library picked on this CPU; None where it has no others.
     """
 
     outputs: tuple[dict[str, Array], ...]
     traces: tuple[tuple[Array, ...], ...]
     counts: tuple[tuple[int, int], ...]
+    variant: str | None
 
 
 def run_built_model(
@@ -59,7 +61,17 @@ def run_built_model(
             tuple(dict(zip(names, record, strict=True)) for record in outputs),
             tuple(traces),
             read_counts(folder / "counts.txt") if mode == "profile" else (),
+            _variant(built, folder / "variant.txt"),
         )
+
+
+def _variant(built: BuiltModel, path: Path) -> str | None:
+    if not built.variants:
+        return None
+    name = path.read_text()
+    if name not in built.variants:
+        raise ToolchainError(f"the library runs its kernels for '{name}', of which {built.folder} knows nothing")
+    return name
 
 
 def check_is_emulated(built: BuiltModel) -> None:

@@ -32,6 +32,7 @@ class Validation:
     different_bytes: of all outputs, in elements that differ from the numpy reference (floats: beyond the tolerance).
     onnxruntime_steps: the largest difference of an integer output from onnxruntime's, in steps.
     onnxruntime_error: the largest absolute difference of a float output from onnxruntime's.
+    variant: the kernels that the library picked on the CPU that ran it; None where it has no others.
     """
 
     samples: int
@@ -42,6 +43,7 @@ class Validation:
     output_bytes: int
     onnxruntime_steps: int
     onnxruntime_error: float
+    variant: str | None
 
 
 def validate(
@@ -74,7 +76,7 @@ def validate(
             else:
                 steps = max(steps, int(gap))
     exact = sum(_is_exact(node.outputs[0], inexact) for node in nodes)
-    return Validation(len(samples), exact, len(nodes) - exact, first, different, total, steps, error)
+    return Validation(len(samples), exact, len(nodes) - exact, first, different, total, steps, error, result.variant)
 
 
 def inexact_values(graph: Graph) -> set[Value]:

@@ -8,10 +8,10 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from tinyopt.disk_cache import read_cached, write_cached
 from tinyopt.errors import TinyoptError
@@ -25,7 +25,6 @@ MAX_WORKERS = 2  # each holds a copy of TVM, about 250 MB
 def compile_kernels(
     requests: Sequence[KernelRequest],
     code: Literal["c", "object"],
-    target: Mapping[str, Any],
     cache_dir: Path | None,
     on_progress: Callable[[int, int], None],
 ) -> dict[str, bytes]:
@@ -46,7 +45,7 @@ def compile_kernels(
         return compiled
     with tempfile.TemporaryDirectory(prefix="tinyopt-kernels-") as folder:
         done = _Counter(len(compiled), len(unique), on_progress)
-        _run_workers(missing, code, target, Path(folder), done.advance)
+        _run_workers(missing, code, Path(folder), done.advance)
         for request in missing:
             compiled[request.key] = (Path(folder) / f"{request.key}.{suffix}").read_bytes()
             write_cached(cache_dir, "kernels", f"{request.key}.{suffix}", compiled[request.key])
@@ -69,7 +68,6 @@ class _Counter:
 def _run_workers(
     requests: Sequence[KernelRequest],
     code: Literal["c", "object"],
-    target: Mapping[str, Any],
     folder: Path,
     advance: Callable[[], None],
 ) -> None:
@@ -78,7 +76,7 @@ def _run_workers(
     count = min(MAX_WORKERS, os.cpu_count() or 1, 1 + len(requests) // 8)
     shares = [tuple(requests[start::count]) for start in range(count)]
     with ThreadPoolExecutor(count) as pool:
-        works = [Work(share, code, target, folder) for share in shares]
+        works = [Work(share, code, folder) for share in shares]
         for finished in [pool.submit(_run_worker, work, advance) for work in works]:
             finished.result()
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import count
 from pathlib import Path
+from typing import TypeAlias
 
 from tinyopt.errors import UnsupportedOperatorError
 from tinyopt.ir import Array, Graph, Node, Value
@@ -20,9 +22,11 @@ from tinyopt.lowering.program import (
     Location,
     Program,
     Scalar,
+    Variant,
 )
-from tinyopt.lowering.request import KernelRequest, request_for
+from tinyopt.lowering.request import KernelRequest
 from tinyopt.lowering.schedule import schedule
+from tinyopt.lowering.variants import memory_needs, shared_requests, without_repetitions
 from tinyopt.lowering.views import VIEWS, Views
 from tinyopt.memory_search import plan_memory
 from tinyopt.options import MemoryRegion
@@ -36,6 +40,8 @@ from tinyopt.targets.kernel import (
     ScratchArgument,
 )
 from tinyopt.targets.target import Target
+
+_Choices: TypeAlias = dict[Node, tuple[Kernel, tuple[str, ...]]]  # with the reasons of those that refused
 
 WORTH_MOVING = 0.95  # of the arena: for so much the inputs of a Concat are moved rather than joined where they are
 QUICK_ORDERS, QUICK_STATES = 400, 1_000  # for a plan among many that are compared
@@ -64,26 +70,30 @@ def lower(
     is given and too small.
     """
     program, requests = plan(graph, target, memory)
-    return replace(program, functions=compile_kernels(requests, target.code, target.tvm, cache_dir, on_progress))
+    return replace(program, functions=compile_kernels(requests, target.code, cache_dir, on_progress))
 
 
 def plan(
     graph: Graph, target: Target, memory: Sequence[MemoryRegion] = ()
 ) -> tuple[Program, tuple[KernelRequest, ...]]:
     """What `lower` gives but for compiled functions, and what to compile. Raises as it does."""
-    choices = _choose_kernels(graph, target)
-    arena, views = _best_arena(graph, {node: kernel for node, (kernel, _) in choices.items()}, memory)
+    machines = target.variants or (target,)
+    choices = [_choose_kernels(graph, machine) for machine in machines]
+    arena, views = _best_arena(graph, _memory_needs(choices), memory)
     places = _Places(arena, views)
-    steps = [_Step(node, *choices[node]) for node in graph.nodes if node not in views.nodes]
-    requests = tuple(request_for(step.kernel, target.tvm) for step in steps)
-    calls = tuple(
-        _call(index, step, request, places) for index, (step, request) in enumerate(zip(steps, requests, strict=True))
+    steps = [[_Step(n, *chosen[n]) for n in graph.nodes if n not in views.nodes] for chosen in choices]
+    requests = shared_requests(machines, [[step.kernel for step in its_steps] for its_steps in steps])
+    variants = without_repetitions(
+        [
+            Variant(machine.name, machine.feature, _calls(its_steps, its_requests, places))
+            for machine, its_steps, its_requests in zip(machines, steps, requests, strict=True)
+        ]
     )
     boundary = {value: places.of(value) for value in [*graph.inputs, *graph.outputs]}
     program = Program(
         graph,
         target,
-        calls,
+        variants,
         tuple(places.constants),
         boundary,
         {},
@@ -92,7 +102,8 @@ def plan(
         arena.buffers,
         arena.regions,
     )
-    return program, requests
+    used = {call.key for call in program.all_calls}
+    return program, tuple(request for its_requests in requests for request in its_requests if request.key in used)
 
 
 def _best_arena(graph: Graph, kernels: Mapping[Node, Kernel], memory: Sequence[MemoryRegion]) -> tuple[Arena, Views]:
@@ -132,7 +143,7 @@ def planned_arena_bytes(graph: Graph, target: Target) -> int:
 
     Raises UnsupportedOperatorError as `lower` does.
     """
-    kernels = {node: kernel for node, (kernel, _) in _choose_kernels(graph, target).items()}
+    kernels = _memory_needs([_choose_kernels(graph, machine) for machine in target.variants or (target,)])
     views = Views.of(graph)
     needed = {node: kernel for node, kernel in kernels.items() if node not in views.nodes}
     problems = (
@@ -161,8 +172,12 @@ def choose_kernel(
     return None
 
 
-def _choose_kernels(graph: Graph, target: Target) -> dict[Node, tuple[Kernel, tuple[str, ...]]]:
-    choices: dict[Node, tuple[Kernel, tuple[str, ...]]] = {}
+def _memory_needs(choices: Sequence[_Choices]) -> dict[Node, Kernel]:
+    return {node: memory_needs([chosen[node][0] for chosen in choices]) for node in choices[0]}
+
+
+def _choose_kernels(graph: Graph, target: Target) -> _Choices:
+    choices: _Choices = {}
     homeless: list[str] = []
     for node in graph.nodes:
         if node.op in VIEWS:
@@ -200,8 +215,9 @@ class _Places:
         identity = (array.dtype.str, array.shape, array.tobytes())
         return self._known.setdefault(identity, FlashConstant(len(self._known), role, array))
 
-    def of_scratch(self, node: Node, argument: int) -> ArenaSlot:
-        return self._arena.slots[node, argument]
+    def of_scratch(self, node: Node, number: int) -> ArenaSlot:
+        """The place of a kernel's scratch of that number among its scratch arguments."""
+        return self._arena.slots[node, number]
 
     def of(self, value: Value) -> ArenaSlot | FlashConstant:
         root = self._views.root(value)
@@ -212,10 +228,16 @@ class _Places:
         return ArenaSlot(slot.offset + self._views.offset(value), value.type.bytes, slot.region)
 
 
+def _calls(steps: Sequence[_Step], requests: Sequence[KernelRequest], places: _Places) -> tuple[KernelCall, ...]:
+    pairs = zip(steps, requests, strict=True)
+    return tuple(_call(index, step, request, places) for index, (step, request) in enumerate(pairs))
+
+
 def _call(index: int, step: _Step, request: KernelRequest, places: _Places) -> KernelCall:
     node = step.node
     arguments: list[CallArgument] = []
-    for number, argument in enumerate(step.kernel.arguments):
+    scratch = count()
+    for argument in step.kernel.arguments:
         match argument:
             case InputArgument(position):
                 arguments.append(Location(places.of(node.input(position)), False))
@@ -224,7 +246,7 @@ def _call(index: int, step: _Step, request: KernelRequest, places: _Places) -> K
             case ConstantArgument(role, array):
                 arguments.append(Location(places.of_constant(role, array), False))
             case ScratchArgument():
-                arguments.append(Location(places.of_scratch(node, number), True))
+                arguments.append(Location(places.of_scratch(node, next(scratch)), True))
             case ScalarArgument(value):
                 arguments.append(Scalar(value))
     outputs = tuple(places.in_arena(value) for value in node.outputs)

@@ -99,16 +99,27 @@ class KernelCall:
 
 
 @dataclass(frozen=True, eq=False)
+class Variant:
+    """The calls for CPUs that have a feature, see `Target.variants`. feature: empty for those that any CPU can run."""
+
+    name: str
+    feature: str
+    calls: tuple[KernelCall, ...]
+
+
+@dataclass(frozen=True, eq=False)
 class Program:
     """Everything that the generated library consists of.
 
+    variants: what is run, the fastest first; of several the first whose feature the CPU has. All of them run the nodes
+    in one order with values in the same places.
     functions: compiled code by key: C text or an object file. places: where each graph input and output lies.
     arena_bytes: of all regions together. regions: those that the user gave, the fastest first; empty for one arena.
     """
 
     graph: Graph
     target: Target
-    calls: tuple[KernelCall, ...]
+    variants: tuple[Variant, ...]
     constants: tuple[FlashConstant, ...]
     places: Mapping[Value, ArenaSlot | FlashConstant]
     functions: Mapping[str, bytes]
@@ -116,3 +127,13 @@ class Program:
     arena_lower_bound_bytes: int
     buffers: tuple[ArenaBuffer, ...]
     regions: tuple[UsedRegion, ...]
+
+    @property
+    def calls(self) -> tuple[KernelCall, ...]:
+        """Those of the fastest variant."""
+        return self.variants[0].calls
+
+    @property
+    def all_calls(self) -> tuple[KernelCall, ...]:
+        """Those of every variant, one after the other."""
+        return tuple(call for variant in self.variants for call in variant.calls)

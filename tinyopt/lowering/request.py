@@ -18,13 +18,15 @@ from tinyopt.targets.kernel import Kernel, OutputArgument, ScratchArgument
 class KernelRequest:
     """One function to compile. `key` identifies everything that its code depends on.
 
-    written: for each argument whether the kernel writes through it. may_alias: an output may overlap an input.
+    target: TVM's. written: for each argument whether the kernel writes through it. may_alias: an output may overlap an
+    input.
     """
 
     key: str
     name: str
     template: Callable[[Any], Any]
     spec: Any
+    target: Mapping[str, Any]
     written: tuple[bool, ...]
     may_alias: bool
 
@@ -48,7 +50,7 @@ def request_for(kernel: Kernel, target: Mapping[str, Any]) -> KernelRequest:
         _source_of(kernel.template),
     )
     key = hashlib.sha256("\0".join(identity).encode()).hexdigest()
-    return KernelRequest(key, kernel.name, kernel.template, kernel.spec, written, kernel.may_alias)
+    return KernelRequest(key, kernel.name, kernel.template, kernel.spec, target, written, kernel.may_alias)
 
 
 def _source_of(template: Callable[[Any], Any]) -> str:

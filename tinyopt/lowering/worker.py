@@ -8,21 +8,19 @@ from __future__ import annotations
 
 import pickle
 import sys
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from tinyopt.lowering.request import KernelRequest
 
 
 @dataclass(frozen=True)
 class Work:
-    """Requests for one target; the results go to `folder` as `<key>.c` or `<key>.o`."""
+    """Requests to compile; the results go to `folder` as `<key>.c` or `<key>.o`."""
 
     requests: tuple[KernelRequest, ...]
     code: Literal["c", "object"]
-    target: Mapping[str, Any]
     folder: Path
 
 
@@ -38,7 +36,7 @@ def main() -> None:
             (work.folder / f"{request.key}.c").write_text(text)
         else:
             path = work.folder / f"{request.key}.o"
-            lower_to_object(function, request.symbol, work.target, request.may_alias, path)
+            lower_to_object(function, request.symbol, request.target, request.may_alias, path)
         print(request.key, flush=True)
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from tinyopt import __version__
 from tinyopt.ir import Graph, Value
-from tinyopt.lowering.program import KernelCall, Program
+from tinyopt.lowering.program import KernelCall, Program, Variant
 from tinyopt.ops import OPERATORS
 from tinyopt.pipeline import Drift, PipelineStep
 from tinyopt.report.clustering import clustering
@@ -58,7 +58,11 @@ def build_report(
         "tinyopt": __version__,
         "prefix": prefix,
         "model": {"file": model_name, "sha256": model_sha256, "name": original.name, "notes": list(notes)},
-        "target": {"name": program.target.name, "description": program.target.description},
+        "target": {
+            "name": program.target.name,
+            "description": program.target.description,
+            "feature": program.target.feature,
+        },
         "inputs": [_boundary(value) for value in program.graph.inputs],
         "outputs": [_boundary(value) for value in program.graph.outputs],
         "before": totals(original, program.target),
@@ -75,6 +79,7 @@ def build_report(
             _layer(call, program.target) | {"source": source} | dict(layer_facts.get(call.node.name, {}))
             for call, source in zip(program.calls, sources, strict=True)
         ],
+        "variants": [_variant(variant) for variant in program.variants] if len(program.variants) > 1 else [],
         "regions": [asdict(region) for region in program.regions],
         "buffers": buffers(program),
     }
@@ -124,6 +129,18 @@ def _pass(step: PipelineStep, before: Graph, target: Target) -> dict[str, Any]:
 
 def _drift(drift: Drift) -> dict[str, Any]:
     return {"max_abs": drift.max_abs, "snr_db": drift.snr_db}
+
+
+def _variant(variant: Variant) -> dict[str, Any]:
+    """What of the layers is this variant's own; those in "layers" are the first variant's."""
+    return {
+        "name": variant.name,
+        "feature": variant.feature,
+        "layers": [
+            {"kernel": call.kernel.name, "weight_bytes": call.weight_bytes, "refusals": list(call.refusals)}
+            for call in variant.calls
+        ],
+    }
 
 
 def _layer(call: KernelCall, target: Target) -> dict[str, Any]:

@@ -106,6 +106,8 @@ def _summary(report: dict[str, Any]) -> Table:
     table.add_row("MACs", Text.assemble(f"{after['macs']:,}", _against(before["macs"], after["macs"])))
     weights = after["flash_constant_bytes"]
     table.add_row("weights (flash)", Text.assemble(memory_size(weights), _against(before["weight_bytes"], weights)))
+    if report["variants"]:
+        table.add_row("kernels", f"picked at run time; weights that each reads: {_variants(report)}")
     arena, original = after["arena_bytes"], before["estimated_arena_bytes"]
     bound = after["arena_lower_bound_bytes"]
     planned = "; no plan is smaller" if arena == bound else f"; no plan is below {bound:,} B"
@@ -292,6 +294,14 @@ def _code_text(report: dict[str, Any]) -> str:
     if report["after"]["flash_code_bytes"] is None:
         return "not measured: no compiler"
     return f"{len({layer['kernel'] for layer in report['layers']})} kinds of kernels, -O3"
+
+
+def _variants(report: dict[str, Any]) -> str:
+    """What is picked at run time, the fastest first, and what of the constants each of them reads."""
+    return ", ".join(
+        f"{variant['name']} ({memory_size(sum(layer['weight_bytes'] for layer in variant['layers']))})"
+        for variant in report["variants"]
+    )
 
 
 def _evaluation(evaluation: dict[str, Any]) -> Text:

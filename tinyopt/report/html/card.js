@@ -185,7 +185,8 @@ function attributeRows(node, twin, side) {
 }
 
 function kernelRows(layer) {
-  return [html("p", { class: "mono" }, layer.kernel), ...layer.refusals.map((reason) => html("p", { class: "remark" }, `a faster kernel did not take it: ${reason}`))];
+  const others = (report.variants || []).slice(1).map((variant) => html("p", { class: "mono quiet" }, `${variant.layers[layer.index].kernel} (${variant.name})`));
+  return [html("p", { class: "mono" }, layer.kernel), ...others, ...layer.refusals.map((reason) => html("p", { class: "remark" }, `a faster kernel did not take it: ${reason}`))];
 }
 
 function cRows(c) {

@@ -17,7 +17,7 @@ let chosenMetric = "instructions";
 function drawLayers() {
   const view = byId("view-layers");
   const note = data.profile
-    ? `Instructions are counted under QEMU, exactly; ${data.profile.compiler}, -${data.profile.optimization}.`
+    ? `Instructions are counted under QEMU, exactly; ${data.profile.compiler}, -${data.profile.optimization}${data.profile.variant ? `; the kernels for ${data.profile.variant}` : ""}.`
     : "Instructions are estimated from MACs and outputs; `tinyopt profile` counts them and writes them here.";
   view.replaceChildren(
     html("div", { class: "columns" }, html("div", { class: "panel-box" }, topTen()), html("div", { class: "panel-box wide" }, perMac())),
