@@ -3,38 +3,77 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
+from dataclasses import dataclass
 from pathlib import Path
 
 from tinyopt.pass_manager import TargetFacts
+from tinyopt.targets.kernel import KernelPlanner
 from tinyopt.targets.kernels.scalar import SCALAR
-from tinyopt.targets.kernels.vector import NEON, VECTOR
+from tinyopt.targets.kernels.vector import AVX2, NEON, SSE2, VECTOR, VNNI512
 from tinyopt.targets.target import Emulator, Target, Toolchain, layered
 
-_IS_AARCH64 = platform.machine() in ("aarch64", "arm64")
+
+@dataclass(frozen=True)
+class HostLevel:
+    """A common baseline of CPUs; there are few, so that two like machines get the same bytes.
+
+    features: what /proc/cpuinfo must name. tvm: LLVM's name of it. kernels: those that use its instructions.
+    """
+
+    name: str
+    features: Set[str]
+    tvm: Mapping[str, str | tuple[str, ...]]
+    kernels: Mapping[str, tuple[KernelPlanner, ...]]
 
 
-def _tvm_target() -> Mapping[str, str | tuple[str, ...]]:
-    """LLVM's name of this machine: a common baseline of its kind, so that two like machines get the same bytes."""
-    if _IS_AARCH64:
-        return {"kind": "llvm", "mtriple": "aarch64-linux-gnu", "mcpu": "generic"}
-    return {"kind": "llvm", "mtriple": "x86_64-linux-gnu", "mcpu": "x86-64-v3" if _has_avx2() else "x86-64"}
+def _x86(cpu: str, *features: str) -> Mapping[str, str | tuple[str, ...]]:
+    target: dict[str, str | tuple[str, ...]] = {"kind": "llvm", "mtriple": "x86_64-linux-gnu", "mcpu": cpu}
+    return {**target, "mattr": features} if features else target
 
 
-def _has_avx2() -> bool:
-    cpuinfo = Path("/proc/cpuinfo")
-    return cpuinfo.is_file() and " avx2 " in cpuinfo.read_text()
-
-
-HOST = Target(
-    name="host",
-    description="this machine's CPU (static and shared library)",
-    code="object",
-    tvm=_tvm_target(),
-    facts=TargetFacts("host", channel_multiple=8, is_integer_preferred=True),
-    kernels=layered(NEON, VECTOR, SCALAR) if _IS_AARCH64 else layered(VECTOR, SCALAR),
-    toolchain=Toolchain(("cc", "gcc", "clang"), ("-fPIC",), "native", "gcc (Debian), or pip install tinyopt[zig]"),
-    emulator=Emulator("native", "", (), "", ""),
-    boundary="float",
-    gcc_options=(),
+AARCH64 = HostLevel("aarch64", frozenset(), {"kind": "llvm", "mtriple": "aarch64-linux-gnu", "mcpu": "generic"}, NEON)
+X86_LEVELS = (  # the best first; full vectors of 512 bits: LLVM's default for some CPUs is 256
+    HostLevel(
+        "x86-64-v4+avx512vnni",
+        frozenset({"avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl", "avx512_vnni", "avx2", "fma"}),
+        _x86("x86-64-v4", "+avx512vnni", "-prefer-256-bit"),
+        VNNI512,
+    ),
+    HostLevel("x86-64-v3", frozenset({"avx2", "fma", "bmi1", "bmi2", "f16c"}), _x86("x86-64-v3"), AVX2),
+    HostLevel("x86-64", frozenset(), _x86("x86-64"), SSE2),
 )
+
+
+def host_level() -> HostLevel:
+    """The best level whose instructions this machine has."""
+    if platform.machine() in ("aarch64", "arm64"):
+        return AARCH64
+    found = _cpu_features()
+    return next(level for level in X86_LEVELS if level.features <= found)
+
+
+def _cpu_features() -> Set[str]:
+    """The flags that Linux reports of the first processor; none on other systems."""
+    cpuinfo = Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text().splitlines() if cpuinfo.is_file() else []
+    flags = next((line for line in lines if line.startswith("flags")), "")
+    return frozenset(flags.partition(":")[2].split())
+
+
+def _host(level: HostLevel) -> Target:
+    return Target(
+        name="host",
+        description="this machine's CPU (static and shared library)",
+        code="object",
+        tvm=level.tvm,
+        facts=TargetFacts("host", channel_multiple=8, is_integer_preferred=True),
+        kernels=layered(level.kernels, VECTOR, SCALAR),
+        toolchain=Toolchain(("cc", "gcc", "clang"), ("-fPIC",), "native", "gcc (Debian), or pip install tinyopt[zig]"),
+        emulator=Emulator("native", "", (), "", ""),
+        boundary="float",
+        gcc_options=(),
+    )
+
+
+HOST = _host(host_level())

@@ -31,7 +31,10 @@ from tinyopt.targets.kernels.vector.sdot_depthwise import plan_sdot_depthwise
 from tinyopt.targets.kernels.vector.smmla_convolution import plan_smmla_convolution, plan_smmla_dense
 from tinyopt.targets.kernels.vector.widened_depthwise import plan_neon_depthwise, plan_widened_depthwise
 from tinyopt.targets.kernels.vector.winograd import plan_winograd
+from tinyopt.targets.kernels.vector.x86 import AVX2, SSE2, VNNI512
 from tinyopt.targets.target import layered
+
+__all__ = ["AVX2", "I8MM", "NEON", "SDOT", "SSE2", "VECTOR", "VNNI512"]
 
 _OTHERS = without_int16(
     {

@@ -14,30 +14,32 @@ from tinyopt.ir import Array, Node, Value
 from tinyopt.targets.kernel import ConstantArgument, Kernel, Refusal
 from tinyopt.targets.kernels.tir import Buffer, Expr, KernelBuilder, PrimFunc, lanes, llvm_call
 from tinyopt.targets.kernels.vector.float_ending import Clamp, clamped
+from tinyopt.targets.kernels.vector.machine import ARM_VECTORS, VectorMachine
 from tinyopt.targets.kernels.vector.rows import declare_rows, plan_rows, row_arguments
 from tinyopt.targets.kernels.vector.tile import Finished, TileLoops, pack_weights, pad_channels
 from tinyopt.targets.kernels.vector.tiling import LANES, TileSpec, choose_tile
 from tinyopt.targets.kernels.vector.window import Window, pointwise_window, window_of
 
 
-def fused_multiply_add(total: Expr, a: Expr, b: Expr) -> Expr:
-    """total + a * b for vectors of LANES floats, rounded once."""
-    return llvm_call("llvm.fma.v4f32", "float32x4", b, a, total)
+def fused_multiply_add(total: Expr, a: Expr, b: Expr, width: int = LANES) -> Expr:
+    """total + a * b for vectors of `width` floats, rounded once."""
+    return llvm_call(f"llvm.fma.v{width}f32", f"float32x{width}", b, a, total)
 
 
+@dataclass(frozen=True)
 class FloatArithmetic:
     """One float to a word."""
 
+    machine: VectorMachine
     accumulator = "float32"
 
     def load_words(self, data: Buffer, start: Expr, words: int) -> Expr:
         return data.vector(start, words)
 
-    def load_weights(self, kernel: KernelBuilder, weights: Buffer, start: Expr, vectors: int) -> list[Expr]:
-        return [kernel.let(weights.vector(start + v * LANES, LANES)) for v in range(vectors)]
-
     def multiply_add(self, total: Expr, weights: Expr, word: Expr) -> Expr:
-        return fused_multiply_add(total, weights, word)
+        if not self.machine.is_fused:
+            return total + weights * word
+        return fused_multiply_add(total, weights, word, self.machine.lanes)
 
 
 @dataclass(frozen=True)
@@ -48,7 +50,7 @@ class FloatTileSpec:
     clamp: Clamp
 
 
-def plan_float_convolution(node: Node) -> Kernel | Refusal:
+def plan_float_convolution(node: Node, machine: VectorMachine = ARM_VECTORS) -> Kernel | Refusal:
     """Conv without groups."""
     weights = node.input(1)
     if node.int("group") != 1:
@@ -56,23 +58,23 @@ def plan_float_convolution(node: Node) -> Kernel | Refusal:
     window = window_of(node, (weights.shape[1], weights.shape[2]))
     if isinstance(window, Refusal):
         return window
-    return _plan(node, window.flattened() if window.is_pointwise else window, "conv_vector")
+    return _plan(node, window.flattened() if window.is_pointwise else window, "conv_vector", machine)
 
 
-def plan_float_dense(node: Node) -> Kernel | Refusal:
+def plan_float_dense(node: Node, machine: VectorMachine = ARM_VECTORS) -> Kernel | Refusal:
     """Dense: a pointwise convolution whose pixels are the rows of the input."""
     rows, depth = node.output.type.elements // node.output.shape[-1], node.input(0).shape[-1]
-    return _plan(node, pointwise_window(rows, depth), "dense_vector")
+    return _plan(node, pointwise_window(rows, depth), "dense_vector", machine)
 
 
-def _plan(node: Node, window: Window, name: str) -> Kernel | Refusal:
+def _plan(node: Node, window: Window, name: str, machine: VectorMachine) -> Kernel | Refusal:
     weights = node.input(1)
     refusal = float_refusal(node, weights, node.optional_input(2))
     if refusal is not None:
         return refusal
     rows = plan_rows(window, "float32", read_over_end=False)
     residual = node.optional_input(3)
-    tile = choose_tile(rows, weights.shape[0], 1, residual is not None)
+    tile = choose_tile(rows, weights.shape[0], 1, residual is not None, machine)
     constants = (
         ConstantArgument("weight", pack_weights(weights.data, tile)),
         ConstantArgument("bias", pad_channels(bias_of(node, weights.shape[0]), tile)),
@@ -111,9 +113,9 @@ def float_convolution(spec: FloatTileSpec) -> PrimFunc:
         residual = kernel.buffer("residual", "float32", outputs) if tile.has_residual else None
         rows = declare_rows(kernel, tile.rows, x, 0)
         y = kernel.buffer("y", "float32", outputs)
-        loops = TileLoops(kernel, tile, FloatArithmetic(), rows, weights)
-        end = _Ending(kernel, spec.clamp, residual, y)
-        loops.write(lambda channel: bias.vector(channel, LANES), end.write)
+        loops = TileLoops(kernel, tile, FloatArithmetic(tile.machine), rows, weights)
+        end = _Ending(kernel, tile.machine.lanes, spec.clamp, residual, y)
+        loops.write(lambda channel: bias.vector(channel, tile.machine.lanes), end.write)
     return kernel.finish()
 
 
@@ -122,6 +124,7 @@ class _Ending:
     """Adds the residual, clamps, and writes finished tiles."""
 
     kernel: KernelBuilder
+    width: int  # of a vector
     clamp: Clamp
     residual: Buffer | None
     y: Buffer
@@ -129,17 +132,22 @@ class _Ending:
     def write(self, pixels: list[Finished]) -> None:
         for pixel in pixels:
             for v, value in enumerate(pixel.values):
-                self._write(pixel.index + v * LANES, value, min(pixel.valid - v * LANES, LANES))
+                done = v * self.width
+                self._write(pixel.index + done, value, min(pixel.valid - done, self.width))
 
     def _write(self, index: Expr, value: Expr, valid: int) -> None:
-        if valid == LANES:
-            if self.residual is not None:
-                value = value + self.residual.vector(index, LANES)
-            self.y.store_vector(index, clamped(value, self.clamp, LANES), LANES)
+        """The first `valid` lanes, in pieces of powers of two."""
+        if valid == self.width:
+            self._write_piece(index, value, valid)
             return
         value = self.kernel.let(value)
-        for lane in range(valid):
-            single = lanes([value], [lane])
-            if self.residual is not None:
-                single = single + self.residual[index + lane]
-            self.y[index + lane] = clamped(single, self.clamp, 1)
+        done = 0
+        for piece in (8, 4, 2, 1):
+            if valid - done >= piece:
+                self._write_piece(index + done, lanes([value], range(done, done + piece)), piece)
+                done += piece
+
+    def _write_piece(self, index: Expr, value: Expr, count: int) -> None:
+        if self.residual is not None:
+            value = value + self.residual.vector(index, count)
+        self.y.store_vector(index, clamped(value, self.clamp, count), count)

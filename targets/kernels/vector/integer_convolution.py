@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 from tinyopt.ir import Node
 from tinyopt.targets.kernel import Kernel, Refusal
-from tinyopt.targets.kernels.tir import Buffer, Expr, KernelBuilder, PrimFunc, cast, lanes, reinterpret
+from tinyopt.targets.kernels.tir import Buffer, Expr, KernelBuilder, PrimFunc, cast, reinterpret
 from tinyopt.targets.kernels.vector.generic import vector_type
 from tinyopt.targets.kernels.vector.integer_ending import Method
 from tinyopt.targets.kernels.vector.integer_layer import IntegerLayer, integer_refusal, layer_arguments
@@ -43,9 +43,6 @@ class SdotArithmetic:
     def load_words(self, data: Buffer, start: Expr, words: int) -> Expr:
         return reinterpret(data.vector(start, 4 * words), vector_type("int32", words))
 
-    def load_weights(self, kernel: KernelBuilder, weights: Buffer, start: Expr, vectors: int) -> list[Expr]:
-        return [kernel.let(weights.vector(start + v * 16, 16)) for v in range(vectors)]
-
     def multiply_add(self, total: Expr, weights: Expr, word: Expr) -> Expr:
         return sdot(total, weights, reinterpret(word, "int8x16"))
 
@@ -57,15 +54,6 @@ class WidenedArithmetic:
 
     def load_words(self, data: Buffer, start: Expr, words: int) -> Expr:
         return cast(data.vector(start, words), vector_type("int16", words))
-
-    def load_weights(self, kernel: KernelBuilder, weights: Buffer, start: Expr, vectors: int) -> list[Expr]:
-        loaded: list[Expr] = []
-        while len(loaded) < vectors:
-            count = next(count for count in (4, 2, 1) if count <= vectors - len(loaded))
-            bytes_read = weights.vector(start + len(loaded) * LANES, count * LANES)
-            wide = kernel.let(cast(bytes_read, vector_type("int16", count * LANES)))
-            loaded += [kernel.let(lanes([wide], range(v * LANES, (v + 1) * LANES))) for v in range(count)]
-        return loaded
 
     def multiply_add(self, total: Expr, weights: Expr, word: Expr) -> Expr:
         return total + cast(weights, "int32x4") * cast(word, "int32x4")

@@ -6,10 +6,11 @@
             accumulators[pixel][channel] += weights[word][channel] * image[pixel][word]
         write the accumulators out
 
-A vector of four words is loaded for each pixel, and its lanes multiply vectors of weights for four channels each: FMLA
-by lane for floats, SDOT by lane for int8 (a word is four of them), SMLAL by lane where there is no dot product. Weights
-are packed in the order in which they are read:
-[tile of channels][run][word][channel][element of the word], with zeros where the run or the channels do not fill up.
+On Arm a vector of four words is loaded for each pixel, and its lanes multiply vectors of weights for four channels
+each: FMLA by lane for floats, SDOT by lane for int8 (a word is four of them), SMLAL by lane where there is no dot
+product. On x86 each word is broadcast to all lanes as it is loaded. Weights are packed in the order in which they are
+read: [tile of channels][run][word][channel][element of the word], with zeros where the run or the channels do not fill
+up.
 """
 
 from __future__ import annotations
@@ -23,22 +24,19 @@ import numpy as np
 from tinyopt.ir import Array
 from tinyopt.targets.kernels.tir import Buffer, Expr, KernelBuilder, broadcast, lanes, minimum
 from tinyopt.targets.kernels.vector.rows import Rows
-from tinyopt.targets.kernels.vector.tiling import LANES, TileSpec
+from tinyopt.targets.kernels.vector.tiling import TileSpec
 
 UNROLLED_PRODUCTS = 256  # windows with up to so many vector products are written out without a loop over their rows
+WORDS_AT_A_TIME = 4  # of a run, in one turn of its loop
 
 
 class Arithmetic(Protocol):
-    """What differs between element types; vectors have LANES lanes, one for each of as many channels."""
+    """What differs between element types; a vector has one lane for each of as many channels."""
 
     accumulator: str  # the accumulators' element type
 
     def load_words(self, data: Buffer, start: Expr, words: int) -> Expr:
-        """1, 2 or LANES words of the image, from element `start` on, as a vector."""
-        ...
-
-    def load_weights(self, kernel: KernelBuilder, weights: Buffer, start: Expr, vectors: int) -> list[Expr]:
-        """Weights of one word for `vectors` vectors of channels, from element `start` on."""
+        """1, 2 or 4 words of the image, from element `start` on, as a vector."""
         ...
 
     def multiply_add(self, total: Expr, weights: Expr, word: Expr) -> Expr:
@@ -48,7 +46,7 @@ class Arithmetic(Protocol):
 
 @dataclass(frozen=True)
 class Finished:
-    """The accumulators of one pixel: `values[v]` is a vector of LANES channels.
+    """The accumulators of one pixel: `values[v]` is a vector of channels.
 
     channel: the first of them. index: its place in the output. valid: how many channels there really are.
     """
@@ -59,7 +57,7 @@ class Finished:
     valid: int
 
 
-Begin: TypeAlias = Callable[[Expr], Expr]  # the first value of the accumulators of LANES channels
+Begin: TypeAlias = Callable[[Expr], Expr]  # the first value of the accumulators of one vector of channels
 WriteTile: TypeAlias = Callable[[list[Finished]], None]
 
 
@@ -89,6 +87,7 @@ class TileLoops:
     ) -> None:
         self._kernel = kernel
         self._spec = spec
+        self._lanes = spec.machine.lanes
         self._arithmetic = arithmetic
         self._rows = rows
         self._weights = weights
@@ -111,17 +110,18 @@ class TileLoops:
     def _tile(self, out_row: Expr, column: Expr, channel: Expr, channels: int, begin: Begin, end: WriteTile) -> None:
         spec, window = self._spec, self._spec.rows.window
         accumulators = self._kernel.local(self._arithmetic.accumulator, spec.pixels * channels)
-        for start in range(0, channels, LANES):
+        for start in range(0, channels, self._lanes):
             first = self._kernel.let(begin(channel + start))
             for pixel in range(spec.pixels):
-                accumulators.store_vector(pixel * channels + start, first, LANES)
+                accumulators.store_vector(pixel * channels + start, first, self._lanes)
         self._window(accumulators, out_row, column, channel, channels)
         valid = min(channels, spec.out_channels - channel) if isinstance(channel, int) else channels
         first_index = self._kernel.let((out_row * window.out_width + column) * spec.out_channels + channel)
+        starts = range(0, channels, self._lanes)
         end(
             [
                 Finished(
-                    tuple(accumulators.vector(pixel * channels + v, LANES) for v in range(0, channels, LANES)),
+                    tuple(accumulators.vector(pixel * channels + v, self._lanes) for v in starts),
                     channel,
                     first_index + pixel * spec.out_channels,
                     valid,
@@ -143,7 +143,7 @@ class TileLoops:
             weight = (row * row_runs + run_in_row) * (spec.run_words * channels * spec.word_elements)
             self._run(accumulators, start, self._kernel.let(first_weight + weight), channels)
 
-        if spec.words * spec.pixels * channels // LANES <= UNROLLED_PRODUCTS:
+        if spec.words * spec.pixels * channels // self._lanes <= UNROLLED_PRODUCTS:
             for row in range(rows):
                 for run_in_row in range(row_runs):
                     run(row, run_in_row)
@@ -154,8 +154,8 @@ class TileLoops:
     def _run(self, accumulators: Buffer, start: Expr, weight: Expr, channels: int) -> None:
         """Add the products of one run, whose elements begin at `start` for the tile's first pixel."""
         spec = self._spec
-        whole, rest = divmod(spec.run_words, LANES)
-        step_elements = LANES * spec.word_elements
+        whole, rest = divmod(spec.run_words, WORDS_AT_A_TIME)
+        step_elements = WORDS_AT_A_TIME * spec.word_elements
         if whole:
             with self._kernel.loop(whole) as step:
                 self._words(
@@ -163,7 +163,7 @@ class TileLoops:
                     start + step * step_elements,
                     weight + step * step_elements * channels,
                     channels,
-                    LANES,
+                    WORDS_AT_A_TIME,
                 )
         done = whole * step_elements
         for words in self._pieces(rest):
@@ -177,26 +177,40 @@ class TileLoops:
         return (words,) if words else ()
 
     def _words(self, accumulators: Buffer, start: Expr, weight: Expr, channels: int, words: int) -> None:
-        """Add the products of 1 to LANES words."""
-        spec, window = self._spec, self._spec.rows.window
-        loaded = LANES if words == 3 else words
-        apart = window.strides[1] * window.channels
-        pixels = [
-            self._kernel.let(self._arithmetic.load_words(self._rows.data, start + pixel * apart, loaded))
-            for pixel in range(spec.pixels)
-        ]
+        """Add the products of 1 to WORDS_AT_A_TIME words."""
+        spec, width = self._spec, self._lanes
+        word_of = self._from_lanes(start, words) if spec.machine.operands == "lane" else self._from_memory(start)
         for word in range(words):
+            first = weight + word * (channels * spec.word_elements)
             vectors = [
-                self._kernel.let(
-                    self._weights.vector(
-                        weight + (word * channels + v) * spec.word_elements, LANES * spec.word_elements
-                    )
-                )
-                for v in range(0, channels, LANES)
+                self._kernel.let(self._weights.vector(first + v * spec.word_elements, width * spec.word_elements))
+                for v in range(0, channels, width)
             ]
             for pixel in range(spec.pixels):
-                factor = broadcast(pixels[pixel] if loaded == 1 else lanes([pixels[pixel]], [word]), LANES)
+                factor = broadcast(word_of(pixel, word), width)
                 for v, vector in enumerate(vectors):
-                    place = pixel * channels + v * LANES
-                    total = self._arithmetic.multiply_add(accumulators.vector(place, LANES), vector, factor)
-                    accumulators.store_vector(place, total, LANES)
+                    place = pixel * channels + v * width
+                    total = self._arithmetic.multiply_add(accumulators.vector(place, width), vector, factor)
+                    accumulators.store_vector(place, total, width)
+
+    def _from_lanes(self, start: Expr, words: int) -> Callable[[int, int], Expr]:
+        """(pixel, word): a lane of a vector that is loaded here for each pixel."""
+        loaded = WORDS_AT_A_TIME if words == 3 else words
+        vectors = [
+            self._kernel.let(self._arithmetic.load_words(self._rows.data, start + pixel * self._apart, loaded))
+            for pixel in range(self._spec.pixels)
+        ]
+        return lambda pixel, word: vectors[pixel] if loaded == 1 else lanes([vectors[pixel]], [word])
+
+    def _from_memory(self, start: Expr) -> Callable[[int, int], Expr]:
+        """(pixel, word): loaded where it is used."""
+        elements = self._spec.word_elements
+        return lambda pixel, word: self._kernel.let(
+            self._arithmetic.load_words(self._rows.data, start + pixel * self._apart + word * elements, 1)
+        )
+
+    @property
+    def _apart(self) -> int:
+        """Elements from one pixel of the tile to the next, in the image."""
+        window = self._spec.rows.window
+        return window.strides[1] * window.channels

@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from tinyopt.targets.kernels.vector.machine import ARM_VECTORS, VectorMachine
 from tinyopt.targets.kernels.vector.rows import RowPlan
 
-LANES = 4  # 32-bit lanes of a vector
-REGISTERS = 30  # of 32 vector registers, two are left to the compiler
+LANES = ARM_VECTORS.lanes  # 32-bit lanes of a vector, where a machine's own width is not asked for
+REGISTERS = ARM_VECTORS.registers
 TILE_OVERHEAD = 24  # instructions to begin a tile: addresses, loop counters
 VECTOR_END = 9  # instructions to begin and end an accumulator vector: bias, requantization or clamp, store
+CHAIN_CYCLES = 4  # from one product to the next that adds to the same accumulator
 
 
 @dataclass(frozen=True)
@@ -20,6 +22,7 @@ class TileSpec:
     A *run* is a piece of an image row that meets consecutive weights: all of the window's cells in that row, or one
     cell where the window is dilated. A *word* is what one lane multiplies: an element, or four int8 for SDOT.
     pixels x channels: the tile; the last tile of channels is narrower where they do not divide.
+    machine: whose vectors the tile is made of.
     """
 
     rows: RowPlan
@@ -28,6 +31,7 @@ class TileSpec:
     pixels: int
     channels: int
     has_residual: bool
+    machine: VectorMachine = ARM_VECTORS
 
     @property
     def runs(self) -> tuple[int, int]:
@@ -50,7 +54,8 @@ class TileSpec:
 
     @property
     def padded_channels(self) -> int:
-        return -(-self.out_channels // LANES) * LANES
+        lanes = self.machine.lanes
+        return -(-self.out_channels // lanes) * lanes
 
     @property
     def whole_tiles(self) -> int:
@@ -58,7 +63,7 @@ class TileSpec:
 
     @property
     def last_channels(self) -> int:
-        """Channels of the narrower last tile, a multiple of LANES; 0 where there is none."""
+        """Channels of the narrower last tile, whole vectors; 0 where there is none."""
         return self.padded_channels - self.whole_tiles * self.channels
 
 
@@ -68,33 +73,51 @@ def runs_of(rows: RowPlan) -> tuple[int, int]:
     return window.kernel[0], window.kernel[1] if window.dilations[1] > 1 else 1
 
 
-def choose_tile(rows: RowPlan, out_channels: int, word_elements: int, has_residual: bool) -> TileSpec:
-    """The tile that takes the fewest instructions, by a simple count."""
+def choose_tile(
+    rows: RowPlan, out_channels: int, word_elements: int, has_residual: bool, machine: VectorMachine = ARM_VECTORS
+) -> TileSpec:
+    """The tile that takes the least, by a simple count."""
     candidates = (
-        TileSpec(rows, out_channels, word_elements, pixels, vectors * LANES, has_residual)
-        for pixels, vectors in _shapes(rows, out_channels)
+        TileSpec(rows, out_channels, word_elements, pixels, vectors * machine.lanes, has_residual, machine)
+        for pixels, vectors in _shapes(rows, out_channels, machine)
     )
     return min(candidates, key=tile_instructions)
 
 
-def _shapes(rows: RowPlan, out_channels: int) -> Iterator[tuple[int, int]]:
+def tile_instructions(spec: TileSpec) -> int:
+    """The modelled count for the whole layer, but for the padding; half cycles where operands come from memory."""
+    window, lanes = spec.rows.window, spec.machine.lanes
+    tile = _tile_instructions if spec.machine.operands == "lane" else _tile_half_cycles
+    pixel_tiles = window.out_height * -(-window.out_width // spec.pixels)
+    tiles = [spec.channels] * spec.whole_tiles + ([spec.last_channels] if spec.last_channels else [])
+    return pixel_tiles * sum(tile(spec, channels // lanes) for channels in tiles)
+
+
+def _shapes(rows: RowPlan, out_channels: int, machine: VectorMachine) -> Iterator[tuple[int, int]]:
     """(pixels, vectors of channels) whose accumulators and operands fit into the registers."""
-    for vectors in range(1, min(8, -(-out_channels // LANES)) + 1):
-        for pixels in range(1, min(10, rows.window.out_width) + 1):
-            if pixels * vectors + pixels + min(vectors, 4) <= REGISTERS:
+    most_pixels = 10 if machine.operands == "lane" else machine.registers
+    for vectors in range(1, min(8, -(-out_channels // machine.lanes)) + 1):
+        for pixels in range(1, min(most_pixels, rows.window.out_width) + 1):
+            if pixels * vectors + _operand_registers(pixels, vectors, machine) <= machine.registers:
                 yield pixels, vectors
 
 
-def tile_instructions(spec: TileSpec) -> int:
-    """The modelled count for the whole layer, but for the padding."""
-    window = spec.rows.window
-    pixel_tiles = window.out_height * -(-window.out_width // spec.pixels)
-    tiles = [spec.channels] * spec.whole_tiles + ([spec.last_channels] if spec.last_channels else [])
-    return pixel_tiles * sum(_tile_instructions(spec, channels // LANES) for channels in tiles)
+def _operand_registers(pixels: int, vectors: int, machine: VectorMachine) -> int:
+    """Registers that a tile's operands take next to its accumulators."""
+    if machine.operands == "lane":
+        return pixels + min(vectors, 4)
+    return 2 if pixels == 1 else vectors + 1  # one pixel takes its weights from memory
 
 
 def _tile_instructions(spec: TileSpec, vectors: int) -> int:
-    run_loads = -(-spec.run_words // LANES)
+    run_loads = -(-spec.run_words // spec.machine.lanes)
     per_run = run_loads * (spec.pixels + 3) + spec.run_words * (spec.pixels * vectors + (vectors + 1) // 2)
     runs = spec.runs[0] * spec.runs[1]
     return TILE_OVERHEAD + runs * (per_run + 3) + spec.pixels * vectors * VECTOR_END
+
+
+def _tile_half_cycles(spec: TileSpec, vectors: int) -> int:
+    """Two products and two loads begin in a cycle, and each accumulator waits for its last product."""
+    products, loads = spec.pixels * vectors, spec.pixels + vectors
+    per_word = max(products, loads, 2 * CHAIN_CYCLES)
+    return TILE_OVERHEAD + spec.words * per_word + spec.runs[0] * spec.runs[1] * 2 + products * VECTOR_END
