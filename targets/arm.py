@@ -13,7 +13,7 @@ from tinyopt.pass_manager import TargetFacts
 from tinyopt.targets.costs import NEON_COSTS, SDOT_COSTS, InstructionCosts
 from tinyopt.targets.kernel import KernelPlanner
 from tinyopt.targets.kernels.scalar import SCALAR
-from tinyopt.targets.kernels.vector import NEON, SDOT, VECTOR
+from tinyopt.targets.kernels.vector import I8MM, NEON, SDOT, VECTOR
 from tinyopt.targets.target import CpuFeature, Emulator, Target, Toolchain, layered
 
 
@@ -39,7 +39,7 @@ _DOTPROD = _Level(
     "dotprod", "dotprod", layered(SDOT, VECTOR, SCALAR), SDOT_COSTS, "cortex-a76", ("cortex-a76", ("+dotprod",))
 )
 _I8MM = _Level(
-    "i8mm", "i8mm", layered(SDOT, VECTOR, SCALAR), SDOT_COSTS, _QEMU_MAX, ("cortex-a76", ("+dotprod", "+i8mm"))
+    "i8mm", "i8mm", layered(I8MM, SDOT, VECTOR, SCALAR), SDOT_COSTS, _QEMU_MAX, ("cortex-a76", ("+dotprod", "+i8mm"))
 )
 
 
