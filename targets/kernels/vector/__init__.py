@@ -26,6 +26,7 @@ from tinyopt.targets.kernels.vector.integer_convolution import (
     plan_widened_convolution,
     plan_widened_dense,
 )
+from tinyopt.targets.kernels.vector.mull_convolution import plan_mull_convolution, plan_mull_dense
 from tinyopt.targets.kernels.vector.pooling import plan_average_pool, plan_max_pool, plan_quantized_average_pool
 from tinyopt.targets.kernels.vector.sdot_depthwise import plan_sdot_depthwise
 from tinyopt.targets.kernels.vector.smmla_convolution import plan_smmla_convolution, plan_smmla_dense
@@ -63,8 +64,8 @@ VECTOR = layered(_OTHERS, _WIDENED)
 
 NEON = reading_int8(
     {
-        "QConv": (plan_neon_convolution, plan_neon_depthwise),
-        "QDense": (plan_neon_dense,),
+        "QConv": (plan_mull_convolution, plan_neon_convolution, plan_neon_depthwise),
+        "QDense": (plan_mull_dense, plan_neon_dense),
     }
 )
 

@@ -33,6 +33,16 @@ def smmla(accumulator: Expr, rows: Expr, columns: Expr) -> Expr:
     return llvm_call("llvm.aarch64.neon.smmla.v4i32.v16i8", "int32x4", accumulator, rows, columns)
 
 
+def multiply_long(a: Expr, b: Expr) -> Expr:
+    """int16x8 products of two int8x8; LLVM makes an addition of two of them one SMLAL or SMLAL2."""
+    return llvm_call("llvm.aarch64.neon.smull.v8i16", "int16x8", a, b)
+
+
+def add_neighbours(accumulator: Expr, values: Expr) -> Expr:
+    """int32x4 + the sums of neighbouring lanes of int16x8: SADALP."""
+    return accumulator + llvm_call("llvm.aarch64.neon.saddlp.v4i32.v8i16", "int32x4", values)
+
+
 def wide_product(a: Expr, b: Expr, half: tuple[int, int]) -> Expr:
     """int64x2 products of two lanes of a and b, int32x4."""
     return llvm_call("llvm.aarch64.neon.smull.v2i64", "int64x2", lanes([a], half), lanes([b], half))
