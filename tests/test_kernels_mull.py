@@ -11,11 +11,13 @@ from tinyopt.ir import Array, Node
 from tinyopt.targets.kernel import Kernel, KernelPlanner, Refusal
 from tinyopt.targets.kernels.vector.mull_convolution import plan_mull_convolution, plan_mull_dense
 from tinyopt.targets.kernels.vector.mull_steps import STEP, covered_elements, pieces_of
+from tinyopt.targets.kernels.vector.widened_depthwise import plan_neon_depthwise
 
 Sample = tuple[Node, tuple[Array | None, ...]]
 TARGET = {"kind": "llvm", "mtriple": "aarch64-linux-gnu", "mcpu": "cortex-a53"}  # runs on all of them
 CPUS = ("max,sve=off,pauth-impdef=on", "cortex-a72", "cortex-a53")
 WINDOWS: tuple[cases.Pair, ...] = ((1, 1), (1, 1), (3, 3), (5, 2), (1, 4), (4, 1), (2, 3))
+DEPTHWISE_WINDOWS: tuple[cases.Pair, ...] = ((3, 3), (3, 3), (5, 5), (1, 4), (4, 1), (8, 7))
 STEPS: tuple[cases.Pair, ...] = ((1, 1), (1, 1), (2, 2), (1, 3))
 DILATIONS: tuple[cases.Pair, ...] = ((1, 1), (1, 1), (1, 1), (2, 2), (1, 2))
 CLAMPS = ((-128, 127), (-128, 127), (-7, 127), (-30, 20))
@@ -57,6 +59,37 @@ def convolutions(count: int) -> list[Case]:
     return [Case(node, kernel_of(node, plan_mull_convolution), arrays) for node, arrays in samples]
 
 
+def any_depthwise(random: np.random.Generator) -> Sample:
+    window, strides, dilations, clamp = (
+        table[random.integers(len(table))] for table in (DEPTHWISE_WINDOWS, STEPS, DILATIONS, CLAMPS)
+    )
+    spans = [(window[i] - 1) * dilations[i] + 1 for i in range(2)]
+    channels = int(random.integers(8, 44))
+    return cases.integer_convolution(
+        (spans[0] + int(random.integers(4)), spans[1] + int(random.integers(4)), channels),
+        channels,
+        window,
+        strides,
+        (int(random.integers(2)), int(random.integers(3)), int(random.integers(2)), 0),
+        dilations,
+        channels,
+        residual=not random.integers(3),
+        low=clamp[0],
+        high=clamp[1],
+        scale=40.0 if not random.integers(8) else 1.0,
+    )
+
+
+def depthwise_convolutions(count: int) -> list[Case]:
+    """Every seventh with a weight of -128, whose products are not added in pairs."""
+    random = np.random.default_rng(7)
+    samples = [any_depthwise(random) for _ in range(count)]
+    for _, arrays in samples[::7]:
+        assert arrays[1] is not None
+        arrays[1].flat[0] = -128
+    return [Case(node, kernel_of(node, plan_neon_depthwise), arrays) for node, arrays in samples]
+
+
 def dense_layers(count: int) -> list[Case]:
     random = np.random.default_rng(6)
     samples = [
@@ -74,6 +107,14 @@ def dense_layers(count: int) -> list[Case]:
 def test_convolutions_and_dense_layers_give_every_bit(cpu: str) -> None:
     machine = Machine(TARGET, "aarch64-linux-gnu-gcc", ("qemu-aarch64", "-cpu", cpu))
     run_cases([*convolutions(210), *dense_layers(30)], machine)
+
+
+@pytest.mark.qemu
+@pytest.mark.slow
+@pytest.mark.parametrize("cpu", CPUS)
+def test_depthwise_convolutions_give_every_bit(cpu: str) -> None:
+    machine = Machine(TARGET, "aarch64-linux-gnu-gcc", ("qemu-aarch64", "-cpu", cpu))
+    run_cases(depthwise_convolutions(205), machine)
 
 
 @pytest.mark.qemu

@@ -7,6 +7,7 @@ time; a column is loaded once for all windows that it belongs to.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from tinyopt.ir import Node
@@ -16,7 +17,6 @@ from tinyopt.targets.kernels.vector.channel_blocks import write_blocks
 from tinyopt.targets.kernels.vector.depthwise import (
     DepthwiseShape,
     pixel_groups,
-    pixels_at_a_time,
     plan_depthwise,
     shared_columns,
 )
@@ -25,9 +25,11 @@ from tinyopt.targets.kernels.vector.integer_ending import Method
 from tinyopt.targets.kernels.vector.integer_layer import IntegerLayer, LayerCode, integer_refusal, layer_arguments
 from tinyopt.targets.kernels.vector.tile import Finished
 from tinyopt.targets.kernels.vector.tiling import LANES
+from tinyopt.targets.kernels.vector.window import Window
 
 WIDEST, NARROWEST = 16, 8  # channels of a block
-MOST_PIXELS = 4
+ACCUMULATED = 32  # int32 sums at a time, so that all weights of a 3 x 3 window stay in registers beside them
+UNROLLED_TAPS = 49  # larger windows are walked row by row
 SMALLEST_PAIRED = -127  # weights from here on may be added in pairs
 
 
@@ -59,11 +61,23 @@ def _plan(node: Node, method: Method) -> Kernel | Refusal:
     if isinstance(shape, Refusal):
         return shape
     weights = node.input(1).data
-    pixels = pixels_at_a_time(shape.window, MOST_PIXELS)
+    pixels = _pixels_at_a_time(shape.window, ACCUMULATED // shape.blocks.width)
     spec = WidenedDepthwiseSpec(shape, IntegerLayer.of(node, method), pixels, bool(weights.min() >= SMALLEST_PAIRED))
     taps = weights.reshape(shape.window.channels, -1).T.reshape(-1).copy()  # KH * KW, C
     arguments = layer_arguments(node, shape.rows, taps, node.input(2).data, node.input(3).data)
     return Kernel(widened_depthwise, spec, f"depthwise_{method}", arguments)
+
+
+def _pixels_at_a_time(window: Window, most: int) -> int:
+    """How many pixels, at most `most`, share the columns that they load, by a count of instructions."""
+    taps = window.kernel[0] * window.kernel[1]
+    per_pixel = 2 * taps + 4 * -(-taps // 2) + 14  # products, widening additions, requantization
+
+    def instructions(pixels: int) -> int:
+        loads = window.kernel[0] * len(shared_columns(window, pixels))
+        return -(-window.out_width // pixels) * (loads + pixels * per_pixel + 3)
+
+    return min(range(1, min(most, window.out_width) + 1), key=instructions)
 
 
 def widened_depthwise(spec: WidenedDepthwiseSpec) -> PrimFunc:
@@ -124,8 +138,11 @@ class _Writer:
             totals = self.kernel.local("int32", pixels * width)
             for pixel in range(pixels):
                 totals.store_vector(pixel * width, self.code.bias.vector(channel, width), width)
-            with self.kernel.loop(window.kernel[0]) as row:
-                self._window_row(totals, out_row, row, column, channel, width)
+            if window.kernel[0] * window.kernel[1] <= UNROLLED_TAPS:
+                self._window_rows(totals, out_row, range(window.kernel[0]), column, channel, width)
+            else:
+                with self.kernel.loop(window.kernel[0]) as row:
+                    self._window_rows(totals, out_row, [row], column, channel, width)
             index = self.kernel.let((out_row * window.out_width + column) * window.channels + channel)
             finished = [
                 Finished(self._vectors(totals, pixel, width), channel, index + pixel * window.channels, width)
@@ -137,20 +154,26 @@ class _Writer:
         total = self.kernel.let(totals.vector(pixel * width, width))
         return tuple(lanes([total], range(v, v + LANES)) for v in range(0, width, LANES))
 
-    def _window_row(self, totals: Buffer, out_row: Expr, row: Expr, column: Expr, channel: Expr, width: int) -> None:
-        window, pixels = self.spec.shape.window, self.spec.pixels
-        wide = vector_type("int16", width)
-        first_tap = self.kernel.let(row * (window.kernel[1] * window.channels) + channel)
-        weights = [
-            self.kernel.let(cast(self.code.weights.vector(first_tap + tap * window.channels, width), wide))
-            for tap in range(window.kernel[1])
-        ]
-        start = self.kernel.let(
-            self.code.rows.base(out_row, row) + column * (window.strides[1] * window.channels) + channel
-        )
+    def _window_rows(
+        self, totals: Buffer, out_row: Expr, rows: Sequence[Expr], column: Expr, channel: Expr, width: int
+    ) -> None:
+        """Add the products of some rows of the windows."""
+        window = self.spec.shape.window
+        first_cell = column * (window.strides[1] * window.channels) + channel
         sums = _PairSums(self.kernel, totals, width, self.spec.pairs)
-        for cell, readers in shared_columns(window, pixels):
-            value = self.kernel.let(cast(self.code.rows.data.vector(start + cell * window.channels, width), wide))
-            for pixel, tap in readers:
-                sums.add(pixel, value * weights[tap])
+        for row in rows:
+            first_tap = self.kernel.let(row * (window.kernel[1] * window.channels) + channel)
+            weights = [
+                self._widened(self.code.weights, first_tap + tap * window.channels, width)
+                for tap in range(window.kernel[1])
+            ]
+            start = self.kernel.let(self.code.rows.base(out_row, row) + first_cell)
+            for cell, readers in shared_columns(window, self.spec.pixels):
+                value = self._widened(self.code.rows.data, start + cell * window.channels, width)
+                for pixel, tap in readers:
+                    sums.add(pixel, value * weights[tap])
         sums.finish()
+
+    def _widened(self, data: Buffer, start: Expr, width: int) -> Expr:
+        """`width` int8 as int16."""
+        return self.kernel.let(cast(data.vector(start, width), vector_type("int16", width)))
