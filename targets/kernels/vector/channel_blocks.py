@@ -59,8 +59,7 @@ def write_blocks(kernel: KernelBuilder, rows: Rows, plan: RowPlan, blocks: Chann
     """
     window = plan.window
     rows.prepare()
-    image_bytes = window.height * window.width * window.channels * plan.element_bytes
-    if plan.slots == window.padded_height or (plan.is_in_place and image_bytes <= WHOLE_IMAGE_BYTES):
+    if goes_block_by_block(plan):
 
         def all_rows(number: Expr, channel: Expr, width: int) -> None:
             with kernel.loop(window.out_height) as out_row:
@@ -71,6 +70,13 @@ def write_blocks(kernel: KernelBuilder, rows: Rows, plan: RowPlan, blocks: Chann
     with kernel.loop(window.out_height) as out_row:
         rows.advance(out_row)
         for_each_block(kernel, blocks, lambda number, channel, width: write(out_row, number, channel, width))
+
+
+def goes_block_by_block(plan: RowPlan) -> bool:
+    """Whether the loop over blocks of channels is the outer one."""
+    window = plan.window
+    image_bytes = window.height * window.width * window.channels * plan.element_bytes
+    return plan.slots == window.padded_height or (plan.is_in_place and image_bytes <= WHOLE_IMAGE_BYTES)
 
 
 def for_each_block(kernel: KernelBuilder, blocks: ChannelBlocks, body: Callable[[Expr, Expr, int], None]) -> None:
