@@ -14,7 +14,7 @@ from tinyopt.targets.kernels.vector.generic import levels_of_products, splat, ve
 from tinyopt.targets.kernels.vector.tile import Finished
 from tinyopt.targets.kernels.vector.tiling import LANES
 
-Method = Literal["smmla", "sdot", "neon", "widened"]  # how int8 products are summed
+Method = Literal["smmla", "sdot", "neon", "vnni", "madd", "widened"]  # how int8 products are summed
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,6 +13,9 @@ from tinyopt.targets.kernels.requantize import Requantization, zero_point_of
 from tinyopt.targets.kernels.tir import Buffer, KernelBuilder
 from tinyopt.targets.kernels.vector.integer_ending import ENDINGS, IntegerEnding, Method, ResidualTerm
 from tinyopt.targets.kernels.vector.rows import RowPlan, Rows, declare_rows, row_arguments
+from tinyopt.targets.kernels.vector.x86_ending import Avx2Ending, Avx512Ending
+
+_ENDINGS: Mapping[Method, type[IntegerEnding]] = {**ENDINGS, "madd": Avx2Ending, "vnni": Avx512Ending}
 
 
 @dataclass(frozen=True)
@@ -39,7 +43,7 @@ class IntegerLayer:
         residual = kernel.buffer("residual", "int8", outputs) if self.residual is not None else None
         rows = declare_rows(kernel, plan, x, self.padding)
         y = kernel.buffer("y", self.to.dtype, outputs)
-        ending = ENDINGS[self.method](kernel, self.to, self.residual, multiplier, residual, y)
+        ending = _ENDINGS[self.method](kernel, self.to, self.residual, multiplier, residual, y)
         return LayerCode(rows, weight, bias, ending)
 
 

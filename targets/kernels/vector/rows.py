@@ -8,23 +8,34 @@ know nothing of padding. Small images are padded as a whole, for then a row's pl
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Literal
 
 from tinyopt.targets.kernel import Argument, ConstantArgument, InputArgument, OutputArgument, ScratchArgument
-from tinyopt.targets.kernels.tir import Buffer, Expr, KernelBuilder, both, broadcast, constant
+from tinyopt.targets.kernels.tir import Buffer, Expr, KernelBuilder, both, broadcast, cast, constant
 from tinyopt.targets.kernels.vector.window import Window
 
 WHOLE_IMAGE_BYTES = 32 * 1024  # up to here the padded image is kept as a whole
 VECTOR_BYTES = 16
+ELEMENT_BYTES = {"int8": 1, "int16": 2, "float32": 4}
+SIGN_BIT = -128  # of an int8
+
+Form = Literal["as they are", "offset"]  # how the ring holds elements; "offset" adds 128 to levels, as unsigned bytes
 
 
 @dataclass(frozen=True)
 class RowPlan:
-    """Where the rows of `window` are read. slots: rows in the ring, 0 where the image is read in place."""
+    """Where the rows of `window` are read. slots: rows in the ring, 0 where the image is read in place.
+
+    dtype: what is read; int16 for an int8 image means that the ring holds it widened.
+    form: how the ring holds it. vector_bytes: what is copied into the ring at a time.
+    """
 
     window: Window
     dtype: str
     slots: int
+    form: Form = "as they are"
+    vector_bytes: int = VECTOR_BYTES
 
     @property
     def is_in_place(self) -> bool:
@@ -32,11 +43,11 @@ class RowPlan:
 
     @property
     def element_bytes(self) -> int:
-        return 1 if self.dtype == "int8" else 4
+        return ELEMENT_BYTES[self.dtype]
 
     @property
     def vector_elements(self) -> int:
-        return VECTOR_BYTES // self.element_bytes
+        return self.vector_bytes // self.element_bytes
 
     @property
     def row_elements(self) -> int:
@@ -66,6 +77,12 @@ def plan_rows(window: Window, dtype: str, read_over_end: bool) -> RowPlan:
     if whole.ring_bytes <= WHOLE_IMAGE_BYTES:
         return whole
     return RowPlan(window, dtype, window.row_span)
+
+
+def plan_ring(window: Window, dtype: str, form: Form, vector_bytes: int) -> RowPlan:
+    """Rows of an int8 image that are always copied, for the sake of what the copy makes of them."""
+    whole = RowPlan(window, dtype, window.padded_height, form, vector_bytes)
+    return whole if whole.ring_bytes <= WHOLE_IMAGE_BYTES else replace(whole, slots=window.row_span)
 
 
 def row_arguments(
@@ -157,11 +174,19 @@ class Rows:
     def _copy(self, target: Expr, source: Expr, elements: int) -> None:
         ring = self.data
         self._in_vectors(
-            elements, lambda at, width: ring.store_vector(target + at, self._image.vector(source + at, width), width)
+            elements, lambda at, width: ring.store_vector(target + at, self._element(source + at, width), width)
         )
 
+    def _element(self, at: Expr, width: int) -> Expr:
+        """`width` elements of the image, as the ring holds them."""
+        value = self._image.vector(at, width)
+        if self._plan.dtype != self._image.dtype:
+            value = cast(value, self._plan.dtype if width == 1 else f"{self._plan.dtype}x{width}")
+        return value ^ broadcast(constant(SIGN_BIT, "int8"), width) if self._plan.form == "offset" else value
+
     def _fill(self, target: Expr, elements: int) -> None:
-        ring, value = self.data, constant(self._padding, self._plan.dtype)
+        padding = int(self._padding) ^ SIGN_BIT if self._plan.form == "offset" else self._padding
+        ring, value = self.data, constant(padding, self._plan.dtype)
         self._in_vectors(elements, lambda at, width: ring.store_vector(target + at, broadcast(value, width), width))
 
     def _in_vectors(self, elements: int, write: Callable[[Expr, int], None]) -> None:
