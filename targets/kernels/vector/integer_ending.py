@@ -38,10 +38,15 @@ class IntegerEnding(ABC):
 
     def write(self, pixels: list[Finished]) -> None:
         """Pixels of the same channels, in pieces of 16, 8 and 4 channels."""
-        vectors = len(pixels[0].values)
-        multipliers = [
-            self.kernel.let(self.multiplier.vector(pixels[0].channel + v * LANES, LANES)) for v in range(vectors)
-        ]
+        self.write_with(self.multipliers(pixels[0].channel, len(pixels[0].values)), pixels)
+
+    def multipliers(self, channel: Expr, vectors: int) -> list[Expr]:
+        """Those of the channels from `channel` on, LANES to a vector."""
+        return [self.kernel.let(self.multiplier.vector(channel + v * LANES, LANES)) for v in range(vectors)]
+
+    def write_with(self, multipliers: Sequence[Expr], pixels: list[Finished]) -> None:
+        """`write` with multipliers that are there already."""
+        vectors = len(multipliers)
         for pixel in pixels:
             done = 0
             while done < vectors:
@@ -65,16 +70,13 @@ class IntegerEnding(ABC):
         if self.residual is None or self.term is None:
             return []
         width = vectors * LANES
-        levels = cast(self.load_residual(index, valid, width), vector_type("int16", width))
+        if valid == width:
+            levels = cast(self.residual.vector(index, width), vector_type("int16", width))
+        else:
+            single = [cast(self.residual[index + min(lane, valid - 1)], "int16") for lane in range(width)]
+            levels = lanes(single, range(width))
         centred = self.kernel.let(levels - splat(self.term.zero_point, "int16", width))
         return [cast(lanes([centred], range(v * LANES, (v + 1) * LANES)), "int32x4") for v in range(vectors)]
-
-    def load_residual(self, index: Expr, valid: int, width: int) -> Expr:
-        """`width` levels of the residual; those beyond `valid` are others of the same, for nothing is read there."""
-        assert self.residual is not None
-        if valid == width:
-            return self.residual.vector(index, width)
-        return lanes([self.residual[index + min(lane, valid - 1)] for lane in range(width)], range(width))
 
     def store(self, index: Expr, levels: Expr, width: int, valid: int) -> None:
         """The first `valid` of `width` levels."""

@@ -1,13 +1,14 @@
 """Requantization with NEON: four accumulators at a time, bit for bit what `tinyopt.targets.kernels.requantize` gives.
 
-SQDMULH              floor(2 * value * multiplier / 2^32), where the shift is 32 and there is no residual
+SQDMULH              floor(2 p / 2^32) of the product p, where the shift is 32
+SQDMULL, SQDMLAL     the same with a residual: 2 p of both products, of which UZP2 takes the upper words
 SQRSHRN              half of that, rounded, in 16 bits (a level that saturates here saturates at int8 as well):
                      floor((floor(2 p / 2^32) + 1) / 2) = floor(p / 2^32 + 1/2), because floors of quotients compose
 SQADD, SQXTN         add the zero point, narrow to 8 bits; both saturate
 SMAX, SMIN           the activation's clamp, where it is tighter than int8
 
-Other shifts, and residuals: SMULL, SMULL2 for the 64-bit products, SQRSHRN, SQRSHRN2 for the rounding shift back to
-32 bits, SQXTN to 16 bits.
+Other shifts: SMULL, SMULL2 for the 64-bit products, SQRSHRN, SQRSHRN2 for the rounding shift back to 32 bits, SQXTN to
+16 bits.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from collections.abc import Sequence
 
 from tinyopt.ops.integer_rules import level_limits
 from tinyopt.targets.kernels.requantize import INT8_HIGH, INT8_LOW, Requantization
-from tinyopt.targets.kernels.tir import Expr, broadcast, constant, lanes, llvm_call, maximum, minimum
+from tinyopt.targets.kernels.tir import Expr, broadcast, constant, lanes, llvm_call, maximum, minimum, reinterpret
 from tinyopt.targets.kernels.vector.tiling import LANES
 
 ONE_STEP_SHIFT = 32  # what SQDMULH and a halving shift by
@@ -62,10 +63,27 @@ def rescaled(value: Expr, multiplier: Expr, residual: Expr | None, factor: int, 
 
 def narrowed(value: Expr, multiplier: Expr, residual: Expr | None, factor: int, shift: int) -> Expr:
     """`rescaled`, saturated to 16 bits: int16x4."""
-    if shift == ONE_STEP_SHIFT and residual is None:
+    if shift != ONE_STEP_SHIFT:
+        wide = rescaled(value, multiplier, residual, factor, shift)
+        return llvm_call("llvm.aarch64.neon.sqxtn.v4i16", "int16x4", wide)
+    if residual is None:
         doubled = llvm_call("llvm.aarch64.neon.sqdmulh.v4i32", "int32x4", value, multiplier)
-        return llvm_call("llvm.aarch64.neon.sqrshrn.v4i16", "int16x4", doubled, constant(1, "int32"))
-    return llvm_call("llvm.aarch64.neon.sqxtn.v4i16", "int16x4", rescaled(value, multiplier, residual, factor, shift))
+    else:
+        doubled = doubled_sum(value, multiplier, residual, factor)
+    return llvm_call("llvm.aarch64.neon.sqrshrn.v4i16", "int16x4", doubled, constant(1, "int32"))
+
+
+def doubled_sum(value: Expr, multiplier: Expr, residual: Expr, factor: int) -> Expr:
+    """floor(2 * (value * multiplier + residual * factor) / 2^32) of int32x4, saturated to 32 bits."""
+    factors = broadcast(constant(factor, "int32"), LANES)
+    sums: list[Expr] = []
+    for half in (LOW_HALF, HIGH_HALF):
+        products = [
+            llvm_call("llvm.aarch64.neon.sqdmull.v2i64", "int64x2", lanes([a], half), lanes([b], half))
+            for a, b in ((value, multiplier), (residual, factors))
+        ]
+        sums.append(reinterpret(llvm_call("llvm.aarch64.neon.sqadd.v2i64", "int64x2", *products), "int32x4"))
+    return lanes(sums, (1, 3, 5, 7))
 
 
 def levels_int16(narrow: Sequence[Expr], to: Requantization) -> Expr:

@@ -2,12 +2,13 @@
 
 The cells of one column in up to four rows are zipped so that each 32-bit lane holds one channel's four cells; one SDOT
 then adds four taps for four channels. A column serves all windows that it belongs to. With three window rows the fourth
-weight is zero. Sixteen channels (or eight) are worked on at a time, and a row pixel by pixel: several pixels in one
-stretch of code would share columns as well, but LLVM then zips all columns first and spills them.
+weight is zero. Eight channels are worked on at a time, so that what 3x3 windows need stays in registers, and as many
+pixels one after the other as have begun at any time, so that no sums are moved.
 """
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from dataclasses import dataclass
 
 import numpy as np
@@ -23,7 +24,7 @@ from tinyopt.targets.kernels.vector.tile import Finished
 from tinyopt.targets.kernels.vector.tiling import LANES
 
 TAPS = 4  # products of one lane of SDOT
-WIDEST, NARROWEST = 16, 8  # channels of a block
+BLOCK = 8  # channels
 
 
 @dataclass(frozen=True)
@@ -61,7 +62,7 @@ def plan_sdot_depthwise(node: Node) -> Kernel | Refusal:
     refusal = integer_refusal(node)
     if refusal is not None:
         return refusal
-    shape = plan_depthwise(node, "int8", WIDEST, NARROWEST)
+    shape = plan_depthwise(node, "int8", BLOCK, BLOCK)
     if isinstance(shape, Refusal):
         return shape
     spec = SdotDepthwiseSpec(shape, IntegerLayer.of(node, "sdot"))
@@ -92,6 +93,15 @@ def sdot_depthwise(spec: SdotDepthwiseSpec) -> PrimFunc:
 
 
 @dataclass(frozen=True)
+class _BlockConstants:
+    """Vectors for a block of channels: weights as `_pack` orders them, LANES biases and multipliers each."""
+
+    weights: list[Expr]
+    bias: list[Expr]
+    multipliers: list[Expr]
+
+
+@dataclass(frozen=True)
 class _Writer:
     """Writes the loops."""
 
@@ -103,48 +113,61 @@ class _Writer:
         write_blocks(self.kernel, self.code.rows, self.spec.shape.rows, self.spec.shape.blocks, self._row)
 
     def _row(self, out_row: Expr, number: Expr, channel: Expr, width: int) -> None:
-        """One output row of one block of channels, pixel by pixel; the sums of the next ones are carried along."""
+        """One output row of one block of channels; the sums of the next pixels are carried along."""
         spec, window = self.spec, self.spec.shape.window
         first_weight = self.kernel.let(number * (spec.shape.blocks.width * spec.channel_weights))
         starts = [self.kernel.let(self.code.rows.base(out_row, row) + channel) for row in range(window.kernel[0])]
         index = self.kernel.let(out_row * (window.out_width * window.channels) + channel)
-        sums = self.kernel.local("int32", (spec.pending_pixels + 1) * width)
+        phases = spec.pending_pixels + 1
+        sums = self.kernel.local("int32", phases * width)
+        constants = self._constants(channel, first_weight, width)
 
-        def add_column(cell: Expr, tap: int) -> None:
+        def add_column(cell: Expr, tap: int, phase: int) -> None:
             """The column that is window column `tap` of the first unfinished pixel, and earlier ones of the next."""
             groups = self._column(starts, cell, width)
-            for ahead in range(spec.pending_pixels + 1):
+            for ahead in range(phases):
                 if tap - ahead * window.strides[1] >= 0:
-                    self._add(sums, ahead, tap - ahead * window.strides[1], groups, channel, first_weight, width)
+                    place = (phase + ahead) % phases * width
+                    self._add(sums, place, tap - ahead * window.strides[1], groups, constants)
 
-        for tap in range(spec.first_fresh_tap):
-            add_column(tap * window.channels, tap)
-        with self.kernel.loop(window.out_width) as column:
+        def pixel(column: Expr, phase: int) -> None:
             cell = column * (window.strides[1] * window.channels)
             for tap in range(spec.first_fresh_tap, window.kernel[1]):
-                add_column(cell + tap * window.dilations[1] * window.channels, tap)
-            done = tuple(self.kernel.let(sums.vector(v, LANES)) for v in range(0, width, LANES))
-            self.code.ending.write([Finished(done, channel, index + column * window.channels, width)])
-            for place in range(0, spec.pending_pixels * width, LANES):
-                sums.store_vector(place, sums.vector(place + width, LANES), LANES)
+                add_column(cell + tap * window.dilations[1] * window.channels, tap, phase)
+            done = tuple(self.kernel.let(sums.vector(phase * width + v, LANES)) for v in range(0, width, LANES))
+            finished = Finished(done, channel, index + column * window.channels, width)
+            self.code.ending.write_with(constants.multipliers, [finished])
+
+        for tap in range(spec.first_fresh_tap):
+            add_column(tap * window.channels, tap, 0)
+        with self.kernel.loop(-(-window.out_width // phases)) as group:
+            first = self.kernel.let(group * phases)
+            with ExitStack() as inside_row:
+                for phase in range(phases):
+                    if phase:
+                        inside_row.enter_context(self.kernel.when(first + phase < window.out_width))
+                    pixel(first + phase, phase)
+
+    def _constants(self, channel: Expr, first_weight: Expr, width: int) -> _BlockConstants:
+        """Those of a block, loaded here: LLVM takes no load out of a loop from behind a condition."""
+        code, vectors = self.code, width // LANES
+        weights = [
+            self.kernel.let(code.weights.vector(first_weight + place * LANES * TAPS, LANES * TAPS))
+            for place in range(self.spec.channel_weights // TAPS * vectors)
+        ]
+        bias = [self.kernel.let(code.bias.vector(channel + v * LANES, LANES)) for v in range(vectors)]
+        return _BlockConstants(weights, bias, code.ending.multipliers(channel, vectors))
 
     def _add(
-        self,
-        sums: Buffer,
-        ahead: int,
-        tap: int,
-        groups: list[list[Expr]],
-        channel: Expr,
-        first_weight: Expr,
-        width: int,
+        self, sums: Buffer, first_place: int, tap: int, groups: list[list[Expr]], constants: _BlockConstants
     ) -> None:
-        """Add one column to the pixel `ahead` of the first unfinished one; sums begin with the bias."""
-        for v in range(width // LANES):
-            place = ahead * width + v * LANES
-            total = self.code.bias.vector(channel + v * LANES, LANES) if tap == 0 else sums.vector(place, LANES)
+        """Add one column to the pixel whose sums begin at `first_place`; they begin with the bias."""
+        vectors = len(constants.bias)
+        for v in range(vectors):
+            place = first_place + v * LANES
+            total = constants.bias[v] if tap == 0 else sums.vector(place, LANES)
             for group, zipped in enumerate(groups):
-                weight = first_weight + ((tap * len(groups) + group) * width + v * LANES) * TAPS
-                total = sdot(total, self.code.weights.vector(weight, LANES * TAPS), zipped[v])
+                total = sdot(total, constants.weights[(tap * len(groups) + group) * vectors + v], zipped[v])
             sums.store_vector(place, total, LANES)
 
     def _column(self, starts: list[Expr], cell: Expr, width: int) -> list[list[Expr]]:

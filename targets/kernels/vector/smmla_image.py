@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 from tinyopt.targets.kernel import ScratchArgument
 from tinyopt.targets.kernels.tir import Buffer, Expr, KernelBuilder, both, broadcast, constant, lanes
 from tinyopt.targets.kernels.vector.rows import Rows, in_vectors
 from tinyopt.targets.kernels.vector.smmla_tiling import DEPTH, OPERAND, VECTOR, PairTileSpec, run_starts
 
-UNROLLED_STEPS = 16  # up to so many steps of one cell are laid out without a loop
+UNROLLED_STEPS = 4  # up to so many steps are laid out without a loop
 
 
 class PairedImage(ABC):
@@ -71,42 +73,40 @@ def _pixel_bytes(spec: PairTileSpec) -> int:
     return spec.steps * DEPTH // VECTOR * VECTOR + 2 * VECTOR
 
 
+@dataclass(frozen=True)
 class _Pairs:
-    """Writes operands."""
+    """Writes operands: steps of pairs of pixels, which begin `apart` elements behind one another in `source`."""
 
-    def __init__(self, kernel: KernelBuilder, laid_out: Buffer, step_stride: int) -> None:
-        self._kernel = kernel
-        self._laid_out = laid_out
-        self._step_stride = step_stride
+    kernel: KernelBuilder
+    source: Buffer
+    apart: int
+    laid_out: Buffer
+    step_stride: int
 
-    def write(self, source: Buffer, first: Expr, second: Expr, target: Expr, starts: tuple[int, ...]) -> None:
-        """The steps that begin `starts` elements behind `first` and `second`, of these two pixels."""
-        step = 0
+    def write(self, first: Sequence[Expr], targets: Sequence[Expr], elements: int) -> None:
+        """All steps of `elements` values, for pairs whose first pixels begin at `first`."""
+        starts = run_starts(elements)
+        looped = len(starts) // 2 - 1 if len(starts) > UNROLLED_STEPS else 0  # the last steps may overlap
+        if looped:
+            with self.kernel.loop(looped) as i:
+                self._steps(first, targets, i * VECTOR, i * (2 * self.step_stride), 2)
+        step = 2 * looped
         while step < len(starts):
             count = 2 if starts[step : step + 2] == (starts[step], starts[step] + DEPTH) else 1
-            self._steps(source, first + starts[step], second + starts[step], target + step * self._step_stride, count)
+            self._steps(first, targets, starts[step], step * self.step_stride, count)
             step += count
 
-    def _steps(self, source: Buffer, first: Expr, second: Expr, target: Expr, count: int) -> None:
-        a, b = (self._kernel.let(source.vector(start, count * DEPTH)) for start in (first, second))
-        for step in range(count):
-            own = range(step * DEPTH, (step + 1) * DEPTH)
-            order = [*own, *(count * DEPTH + lane for lane in own)]
-            self._laid_out.store_vector(target + step * self._step_stride, lanes([a, b], order), OPERAND)
-
-    def write_many(self, source: Buffer, first: Expr, second: Expr, target: Expr, elements: int) -> None:
-        """All steps of `elements` values, in a loop where they are many."""
-        starts = run_starts(elements)
-        looped = 0 if len(starts) <= UNROLLED_STEPS else len(starts) // 4 - 1
-        if looped:
-            with self._kernel.loop(looped) as i:
-                ahead = i * (4 * DEPTH)
-                goal = target + i * (4 * self._step_stride)
-                self.write(source, first + ahead, second + ahead, goal, starts[:4])
-        done = 4 * looped
-        rest = tuple(start - done * DEPTH for start in starts[done:])
-        ahead = done * DEPTH
-        self.write(source, first + ahead, second + ahead, target + done * self._step_stride, rest)
+    def _steps(
+        self, first: Sequence[Expr], targets: Sequence[Expr], source_offset: Expr, target_offset: Expr, count: int
+    ) -> None:
+        """One step or two of all pairs."""
+        for start, target in zip(first, targets, strict=True):
+            places = (start + source_offset, start + source_offset + self.apart)
+            a, b = (self.kernel.let(self.source.vector(place, count * DEPTH)) for place in places)
+            for step in range(count):
+                own = range(step * DEPTH, (step + 1) * DEPTH)
+                operand = lanes([a, b], [*own, *(count * DEPTH + lane for lane in own)])
+                self.laid_out.store_vector(target + target_offset + step * self.step_stride, operand, OPERAND)
 
 
 class _Block(PairedImage):
@@ -122,7 +122,6 @@ class _Block(PairedImage):
         self.data = laid_out
         self.pair_stride = OPERAND
         self.step_stride = spec.pairs * OPERAND
-        self._pairs = _Pairs(kernel, laid_out, self.step_stride)
 
     def prepare(self) -> None:
         self._rows.prepare()
@@ -145,9 +144,9 @@ class _Block(PairedImage):
         self._lay_out(self._collected, 0, _pixel_bytes(self._spec), self._spec.steps * DEPTH)
 
     def _lay_out(self, source: Buffer, start: Expr, apart: int, elements: int) -> None:
-        for pair in range(self._spec.pairs):
-            first = start + 2 * pair * apart
-            self._pairs.write_many(source, first, first + apart, pair * OPERAND, elements)
+        pairs = range(self._spec.pairs)
+        writer = _Pairs(self._kernel, source, apart, self.data, self.step_stride)
+        writer.write([start + 2 * pair * apart for pair in pairs], [pair * OPERAND for pair in pairs], elements)
 
     def _collect(self, collected: Buffer, out_row: Expr, column: Expr) -> None:
         """The runs of each pixel, one after the other; what a store writes beyond its run the next one overwrites."""
@@ -188,7 +187,6 @@ class _Cells(PairedImage):
         self.data = laid_out
         self.pair_stride = 2 * spec.window.strides[1] * self._cell_bytes
         self.step_stride = OPERAND
-        self._pairs = _Pairs(kernel, laid_out, OPERAND)
 
     def prepare(self) -> None:
         window = self._spec.window
@@ -239,11 +237,11 @@ class _Cells(PairedImage):
         if self._collected is not None:
             self._copy_row(self._collected, start)
             row, start = self._collected, 0
+        writer = _Pairs(self._kernel, row, window.strides[1] * window.channels, self.data, OPERAND)
         with self._kernel.loop(spec.row_cells) as cell:
             first = self._kernel.let(start + cell * window.channels)
             goal = self._kernel.let(target + cell * self._cell_bytes)
-            second = first + window.strides[1] * window.channels
-            self._pairs.write_many(row, first, second, goal, window.channels)
+            writer.write([first], [goal], window.channels)
 
     def _copy_row(self, collected: Buffer, start: Expr) -> None:
         window = self._spec.window

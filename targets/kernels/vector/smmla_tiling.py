@@ -31,6 +31,7 @@ TILE_OVERHEAD = 20  # instructions to begin a tile: addresses, biases, multiplie
 PAIR_END = {16: 36, 12: 34, 8: 21, 4: 13}  # instructions to begin, requantize and store so many channels of a pair
 RESIDUAL_END = 5  # what a residual adds to that for each accumulator
 LOOP_OVERHEAD = 4
+CODE_PENALTY = 0.02
 
 Layout = Literal["block", "cells"]
 
@@ -185,11 +186,12 @@ def _shapes(window: Window, out_channels: int) -> Iterator[tuple[int, int]]:
 
 
 def pair_instructions(spec: PairTileSpec) -> float:
-    """Of the whole layer."""
+    """Of the whole layer; a narrower last tile counts a little more, for it is code of its own."""
     window = spec.window
     pixel_tiles = window.out_height * -(-window.out_width // spec.pixels)
     tiles = [spec.channels] * spec.whole_tiles + ([spec.last_channels] if spec.last_channels else [])
     per_pixel_tile = sum(_tile_instructions(spec, channels) for channels in tiles) + LOOP_OVERHEAD
+    per_pixel_tile *= 1 + CODE_PENALTY if len(tiles) > spec.whole_tiles else 1
     if spec.layout == "block":
         per_pixel_tile += _block_instructions(spec)
         return pixel_tiles * per_pixel_tile
