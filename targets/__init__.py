@@ -18,12 +18,12 @@ def all_targets() -> dict[str, Target]:
 
     Raises UsageError where an entry point of the group `tinyopt.targets` cannot be loaded or is not a Target.
     """
-    from tinyopt.targets.arm import ARM, NAMED_CPUS
+    from tinyopt.targets.arm import ARM, ARM32, NAMED_CPUS
     from tinyopt.targets.cortex_m import CORTEX_M
     from tinyopt.targets.host import HOST
     from tinyopt.targets.portable_c import PORTABLE_C
 
-    found = {target.name: target for target in (HOST, ARM, *NAMED_CPUS, *CORTEX_M, PORTABLE_C)}
+    found = {target.name: target for target in (HOST, ARM, *NAMED_CPUS, ARM32, *CORTEX_M, PORTABLE_C)}
     for entry in importlib.metadata.entry_points(group=ENTRY_POINT_GROUP):
         try:
             loaded = entry.load()

@@ -1,4 +1,4 @@
-"""64-bit Arm CPUs under Linux: object code through LLVM, with the kernels that each CPU's instructions allow.
+"""Arm CPUs under Linux, 64-bit and 32-bit: object code through LLVM, with the kernels that each CPU's instructions allow.
 
 Which CPU has which instructions: the features of LLVM's processor table (AArch64Processors.td), which are those of
 Arm's technical reference manuals. SDOT is FEAT_DotProd, SMMLA is FEAT_I8MM.
@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from tinyopt.pass_manager import TargetFacts
-from tinyopt.targets.costs import NEON_COSTS, SDOT_COSTS, InstructionCosts
+from tinyopt.targets.costs import NEON32_COSTS, NEON_COSTS, SDOT_COSTS, InstructionCosts
 from tinyopt.targets.kernel import KernelPlanner
 from tinyopt.targets.kernels.scalar import SCALAR
 from tinyopt.targets.kernels.vector import I8MM, NEON, SDOT, VECTOR
@@ -103,4 +103,29 @@ NAMED_CPUS: tuple[Target, ...] = (
     _target("raspberry-pi-3", "Raspberry Pi 3 (Cortex-A53), 64-bit", _NEON, "cortex-a53", qemu_cpu="cortex-a53"),
     _target("raspberry-pi-4", "Raspberry Pi 4 (Cortex-A72), 64-bit", _NEON, "cortex-a72", qemu_cpu="cortex-a72"),
     _target("raspberry-pi-5", "Raspberry Pi 5 (Cortex-A76): dotprod", _DOTPROD, "cortex-a76", qemu_cpu="cortex-a76"),
+)
+
+ARM32 = Target(
+    name="arm32",
+    description="32-bit Arm Linux with NEON, hard float (Cortex-A7 and later)",
+    code="object",
+    tvm={
+        "kind": "llvm",
+        "mtriple": "armv7a-linux-gnueabihf",
+        "mcpu": "cortex-a7",
+        "mattr": ("+neon",),
+        "mfloat-abi": "hard",
+    },
+    facts=TargetFacts("arm32", channel_multiple=4, is_integer_preferred=True),
+    kernels=layered(VECTOR, SCALAR),
+    toolchain=Toolchain(
+        ("arm-linux-gnueabihf-gcc",),
+        ("-mcpu=cortex-a7", "-mfpu=neon-vfpv4", "-mfloat-abi=hard", "-mthumb", "-fPIC"),
+        "arm-linux-gnueabihf -mcpu=cortex_a7 -mthumb",
+        "gcc-arm-linux-gnueabihf and libc6-dev-armhf-cross (Debian), or pip install tinyopt[zig]",
+    ),
+    emulator=Emulator("qemu-user", "qemu-arm", ("-cpu", "cortex-a7"), "qemu-user (Debian)", ""),
+    boundary="float",
+    gcc_options=(),
+    costs=NEON32_COSTS,
 )

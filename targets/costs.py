@@ -61,4 +61,5 @@ THUMB2_COSTS = InstructionCosts(
 SDOT_COSTS = InstructionCosts(0.095, 0.4, 0.33, 1.0, 1 / 16, 1 / 4, "sdot")  # SDOT: sixteen; FMLA: four
 # SMLAL2: eight products of int8 in int16 pairs; FMLA: four
 NEON_COSTS = InstructionCosts(0.4, 1.0, 0.33, 1.0, 1 / 8, 1 / 4)
+NEON32_COSTS = InstructionCosts(1.0, 1.5, 0.6, 2.0, 1 / 8, 1 / 4)
 PORTABLE_COSTS = InstructionCosts(3.0, 4.0, 3.0, 4.0, 1.0, 1.0)

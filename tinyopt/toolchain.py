@@ -32,12 +32,16 @@ DEFAULT_COMPILER = CompilerChoice()
 
 @dataclass(frozen=True)
 class Compiler:
-    """A command that compiles C for one target, its machine flags included; `linker`: the one that links for it."""
+    """A command that compiles C for one target, its machine flags included; `linker`: the one that links for it.
+
+    static: what makes it link programs for Linux that need no shared library.
+    """
 
     command: tuple[str, ...]
     linker: tuple[str, ...]
     archiver: tuple[str, ...]
     size: tuple[str, ...]
+    static: tuple[str, ...] = ("-static",)
 
     def run(self, *arguments: str | Path, folder: Path | None = None) -> str:
         """Run the compiler; returns what it printed. Raises ToolchainError with its first words where it fails."""
@@ -90,9 +94,12 @@ def find_compiler(target: Target, cc: str | None) -> Compiler:
             return _gnu_like((path, *toolchain.flags))
     if toolchain.zig_target and importlib.util.find_spec("ziglang"):
         zig = (sys.executable, "-m", "ziglang")
-        machine = ("-target", *shlex.split(toolchain.zig_target)) if toolchain.zig_target != "native" else ()
-        command = (*zig, "cc", *machine)
-        return Compiler(command, command, (*zig, "ar"), ())
+        if toolchain.zig_target == "native":
+            return Compiler((*zig, "cc"), (*zig, "cc"), (*zig, "ar"), ())
+        triple, *flags = shlex.split(toolchain.zig_target)
+        command = (*zig, "cc", "-target", triple, *flags)
+        static = ("-target", triple.replace("gnu", "musl"), "-static")  # it has no static library of glibc
+        return Compiler(command, command, (*zig, "ar"), (), static)
     raise ToolchainError(
         f"no C compiler for {target.name}: looked for --cc, $TINYOPT_CC, {', '.join(toolchain.compilers)} on PATH "
         f"and the Python package ziglang; install {toolchain.packages}"

@@ -8,6 +8,7 @@ want() { command -v "$1" >/dev/null 2>&1 || packages="$packages $2"; }
 want gcc "gcc libc6-dev"
 want arm-none-eabi-gcc "gcc-arm-none-eabi libnewlib-arm-none-eabi"
 want aarch64-linux-gnu-gcc "gcc-aarch64-linux-gnu libc6-dev-arm64-cross"
+want arm-linux-gnueabihf-gcc "gcc-arm-linux-gnueabihf libc6-dev-armhf-cross"
 want qemu-system-arm qemu-system-arm
 want qemu-aarch64 qemu-user
 want clang clang

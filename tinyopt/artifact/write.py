@@ -89,6 +89,8 @@ def write_libraries(program: Program, names: Names, folder: Path, version: str, 
         compiler.link(
             "-shared",
             "-Wl,--build-id=none",
+            "-Wl,-S",
+            "-Wl,--gc-sections",
             f"-Wl,-soname,lib{names.prefix}.so",
             f"-Wl,--version-script={exports}",
             *objects,

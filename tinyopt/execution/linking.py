@@ -45,7 +45,7 @@ def link_program(
     """Compile `main` with the same flags and link it with `objects`, as the target's board wants it."""
     program = main.with_suffix(".elf")
     compiled = _compile(built, compiler, main, flags, main.parent)
-    compiler.link(*flags, compiled, *objects, *_link_arguments(built), "-lm", "-o", program)
+    compiler.link(*flags, compiled, *objects, *_link_arguments(built, compiler), "-lm", "-o", program)
     return program
 
 
@@ -56,10 +56,10 @@ def _compile(built: BuiltModel, compiler: Compiler, source: Path, flags: Sequenc
     return compiled
 
 
-def _link_arguments(built: BuiltModel) -> list[str]:
+def _link_arguments(built: BuiltModel, compiler: Compiler) -> list[str]:
     emulator = built.target.emulator
     if emulator.kind == "qemu-system":
         script = EMULATION_FOLDER / f"{emulator.board}.ld"
         start = EMULATION_FOLDER / "startup.c"
         return [str(start), "-T", str(script), f"-L{EMULATION_FOLDER}", "--specs=rdimon.specs", "-nostartfiles"]
-    return ["-static"] if emulator.kind == "qemu-user" else []
+    return [*compiler.static] if emulator.kind == "qemu-user" else []
