@@ -1,4 +1,4 @@
-"""Arm CPUs under Linux, 64-bit and 32-bit: object code through LLVM, with the kernels that each CPU's instructions allow.
+"""Arm CPUs under Linux, 64-bit and 32-bit: object code through LLVM, with the kernels that a CPU's instructions allow.
 
 Which CPU has which instructions: the features of LLVM's processor table (AArch64Processors.td), which are those of
 Arm's technical reference manuals. SDOT is FEAT_DotProd, SMMLA is FEAT_I8MM.
@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from tinyopt.pass_manager import TargetFacts
-from tinyopt.targets.costs import NEON32_COSTS, NEON_COSTS, SDOT_COSTS, InstructionCosts
+from tinyopt.targets.costs import I8MM_COSTS, NEON32_COSTS, NEON_COSTS, SDOT_COSTS, InstructionCosts
 from tinyopt.targets.kernel import KernelPlanner
 from tinyopt.targets.kernels.scalar import SCALAR
 from tinyopt.targets.kernels.vector import I8MM, NEON, SDOT, VECTOR
@@ -39,7 +39,7 @@ _DOTPROD = _Level(
     "dotprod", "dotprod", layered(SDOT, VECTOR, SCALAR), SDOT_COSTS, "cortex-a76", ("cortex-a76", ("+dotprod",))
 )
 _I8MM = _Level(
-    "i8mm", "i8mm", layered(I8MM, SDOT, VECTOR, SCALAR), SDOT_COSTS, _QEMU_MAX, ("cortex-a76", ("+dotprod", "+i8mm"))
+    "i8mm", "i8mm", layered(I8MM, SDOT, VECTOR, SCALAR), I8MM_COSTS, _QEMU_MAX, ("cortex-a76", ("+dotprod", "+i8mm"))
 )
 
 

@@ -58,8 +58,9 @@ THUMB1_COSTS = InstructionCosts(
 THUMB2_COSTS = InstructionCosts(
     1.85, 6.7, 60.0, 6.0, 1 / 2, 30.0, "thumb2"
 )  # MLA: two products of int8; float in software
+# 64-bit Arm: what the kernels of the dot product share with the others was counted with them
 SDOT_COSTS = InstructionCosts(0.095, 0.4, 0.33, 1.0, 1 / 16, 1 / 4, "sdot")  # SDOT: sixteen; FMLA: four
-# SMLAL2: eight products of int8 in int16 pairs; FMLA: four
-NEON_COSTS = InstructionCosts(0.4, 1.0, 0.33, 1.0, 1 / 8, 1 / 4)
-NEON32_COSTS = InstructionCosts(1.0, 1.5, 0.6, 2.0, 1 / 8, 1 / 4)
+I8MM_COSTS = InstructionCosts(0.065, 0.4, 0.33, 1.0, 1 / 32, 1 / 4, "sdot")  # SMMLA: thirty-two
+NEON_COSTS = InstructionCosts(0.24, 0.5, 0.33, 1.0, 1 / 8, 1 / 4, "sdot")  # SMLAL2: eight
+NEON32_COSTS = InstructionCosts(1.4, 2.3, 0.6, 1.0, 1 / 4, 1 / 4)  # VMLAL: four
 PORTABLE_COSTS = InstructionCosts(3.0, 4.0, 3.0, 4.0, 1.0, 1.0)

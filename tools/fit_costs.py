@@ -47,7 +47,7 @@ FAMILIES = {
     "thumb2": (Family("cortex-m3", True, 1_500_000), Family("cortex-m3", False, 100_000)),
     "dsp": (Family("cortex-m4", True, 4_000_000), Family("cortex-m4", False, 1_500_000)),
     "mve": (Family("cortex-m55", True, 4_000_000),),
-    "sdot": (Family("arm", True, 4_000_000), Family("arm", False, 1_500_000)),
+    "sdot": (Family("cortex-a76", True, 4_000_000), Family("cortex-a76", False, 1_500_000)),
 }
 
 
