@@ -70,13 +70,16 @@ class IntegerEnding(ABC):
         if self.residual is None or self.term is None:
             return []
         width = vectors * LANES
-        if valid == width:
-            levels = cast(self.residual.vector(index, width), vector_type("int16", width))
-        else:
-            single = [cast(self.residual[index + min(lane, valid - 1)], "int16") for lane in range(width)]
-            levels = lanes(single, range(width))
+        levels = cast(self.load_residual(index, valid, width), vector_type("int16", width))
         centred = self.kernel.let(levels - splat(self.term.zero_point, "int16", width))
         return [cast(lanes([centred], range(v * LANES, (v + 1) * LANES)), "int32x4") for v in range(vectors)]
+
+    def load_residual(self, index: Expr, valid: int, width: int) -> Expr:
+        """`width` levels of the residual; those beyond `valid` are others of the same, for nothing is read there."""
+        assert self.residual is not None
+        if valid == width:
+            return self.residual.vector(index, width)
+        return lanes([self.residual[index + min(lane, valid - 1)] for lane in range(width)], range(width))
 
     def store(self, index: Expr, levels: Expr, width: int, valid: int) -> None:
         """The first `valid` of `width` levels."""
