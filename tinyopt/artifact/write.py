@@ -79,7 +79,9 @@ def write_libraries(program: Program, names: Names, folder: Path, version: str, 
             for key, code in sorted(program.functions.items()):
                 parts.append(work / f"{key}.o")
                 parts[-1].write_bytes(code)
-            compiler.link("-r", "-nostdlib", "-Wl,-S", *parts, "-o", kernels)  # one object, without TVM's debug names
+            used = sorted({f"-Wl,-u,{call.symbol}" for call in program.all_calls})
+            # One object, without TVM's debug names and the float16 conversions that it puts next to each kernel.
+            compiler.link("-r", "-nostdlib", "-Wl,-S", "-Wl,--gc-sections", *used, *parts, "-o", kernels)
             objects.append(kernels)
         compiler.archive(folder / f"lib{names.prefix}.a", objects)
         exports = work / "exports.map"
