@@ -14,6 +14,8 @@ from tinyopt.disk_cache import default_cache_dir
 from tinyopt.errors import UsageError
 from tinyopt.execution.built_model import load_built_model
 from tinyopt.execution.cpus import on_cpu
+from tinyopt.execution.measure import measure
+from tinyopt.execution.runner import plugin_library
 from tinyopt.execution.validate import validate
 from tinyopt.samples import load_samples
 from tinyopt.targets.arm import NAMED_CPUS
@@ -73,9 +75,7 @@ def test_a_library_has_the_instructions_of_its_cpu_and_gives_the_reference_s_byt
 
 
 @pytest.mark.qemu
-@pytest.mark.parametrize(
-    ("cpu", "variant"), [("max", "i8mm"), ("cortex-a76", "dotprod"), ("raspberry-pi-4", "neon")]
-)
+@pytest.mark.parametrize(("cpu", "variant"), [("max", "i8mm"), ("cortex-a76", "dotprod"), ("raspberry-pi-4", "neon")])
 def test_the_library_for_arm_picks_its_kernels_on_the_cpu_that_runs_it(cpu: str, variant: str) -> None:
     need_tools()
     built = on_cpu(load_built_model(compiled_digits("arm")), cpu)
@@ -92,6 +92,39 @@ def test_a_library_that_no_feature_makes_faster_asks_the_cpu_for_none() -> None:
     folder = compiled_digits("arm", is_quantized=False)
     assert "getauxval" not in (folder / "digits.c").read_text()
     assert not load_built_model(folder).variants
+
+
+VARIANT_MAIN = '#include <stdio.h>\n#include "digits.c"\nint main(void) { puts(digits_variant()); return 0; }\n'
+
+
+@pytest.mark.qemu
+@pytest.mark.parametrize(("march", "variant"), [("armv8-a", "neon"), ("armv8.2-a+dotprod", "dotprod")])
+def test_where_no_system_tells_features_the_compiler_s_own_are_taken(march: str, variant: str, tmp_path: Path) -> None:
+    need_tools()
+    folder = compiled_digits("arm")
+    (tmp_path / "main.c").write_text(VARIANT_MAIN)
+    flags = ["-U__linux__", f"-march={march}", f"-I{folder}", "-static", "-lm", "-o", tmp_path / "main"]
+    subprocess.run(["aarch64-linux-gnu-gcc", tmp_path / "main.c", folder / "libdigits.a", *flags], check=True)
+    done = subprocess.run(
+        ["qemu-aarch64", "-cpu", "max", tmp_path / "main"], capture_output=True, text=True, check=True
+    )
+    assert done.stdout == f"{variant}\n"
+
+
+@pytest.mark.qemu
+def test_a_program_has_its_first_output_after_two_inferences_and_a_million_instructions(tmp_path: Path) -> None:
+    need_tools()
+    built = load_built_model(compiled_digits("arm"))
+    program, counts = tmp_path / "test", tmp_path / "counts.txt"
+    sources = [built.folder / "digits_test.c", built.folder / "libdigits.a"]
+    subprocess.run(["aarch64-linux-gnu-gcc", "-O2", *sources, "-static", "-lm", "-o", program], check=True)
+    plugin = f"{plugin_library(default_cache_dir())},out={counts}"
+    command = ["qemu-aarch64", *built.target.emulator.arguments, "-plugin", plugin, program]
+    assert subprocess.run(command, capture_output=True, text=True, check=True).stdout == "PASS\n"
+    whole_process = int(counts.read_text().split()[-3])
+    (sample,) = load_samples(SAMPLES, built.graph.inputs, limit=1)
+    inference = measure(built, [sample], DEFAULT_COMPILER, default_cache_dir()).instructions[0]
+    assert inference < whole_process <= 2 * inference + 1_000_000
 
 
 def test_only_what_qemu_user_runs_can_be_run_on_another_cpu() -> None:

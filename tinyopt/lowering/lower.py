@@ -215,9 +215,9 @@ class _Places:
         identity = (array.dtype.str, array.shape, array.tobytes())
         return self._known.setdefault(identity, FlashConstant(len(self._known), role, array))
 
-    def of_scratch(self, node: Node, number: int) -> ArenaSlot:
-        """The place of a kernel's scratch of that number among its scratch arguments."""
-        return self._arena.slots[node, number]
+    def of_scratch(self, node: Node, number: int, size: int) -> ArenaSlot:
+        """The place of `size` bytes: a kernel's scratch of that number among its scratch arguments."""
+        return replace(self._arena.slots[node, number], bytes=size)
 
     def of(self, value: Value) -> ArenaSlot | FlashConstant:
         root = self._views.root(value)
@@ -245,8 +245,8 @@ def _call(index: int, step: _Step, request: KernelRequest, places: _Places) -> K
                 arguments.append(Location(places.of(node.outputs[position]), True))
             case ConstantArgument(role, array):
                 arguments.append(Location(places.of_constant(role, array), False))
-            case ScratchArgument():
-                arguments.append(Location(places.of_scratch(node, next(scratch)), True))
+            case ScratchArgument(size):
+                arguments.append(Location(places.of_scratch(node, next(scratch), size), True))
             case ScalarArgument(value):
                 arguments.append(Scalar(value))
     outputs = tuple(places.in_arena(value) for value in node.outputs)
