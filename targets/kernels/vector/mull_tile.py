@@ -22,7 +22,9 @@ from tinyopt.targets.kernels.vector.tiling import LANES, TILE_OVERHEAD, VECTOR_E
 REGISTERS = 31  # of 32: accumulators, each pixel's image vector as it was loaded and rotated, and those below
 OPERANDS = 3  # registers for weights and for products that wait to be added
 MOST_ACCUMULATORS = 18  # beyond, LLVM loads operands too early and keeps accumulators in memory
-UNROLLED_INSTRUCTIONS = 500  # windows of up to so many vector instructions are written out without loops
+UNROLLED_INSTRUCTIONS = 330  # windows of up to so many vector instructions are written out without loops,
+UNROLLED_PIECES = 500  # or so many where no run has a whole step
+SECOND_TILE = 1.02  # what the code of a narrower last tile must be worth
 LOOP_OVERHEAD = 3
 
 
@@ -32,7 +34,7 @@ def choose_mull_tile(rows: RowPlan, out_channels: int, has_residual: bool) -> Ti
         TileSpec(rows, out_channels, 1, pixels, vectors * LANES, has_residual)
         for pixels, vectors in _tile_shapes(rows, out_channels)
     )
-    return min(candidates, key=mull_instructions)
+    return min(candidates, key=lambda spec: mull_instructions(spec) * (SECOND_TILE if spec.last_channels else 1))
 
 
 def _tile_shapes(rows: RowPlan, out_channels: int) -> Iterator[tuple[int, int]]:
@@ -68,7 +70,7 @@ def steps_of_window(spec: TileSpec) -> list[StepShape]:
 def _step_instructions(shape: StepShape, pixels: int, vectors: int) -> int:
     loads = shape.pieces if shape != WHOLE else 1
     image = pixels * (loads + shape.rotations - 1)
-    weights = shape.rotations * vectors * 3 // 4  # some are loaded in pairs
+    weights = shape.rotations * vectors  # not all CPUs' code loads them in pairs
     return image + weights + pixels * vectors * shape.vector_instructions + LOOP_OVERHEAD
 
 
@@ -137,7 +139,8 @@ class MullLoops:
             sum(shape.channel_bytes for shape in shapes_of(runs, spec.run_elements)) for runs in (together, 1)
         )
         first_weight = self._kernel.let(channel * (pairs * pair_bytes + single * single_bytes))
-        is_unrolled = self._window_instructions(channels) <= UNROLLED_INSTRUCTIONS
+        most = UNROLLED_INSTRUCTIONS if pieces_of(spec.run_elements)[0] else UNROLLED_PIECES
+        is_unrolled = self._window_instructions(channels) <= most
         tile = _Tile(accumulators, channels, is_unrolled)
 
         def runs(first: Expr, count: int, weight: Expr) -> None:
