@@ -70,20 +70,25 @@ def _is_spatial(node: Node) -> bool:
     return why_not_spatial(node) is None
 
 
-def band_borders(result: Value, bands: int) -> list[int]:
-    """The rows at which bands begin, and the end: about equally many each, where the result's bytes are aligned."""
+def band_borders(result: Value, bands: int, unit: int = 1) -> list[int]:
+    """The rows at which bands begin, and the end: about equally many each, where the result's bytes are aligned.
+
+    unit: bands begin at multiples of so many rows, too.
+    """
     _, rows, columns, channels = result.shape
     row_bytes = columns * channels * DTYPES[result.dtype].itemsize
-    unit = ALIGNMENT // math.gcd(ALIGNMENT, row_bytes)
+    unit = math.lcm(unit, ALIGNMENT // math.gcd(ALIGNMENT, row_bytes))
     borders = {round(rows * band / bands / unit) * unit for band in range(1, bands)}
     return [0, *sorted(border for border in borders if 0 < border < rows), rows]
 
 
-def split_into_bands(graph: Graph, segment: Segment, borders: Sequence[int]) -> list[Node] | None:
-    """The nodes that take the segment's place; None where a band would see nothing but padding."""
+def split_into_bands(segment: Segment, borders: Sequence[int], mark: str) -> list[Node] | None:
+    """The nodes that take the segment's place; None where a band would see nothing but padding.
+
+    mark: what the names of new nodes and values have in them, and no other name has.
+    """
     bands: list[Value] = []
     nodes: list[Node] = []
-    mark = _unused_mark(graph)
     for number, rows in enumerate(pairwise(borders)):
         needed = _needed_rows(segment, rows)
         if needed is None:
@@ -97,10 +102,9 @@ def split_into_bands(graph: Graph, segment: Segment, borders: Sequence[int]) -> 
     return nodes
 
 
-def _unused_mark(graph: Graph) -> str:
-    """What the names of bands have in them, and no other name has."""
+def unused_mark(graph: Graph, mark: str) -> str:
+    """`mark`, or one like it that no name in the graph has in it."""
     names = [*(node.name for node in graph.nodes), *(value.name for value in graph.values())]
-    mark = "band"
     while any(f"_{mark}" in name for name in names):
         mark += "x"
     return mark

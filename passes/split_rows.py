@@ -10,7 +10,14 @@ from tinyopt.errors import UsageError
 from tinyopt.ir import Graph, Node
 from tinyopt.ops import OPERATORS
 from tinyopt.pass_manager import Pass, PassContext
-from tinyopt.passes.row_bands import Segment, band_borders, leading_segments, split_into_bands, why_not_spatial
+from tinyopt.passes.row_bands import (
+    Segment,
+    band_borders,
+    leading_segments,
+    split_into_bands,
+    unused_mark,
+    why_not_spatial,
+)
 
 WORTH = 0.75  # of the arena as it was: what automatic bands must reach
 BANDS_TRIED = (2, 3, 4, 6, 8, 12, 16, 24)
@@ -134,7 +141,7 @@ def _try(graph: Graph, segment: Segment, bands: int, context: PassContext) -> _T
 def _with_bands(graph: Graph, segment: Segment, bands: int) -> list[Node] | None:
     """The graph's nodes with the segment in bands; None where that cannot be."""
     borders = band_borders(segment.result, bands)
-    new = split_into_bands(graph, segment, borders) if len(borders) > 2 else None
+    new = split_into_bands(segment, borders, unused_mark(graph, "band")) if len(borders) > 2 else None
     if new is None:
         return None
     start = graph.nodes.index(segment.nodes[0])

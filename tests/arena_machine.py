@@ -5,7 +5,7 @@ What the kernels compute comes from the numpy references: nothing is compiled, a
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TypeAlias
 
 import numpy as np
@@ -18,15 +18,15 @@ from tinyopt.targets.kernel import InputArgument, OutputArgument, ScratchArgumen
 Memory: TypeAlias = list[Array]  # a byte array for each region
 
 
-def run_in_arena(program: Program, inputs: Mapping[str, Array]) -> list[Array]:
-    """The program's outputs, from an arena (or memory regions) that was full of garbage."""
+def run_in_arena(program: Program, inputs: Mapping[str, Array], order: Sequence[int] | None = None) -> list[Array]:
+    """The program's outputs, from an arena (or memory regions) that was full of garbage. order: of its calls."""
     sizes = [region.bytes for region in program.regions] or [program.arena_bytes]
     arena = [np.random.default_rng(7).integers(0, 256, size, dtype=np.uint8) for size in sizes]
     for value in program.graph.inputs:
         place = program.places[value]
         assert isinstance(place, ArenaSlot)
         _write(arena, place, inputs[value.name])
-    for call in program.calls:
+    for call in program.calls if order is None else [program.calls[index] for index in order]:
         _check_overlaps(call)
         _run(arena, call)
     return [_read(arena, program.places[value], value.type) for value in program.graph.outputs]

@@ -26,7 +26,7 @@ def scheduled(graph: Graph) -> Graph:
 def peak_of(graph: Graph, order: list[Node]) -> int:
     views = Views.of(graph)
     steps = [node for node in order if node not in views.nodes]
-    return lower_bound(list(value_lifetimes(graph, steps, views).values()), 1)
+    return lower_bound(list(value_lifetimes(graph, [(step,) for step in steps], views).values()), 1)
 
 
 def all_orders(nodes: list[Node], done: frozenset[Node] = frozenset()) -> Iterator[list[Node]]:

@@ -90,7 +90,7 @@ def test_every_run_of_layers_in_any_number_of_bands_gives_the_same_bytes(bands: 
     segments = list(leading_segments(whole))
     assert len(segments) == 9  # not between the sum's branches
     for segment in segments:
-        nodes = split_into_bands(whole, segment, band_borders(segment.result, bands))
+        nodes = split_into_bands(segment, band_borders(segment.result, bands), "band")
         assert nodes is not None
         rest = [node for node in whole.nodes if node not in segment.nodes]
         split = Graph(whole.name, whole.inputs, whole.outputs, [*nodes, *rest])
@@ -101,7 +101,7 @@ def test_every_run_of_layers_in_any_number_of_bands_gives_the_same_bytes(bands: 
 def test_a_pool_whose_divisors_differ_by_row_takes_each_band_its_own() -> None:
     whole = average_pool([4, 4, 6, 6, 4, 4])
     (segment,) = leading_segments(whole)
-    nodes = split_into_bands(whole, segment, [0, 1, 2, 3])
+    nodes = split_into_bands(segment, [0, 1, 2, 3], "band")
     assert nodes is not None
     assert_same_bytes(whole, Graph(whole.name, whole.inputs, whole.outputs, nodes))
 

@@ -26,6 +26,7 @@ from tinyopt.ir import Array, Graph, Value
 from tinyopt.lowering.estimates import NodeEstimates
 from tinyopt.lowering.lower import lower, planned_arena_bytes
 from tinyopt.lowering.program import Program
+from tinyopt.lowering.sections import check_threads
 from tinyopt.onnx_export import save_model
 from tinyopt.onnx_import import convert_boundary, import_model
 from tinyopt.options import CompileOptions
@@ -102,6 +103,7 @@ def compile_model(
     target = target_named(options.target)
     check_output_folder(output)
     check_regions(options.memory)
+    check_threads(target, options.threads, options.memory)
     check_installed(options)
     imported = import_model(model, options.shapes)
     boundary_notes = [] if options.boundary is None else convert_boundary(imported.graph, options.boundary)
@@ -127,6 +129,7 @@ def compile_model(
         options.cache_dir,
         lambda done, count: on_progress("compiling kernels", done, count),
         options.memory,
+        options.threads,
     )
 
     names = Names(c_identifier(options.name or model.stem))

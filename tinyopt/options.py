@@ -38,6 +38,7 @@ class CompileOptions:
     max_drop: how many points of top-1 the compiled model may be worse than the given one; None for no limit.
     boundary: element type at inputs and outputs; None leaves it to the target. name: prefix of C names and files.
     patches: whether the first layers run in bands of rows: "off", "auto" where it saves a quarter, or how many bands.
+    threads: how many share the large layers, on targets with an operating system.
     memory: the regions of memory to use, the fastest first; none: one arena, as large as it must be.
     settings: options of passes as text, {"pass": {"option": "value"}}. cache_dir: None for no cache.
     """
@@ -67,6 +68,7 @@ class CompileOptions:
     max_drop: float | None = None
     boundary: Literal["int8", "float"] | None = None
     patches: str = "off"
+    threads: int = 1
     memory: tuple[MemoryRegion, ...] = ()
     disabled_passes: tuple[str, ...] = ()
     settings: Mapping[str, Mapping[str, str]] = field(default_factory=dict[str, Mapping[str, str]])

@@ -37,6 +37,7 @@ from tinyopt.passes.refit_weights import RefitWeights
 from tinyopt.passes.round_weights import RoundWeights
 from tinyopt.passes.simplify import Simplify
 from tinyopt.passes.split_rows import SplitRows
+from tinyopt.passes.split_threads import SplitThreads
 from tinyopt.samples import Sample, to_input
 
 DRIFT_SAMPLES = 4  # enough to see a pass go wrong; accuracy is measured apart, on all samples
@@ -63,6 +64,7 @@ DEFAULT_PASSES: tuple[type[Pass], ...] = (
     LimitDrop,
     LowerInteger,
     SplitRows,
+    SplitThreads,
 )
 
 # what --recover names, in rising order of cost, and the passes that each leaves out
@@ -169,6 +171,8 @@ def _with_main_options(step: Pass, options: CompileOptions, boundary: str) -> Pa
             return replace(step, boundary=boundary)
         case SplitRows():
             return replace(step, bands=options.patches)
+        case SplitThreads():
+            return replace(step, threads=options.threads)
         case _:
             return step
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import jinja2
@@ -79,11 +80,14 @@ class Layer:
 
 @dataclass(frozen=True)
 class CallSequence:
-    """All layers of a variant, and the feature that a CPU must have for it: empty for none."""
+    """All layers of a variant, and the feature that a CPU must have for it: empty for none.
+
+    sections: of layers that threads may run at the same time.
+    """
 
     name: str
     feature: str
-    layers: list[Layer]
+    sections: list[list[Layer]]
 
 
 @dataclass(frozen=True)
@@ -171,9 +175,12 @@ class CSource:
     def variants(self) -> list[CallSequence]:
         """What is run: one sequence of calls, or one for each set of kernels that a CPU may have."""
         return [
-            CallSequence(variant.name, variant.feature, [self._layer(call) for call in variant.calls])
+            CallSequence(variant.name, variant.feature, self._sections(variant.calls))
             for variant in self.program.variants
         ]
+
+    def _sections(self, calls: Sequence[KernelCall]) -> list[list[Layer]]:
+        return [[self._layer(calls[index]) for index in section] for section in self.program.sections]
 
     def _layer(self, call: KernelCall) -> Layer:
         shape = "x".join(str(size) for size in call.node.outputs[0].shape)

@@ -97,6 +97,7 @@ def write_libraries(program: Program, names: Names, folder: Path, version: str, 
             f"-Wl,--version-script={exports}",
             *objects,
             "-lm",
+            *(("-lpthread",) if program.threads > 1 else ()),
             "-o",
             folder / f"lib{names.prefix}.so",
         )
@@ -135,6 +136,7 @@ def _common_values(source: CSource, version: str) -> dict[str, Any]:
         "arena_align": ARENA_ALIGNMENT,
         "regions": source.regions(),
         "variants": source.variants(),
+        "threads": program.threads,
         "features": sorted(variant.feature for variant in program.variants),
         # kernels in C text load words at most; those in object files vectors
         "constant_align": 4 if program.target.code == "c" else ARENA_ALIGNMENT,

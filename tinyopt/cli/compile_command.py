@@ -20,6 +20,7 @@ from tinyopt.disk_cache import default_cache_dir
 from tinyopt.errors import UsageError
 from tinyopt.onnx_import import import_model
 from tinyopt.options import CompileOptions
+from tinyopt.passes.split_threads import MOST_THREADS
 from tinyopt.pipeline import PipelineStep, no_observer
 from tinyopt.report.changes import ChangePrinter
 from tinyopt.report.text import remarks, renderable
@@ -86,6 +87,13 @@ def _options(command: _Command) -> _Command:
                 help="First layers in N bands of rows.",
             ),
             click.option(
+                "--threads",
+                type=click.IntRange(1, MOST_THREADS),
+                default=1,
+                show_default=True,
+                help="Threads that share the large layers: same bytes.",
+            ),
+            click.option(
                 "--eval",
                 "evaluation",
                 metavar="FILE",
@@ -141,6 +149,7 @@ def compile_command(
     io: Literal["int8", "float"] | None,
     mem: str | None,
     patches: str,
+    threads: int,
     evaluation: str | None,
     disabled: tuple[str, ...],
     settings: tuple[str, ...],
@@ -193,6 +202,7 @@ def compile_command(
             boundary=io,
             memory=parse_memory(mem),
             patches=patches,
+            threads=threads,
             disabled_passes=disabled,
             settings=parse_settings(settings),
             cc=cc,

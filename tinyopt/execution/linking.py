@@ -62,4 +62,5 @@ def _link_arguments(built: BuiltModel, compiler: Compiler) -> list[str]:
         script = EMULATION_FOLDER / f"{emulator.board}.ld"
         start = EMULATION_FOLDER / "startup.c"
         return [str(start), "-T", str(script), f"-L{EMULATION_FOLDER}", "--specs=rdimon.specs", "-nostartfiles"]
-    return [*compiler.static] if emulator.kind == "qemu-user" else []
+    threads = ["-lpthread"] if built.target.code == "object" else []
+    return [*compiler.static, *threads] if emulator.kind == "qemu-user" else threads

@@ -11,6 +11,7 @@ from tinyopt.lowering.lifetimes import value_lifetimes
 from tinyopt.lowering.overlaps import forbidden_distances
 from tinyopt.lowering.program import ARENA_ALIGNMENT, ArenaBuffer, ArenaSlot, UsedRegion
 from tinyopt.lowering.regions import place_in_regions
+from tinyopt.lowering.sections import Section, sections_of
 from tinyopt.lowering.views import Views
 from tinyopt.memory_plan import BufferLifetime, Meeting, lower_bound
 from tinyopt.memory_search import plan_memory
@@ -39,26 +40,34 @@ class Arena:
 
 @dataclass(frozen=True, eq=False)
 class ArenaProblem:
-    """What has to be placed. keys, buffers: one for each other. steps: the nodes that run, with their kernels."""
+    """What has to be placed. keys, buffers: one for each other.
+
+    steps: the nodes that run, with their kernels. sections: those that may run at the same time.
+    """
 
     steps: tuple[Step, ...]
+    sections: tuple[Section, ...]
     views: Views
     keys: tuple[BufferKey, ...]
     buffers: tuple[BufferLifetime, ...]
     meetings: tuple[Meeting, ...]
 
     @classmethod
-    def of(cls, graph: Graph, kernels: Mapping[Node, Kernel], views: Views) -> ArenaProblem:
-        """All that changes at run time. Call k is step k + 1; scratch lives while its kernel runs."""
+    def of(cls, graph: Graph, kernels: Mapping[Node, Kernel], views: Views, threads: int = 1) -> ArenaProblem:
+        """All that changes at run time. Call k is step k + 1; scratch lives while its kernel's section runs."""
         steps = tuple((node, kernels[node]) for node in graph.nodes if node not in views.nodes)
-        lifetimes = _lifetimes(graph, steps, views)
+        sections = sections_of((node for node, _ in steps), views, threads)
+        lifetimes = _lifetimes(graph, sections, kernels, views)
         indices = {key: index for index, key in enumerate(lifetimes)}
+        # what runs at the same time as others must leave their inputs alone
+        together = {node for section in sections if len(section) > 1 for node in section}
         meetings = (
             meeting
             for position, (node, kernel) in enumerate(steps, start=1)
+            if node not in together
             for meeting in _meetings(node, kernel, position, views, lifetimes, indices)
         )
-        return cls(steps, views, tuple(lifetimes), tuple(lifetimes.values()), tuple(meetings))
+        return cls(steps, tuple(sections), views, tuple(lifetimes), tuple(lifetimes.values()), tuple(meetings))
 
     @property
     def lower_bound(self) -> int:
@@ -80,14 +89,18 @@ def plan_regions(problem: ArenaProblem, memory: Sequence[MemoryRegion]) -> Arena
     )
 
 
-def _lifetimes(graph: Graph, steps: Sequence[Step], views: Views) -> dict[BufferKey, BufferLifetime]:
+def _lifetimes(
+    graph: Graph, sections: Sequence[Section], kernels: Mapping[Node, Kernel], views: Views
+) -> dict[BufferKey, BufferLifetime]:
     lifetimes: dict[BufferKey, BufferLifetime] = {}
-    for position, (node, kernel) in enumerate(steps, start=1):
-        for number, argument in enumerate(kernel.arguments):
-            if isinstance(argument, ScratchArgument):
-                name = f"scratch of {node.name}"
-                lifetimes[node, number] = BufferLifetime(name, argument.bytes, position, position)
-    lifetimes.update(value_lifetimes(graph, [node for node, _ in steps], views).items())
+    end = 0
+    for section in sections:
+        begin, end = end + 1, end + len(section)
+        for node in section:
+            for number, argument in enumerate(kernels[node].arguments):
+                if isinstance(argument, ScratchArgument):
+                    lifetimes[node, number] = BufferLifetime(f"scratch of {node.name}", argument.bytes, begin, end)
+    lifetimes.update(value_lifetimes(graph, sections, views).items())
     return lifetimes
 
 

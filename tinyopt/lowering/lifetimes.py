@@ -7,31 +7,37 @@ from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from typing import TypeAlias
 
-from tinyopt.ir import Graph, Node, Value
+from tinyopt.ir import Graph, Value
 from tinyopt.lowering.program import ARENA_ALIGNMENT
+from tinyopt.lowering.sections import Section
 from tinyopt.lowering.views import Views
 from tinyopt.memory_plan import BufferLifetime, Part, lower_bound
 
 Span: TypeAlias = tuple[int, int]  # the first byte and the end
 
 
-def value_lifetimes(graph: Graph, steps: Sequence[Node], views: Views) -> dict[Value, BufferLifetime]:
+def value_lifetimes(graph: Graph, sections: Sequence[Section], views: Views) -> dict[Value, BufferLifetime]:
     """The life of every value that has memory of its own, in order of birth; of its parts, where they differ.
 
-    Inputs live from step 0, node k of `steps` is step k + 1, outputs live until after the last node.
+    Inputs live from step 0, the nodes of all sections are the steps from 1 on, outputs live until after the last. What
+    a section reads or writes lives from its first step to its last: they may run in any order, or together.
     """
     lives: dict[Value, _Life] = {}
     for value in graph.inputs:
         lives.setdefault(views.root(value), _Life()).written.append((views.span(value), 0))
-    for position, node in enumerate(steps, start=1):
-        for output in node.outputs:
-            lives.setdefault(views.root(output), _Life()).written.append((views.span(output), position))
-        for value in node.variable_inputs:
+    end = 0
+    for section in sections:
+        begin, end = end + 1, end + len(section)
+        for output in (output for node in section for output in node.outputs):
+            span = views.span(output)
+            lives.setdefault(views.root(output), _Life()).written.extend([(span, begin), (span, end)])
+        for value in (value for node in section for value in node.variable_inputs):
             if views.root(value) in lives:  # else it is a constant
-                lives[views.root(value)].read.append((views.span(value), position))
+                span = views.span(value)
+                lives[views.root(value)].read.extend([(span, begin), (span, end)])
     for value in graph.outputs:
         if views.root(value) in lives:
-            lives[views.root(value)].read.append((views.span(value), len(steps) + 1))
+            lives[views.root(value)].read.append((views.span(value), end + 1))
     return {root: life.of(root) for root, life in lives.items()}
 
 
@@ -64,7 +70,7 @@ def estimate_arena(graph: Graph) -> int:
     """
     fixed = _computed_from_constants(graph)
     views = Views.of(graph)
-    steps = [node for node in graph.nodes if node not in views.nodes and node.outputs[0] not in fixed]
+    steps = [(node,) for node in graph.nodes if node not in views.nodes and node.outputs[0] not in fixed]
     lives = value_lifetimes(graph, steps, views)
     return lower_bound([life for value, life in lives.items() if value not in fixed], ARENA_ALIGNMENT)
 

@@ -62,24 +62,27 @@ def lower(
     cache_dir: Path | None,
     on_progress: Callable[[int, int], None],
     memory: Sequence[MemoryRegion] = (),
+    threads: int = 1,
 ) -> Program:
     """Choose and compile a kernel for every node of `graph`, and plan the arena or the regions of `memory`.
 
-    on_progress: called with (kernels compiled, kernels in all).
+    on_progress: called with (kernels compiled, kernels in all). threads: how many run the library; nodes that do not
+    depend on each other may then run at the same time, where they stand next to each other.
     Raises UnsupportedOperatorError that lists every node without a kernel on `target`, and BudgetError where `memory`
     is given and too small.
     """
-    program, requests = plan(graph, target, memory)
+    program, requests = plan(graph, target, memory, threads)
     return replace(program, functions=compile_kernels(requests, target.code, cache_dir, on_progress))
 
 
 def plan(
-    graph: Graph, target: Target, memory: Sequence[MemoryRegion] = ()
+    graph: Graph, target: Target, memory: Sequence[MemoryRegion] = (), threads: int = 1
 ) -> tuple[Program, tuple[KernelRequest, ...]]:
     """What `lower` gives but for compiled functions, and what to compile. Raises as it does."""
     machines = target.variants or (target,)
     choices = [_choose_kernels(graph, machine) for machine in machines]
-    arena, views = _best_arena(graph, _memory_needs(choices), memory)
+    arena, problem = _best_arena(graph, _memory_needs(choices), memory, threads)
+    views = problem.views
     places = _Places(arena, views)
     steps = [[_Step(n, *chosen[n]) for n in graph.nodes if n not in views.nodes] for chosen in choices]
     requests = shared_requests(machines, [[step.kernel for step in its_steps] for its_steps in steps])
@@ -101,21 +104,25 @@ def plan(
         arena.lower_bound_bytes,
         arena.buffers,
         arena.regions,
+        threads,
+        tuple(map(len, problem.sections)),
     )
     used = {call.key for call in program.all_calls}
     return program, tuple(request for its_requests in requests for request in its_requests if request.key in used)
 
 
-def _best_arena(graph: Graph, kernels: Mapping[Node, Kernel], memory: Sequence[MemoryRegion]) -> tuple[Arena, Views]:
+def _best_arena(
+    graph: Graph, kernels: Mapping[Node, Kernel], memory: Sequence[MemoryRegion], threads: int
+) -> tuple[Arena, ArenaProblem]:
     """Put the nodes into the running order with the smallest arena; returns that arena, or the regions' plan."""
     joined = Views.of(graph)
-    best = _best_plan(graph, kernels, joined)
+    best = _best_plan(graph, kernels, joined, threads)
     if joined.concats and best.arena.bytes > best.arena.lower_bound_bytes:
         # parts that wait in their places for the others may leave gaps that are too small for anything else
-        moved = _best_plan(graph, kernels, Views.of(graph, kept_apart=joined.concats))
+        moved = _best_plan(graph, kernels, Views.of(graph, kept_apart=joined.concats), threads)
         best = moved if moved.arena.bytes < WORTH_MOVING * best.arena.bytes else best
     graph.nodes = best.order
-    return plan_regions(best.problem, memory) if memory else best.arena, best.problem.views
+    return plan_regions(best.problem, memory) if memory else best.arena, best.problem
 
 
 @dataclass(frozen=True, eq=False)
@@ -127,13 +134,16 @@ class _Plan:
     arena: Arena
 
 
-def _best_plan(graph: Graph, kernels: Mapping[Node, Kernel], views: Views) -> _Plan:
-    """The smaller arena of the present order and the best one that was found; the present one where they are equal."""
+def _best_plan(graph: Graph, kernels: Mapping[Node, Kernel], views: Views, threads: int) -> _Plan:
+    """The smaller arena of the present order and the best one that was found; the present one where they are equal.
+
+    For several threads the order stays, for what may run at the same time stands together in it.
+    """
     needed = {node: kernel for node, kernel in kernels.items() if node not in views.nodes}
     plans: list[_Plan] = []
-    for order in (graph.nodes, schedule(graph, views, needed)):
+    for order in (graph.nodes, schedule(graph, views, needed) if threads == 1 else graph.nodes):
         if all(order != plan.order for plan in plans):
-            problem = ArenaProblem.of(replace(graph, nodes=order), needed, views)
+            problem = ArenaProblem.of(replace(graph, nodes=order), needed, views, threads)
             plans.append(_Plan(order, problem, plan_arena(problem)))
     return min(plans, key=lambda plan: plan.arena.bytes)
 

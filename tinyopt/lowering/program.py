@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import TypeAlias
 
 from tinyopt.ir import Array, Graph, Node, Value
@@ -114,6 +115,7 @@ class Program:
     variants: what is run, the fastest first; of several the first whose feature the CPU has. All of them run the nodes
     in one order with values in the same places.
     functions: compiled code by key: C text or an object file. places: where each graph input and output lies.
+    threads: how many run it. section_sizes: how many calls, one after the other, may run at the same time.
     arena_bytes: of all regions together. regions: those that the user gave, the fastest first; empty for one arena.
     """
 
@@ -127,6 +129,14 @@ class Program:
     arena_lower_bound_bytes: int
     buffers: tuple[ArenaBuffer, ...]
     regions: tuple[UsedRegion, ...]
+    threads: int
+    section_sizes: tuple[int, ...]
+
+    @property
+    def sections(self) -> tuple[range, ...]:
+        """The calls by number, those that may run at the same time together."""
+        ends = list(accumulate(self.section_sizes))
+        return tuple(range(end - size, end) for end, size in zip(ends, self.section_sizes, strict=True))
 
     @property
     def calls(self) -> tuple[KernelCall, ...]:

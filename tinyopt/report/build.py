@@ -80,6 +80,7 @@ def build_report(
             for call, source in zip(program.calls, sources, strict=True)
         ],
         "variants": [_variant(variant) for variant in program.variants] if len(program.variants) > 1 else [],
+        "threads": {"count": program.threads, "shared": sum(size > 1 for size in program.section_sizes)},
         "regions": [asdict(region) for region in program.regions],
         "buffers": buffers(program),
     }

@@ -108,6 +108,8 @@ def _summary(report: dict[str, Any]) -> Table:
     table.add_row("weights (flash)", Text.assemble(memory_size(weights), _against(before["weight_bytes"], weights)))
     if report["variants"]:
         table.add_row("kernels", f"picked at run time; weights that each reads: {_variants(report)}")
+    if (threads := report["threads"])["count"] > 1:
+        table.add_row("threads", f"{threads['count']}, which share the work {threads['shared']} times in a run")
     arena, original = after["arena_bytes"], before["estimated_arena_bytes"]
     bound = after["arena_lower_bound_bytes"]
     planned = "; no plan is smaller" if arena == bound else f"; no plan is below {bound:,} B"

@@ -1,0 +1,73 @@
+"""Cut large layers into bands of rows, which threads compute at the same time."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from tinyopt.errors import UsageError
+from tinyopt.ir import Graph, Node
+from tinyopt.ops import OPERATORS
+from tinyopt.pass_manager import Pass, PassContext
+from tinyopt.passes.channel_links import label_of
+from tinyopt.passes.row_bands import Segment, band_borders, split_into_bands, unused_mark, why_not_spatial
+
+MOST_THREADS = 64
+WORTHWHILE_MACS = 400_000  # of a layer: waking a thread takes about as long as so many in vectors
+
+_ROWS_OF_TILES = 4  # a float convolution may compute this many rows in one tile, and then sums in its own order
+
+
+@dataclass(frozen=True)
+class SplitThreads(Pass):
+    """Cut large layers into bands of rows, which threads compute at the same time.
+
+    What: each convolution, pool or elementwise operator on one image that is worth a thread's time is copied, once for
+        each thread: a copy reads the rows that its band of the result needs, pads only at the image's borders, and
+        writes its rows of the result. The copies share weights; rows are neither copied nor joined, where they begin at
+        aligned bytes. What else does not depend on each other runs at the same time as well.
+    Before -> After:
+        x -> QConv -> y  ->  Slice(x) -> QConv, for each thread -> Concat -> y
+    Exactness: exact, for any number of threads: the same sums of the same numbers, each in the same order.
+    Refuses when: `threads` is 1 (the default); the layer has less than 400,000 multiply-accumulates, more than one
+        image, or too few rows.
+    """
+
+    name: ClassVar[str] = "split-threads"
+
+    threads: int = 1
+
+    def run(self, graph: Graph, context: PassContext) -> bool:
+        if not 1 <= self.threads <= MOST_THREADS:
+            raise UsageError(f"{self.name}.threads is 1 to {MOST_THREADS}, not {self.threads}")
+        if self.threads == 1:
+            context.note("not asked for: --threads 2 lets two threads share the large layers")
+            return False
+        mark = unused_mark(graph, "part")
+        nodes: list[Node] = []
+        for index, node in enumerate(graph.nodes):
+            if OPERATORS[node.op].macs(node) < WORTHWHILE_MACS:
+                nodes.append(node)
+                continue
+            parts = self._parts(node, f"{mark}{index}_")
+            if isinstance(parts, str):
+                context.declined(f"{label_of(node)}: one thread computes it: {parts}", [node])
+                nodes.append(node)
+                continue
+            bands = sum(part.op == node.op for part in parts)
+            context.did(f"{label_of(node)}: {bands} bands of rows", [node], parts)
+            nodes += parts
+        is_changed = nodes != graph.nodes
+        graph.nodes = nodes
+        return is_changed
+
+    def _parts(self, node: Node, mark: str) -> list[Node] | str:
+        """The nodes in the place of a node, or why it is not split."""
+        if reason := why_not_spatial(node):
+            return reason
+        segment = Segment((node,), node.input(0), node.output)
+        unit = _ROWS_OF_TILES if node.op == "Conv" else 1
+        borders = band_borders(segment.result, self.threads, unit)
+        if len(borders) < 3:
+            return "it has too few rows"
+        return split_into_bands(segment, borders, mark) or "a band would be nothing but padding"
