@@ -14,7 +14,7 @@ from tinyopt.ir import Array, Node, Value
 from tinyopt.targets.kernel import ConstantArgument, Kernel, Refusal
 from tinyopt.targets.kernels.tir import Buffer, Expr, KernelBuilder, PrimFunc, lanes, llvm_call
 from tinyopt.targets.kernels.vector.float_ending import Clamp, clamped
-from tinyopt.targets.kernels.vector.machine import ARM_VECTORS, VectorMachine
+from tinyopt.targets.kernels.vector.machine import ARM_FLOAT_VECTORS, VectorMachine
 from tinyopt.targets.kernels.vector.rows import declare_rows, plan_rows, row_arguments
 from tinyopt.targets.kernels.vector.tile import Finished, TileLoops, pack_weights, pad_channels
 from tinyopt.targets.kernels.vector.tiling import LANES, TileSpec, choose_tile
@@ -50,7 +50,7 @@ class FloatTileSpec:
     clamp: Clamp
 
 
-def plan_float_convolution(node: Node, machine: VectorMachine = ARM_VECTORS) -> Kernel | Refusal:
+def plan_float_convolution(node: Node, machine: VectorMachine = ARM_FLOAT_VECTORS) -> Kernel | Refusal:
     """Conv without groups."""
     weights = node.input(1)
     if node.int("group") != 1:
@@ -61,7 +61,7 @@ def plan_float_convolution(node: Node, machine: VectorMachine = ARM_VECTORS) -> 
     return _plan(node, window.flattened() if window.is_pointwise else window, "conv_vector", machine)
 
 
-def plan_float_dense(node: Node, machine: VectorMachine = ARM_VECTORS) -> Kernel | Refusal:
+def plan_float_dense(node: Node, machine: VectorMachine = ARM_FLOAT_VECTORS) -> Kernel | Refusal:
     """Dense: a pointwise convolution whose pixels are the rows of the input."""
     rows, depth = node.output.type.elements // node.output.shape[-1], node.input(0).shape[-1]
     return _plan(node, pointwise_window(rows, depth), "dense_vector", machine)

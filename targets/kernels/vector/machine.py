@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 Operands = Literal["lane", "memory"]
@@ -25,6 +25,7 @@ class VectorMachine:
 
 
 ARM_VECTORS = VectorMachine(lanes=4, registers=30, operands="lane")  # of 32 registers; also for any other LLVM target
+ARM_FLOAT_VECTORS = replace(ARM_VECTORS, registers=31)  # float tiles keep no constants while they multiply
 SSE2_VECTORS = VectorMachine(lanes=4, registers=16, operands="memory", is_fused=False)
 AVX2_VECTORS = VectorMachine(lanes=8, registers=16, operands="memory")
 AVX512_VECTORS = VectorMachine(lanes=16, registers=32, operands="memory")

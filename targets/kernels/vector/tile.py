@@ -156,19 +156,26 @@ class TileLoops:
         spec = self._spec
         whole, rest = divmod(spec.run_words, WORDS_AT_A_TIME)
         step_elements = WORDS_AT_A_TIME * spec.word_elements
+        together = self._steps_together(whole)
         if whole:
-            with self._kernel.loop(whole) as step:
-                self._words(
-                    accumulators,
-                    start + step * step_elements,
-                    weight + step * step_elements * channels,
-                    channels,
-                    WORDS_AT_A_TIME,
-                )
+            with self._kernel.loop(whole // together) as turn:
+                for step in (turn * together + i for i in range(together)):
+                    self._words(
+                        accumulators,
+                        start + step * step_elements,
+                        weight + step * step_elements * channels,
+                        channels,
+                        WORDS_AT_A_TIME,
+                    )
         done = whole * step_elements
         for words in self._pieces(rest):
             self._words(accumulators, start + done, weight + done * channels, channels, words)
             done += words * spec.word_elements
+
+    def _steps_together(self, steps: int) -> int:
+        """How many steps of WORDS_AT_A_TIME floats are written out in a loop, which then takes fewer turns."""
+        from_lanes = self._spec.machine.operands == "lane" and self._spec.word_elements == 1
+        return 2 if from_lanes and steps % 2 == 0 and steps > 4 else 1
 
     def _pieces(self, words: int) -> tuple[int, ...]:
         """The loads for the last words of a run; in the ring, a load may reach over its end."""

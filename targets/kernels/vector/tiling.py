@@ -111,9 +111,17 @@ def _operand_registers(pixels: int, vectors: int, machine: VectorMachine) -> int
 
 def _tile_instructions(spec: TileSpec, vectors: int) -> int:
     run_loads = -(-spec.run_words // spec.machine.lanes)
-    per_run = run_loads * (spec.pixels + 3) + spec.run_words * (spec.pixels * vectors + (vectors + 1) // 2)
+    products = spec.run_words * spec.pixels * vectors
+    per_run = run_loads * (spec.pixels + 3) + products + _weight_loads(spec, vectors)
     runs = spec.runs[0] * spec.runs[1]
     return TILE_OVERHEAD + runs * (per_run + 3) + spec.pixels * vectors * VECTOR_END
+
+
+def _weight_loads(spec: TileSpec, vectors: int) -> int:
+    """Instructions that load a run's weights: two vectors each, floats also across the words."""
+    if spec.word_elements == 1:
+        return (spec.run_words * vectors + 1) // 2
+    return spec.run_words * ((vectors + 1) // 2)
 
 
 def _tile_half_cycles(spec: TileSpec, vectors: int) -> int:

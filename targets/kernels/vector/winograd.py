@@ -28,6 +28,7 @@ from tinyopt.targets.kernels.tir import Buffer, Expr, KernelBuilder, PrimFunc, b
 from tinyopt.targets.kernels.vector.channel_blocks import channel_blocks, for_each_block
 from tinyopt.targets.kernels.vector.float_convolution import bias_of, float_refusal
 from tinyopt.targets.kernels.vector.float_ending import Clamp, clamped
+from tinyopt.targets.kernels.vector.machine import ARM_FLOAT_VECTORS
 from tinyopt.targets.kernels.vector.rows import Rows, declare_rows, plan_rows, row_arguments
 from tinyopt.targets.kernels.vector.tiling import LANES, choose_tile, tile_instructions
 from tinyopt.targets.kernels.vector.window import window_of
@@ -72,7 +73,8 @@ def plan_winograd(node: Node) -> Kernel | Refusal:
     spec = min(winograd_specs(window, weights.shape[0], residual is not None), key=winograd_instructions, default=None)
     if spec is None:
         return Refusal("no block of tiles fits")
-    direct = choose_tile(plan_rows(window, "float32", read_over_end=False), weights.shape[0], 1, residual is not None)
+    rows = plan_rows(window, "float32", read_over_end=False)
+    direct = choose_tile(rows, weights.shape[0], 1, residual is not None, ARM_FLOAT_VECTORS)
     if winograd_instructions(spec) > MOST_OF_DIRECT * tile_instructions(direct):
         return Refusal("Winograd saves too little")
     return winograd_kernel(node, spec)
