@@ -103,8 +103,8 @@ def test_where_no_system_tells_features_the_compiler_s_own_are_taken(march: str,
     need_tools()
     folder = compiled_digits("arm")
     (tmp_path / "main.c").write_text(VARIANT_MAIN)
-    flags = ["-U__linux__", f"-march={march}", f"-I{folder}", "-static", "-lm", "-o", tmp_path / "main"]
-    subprocess.run(["aarch64-linux-gnu-gcc", tmp_path / "main.c", folder / "libdigits.a", *flags], check=True)
+    flags = ["-U__linux__", f"-march={march}", f"-I{folder}", "-static", "-lm", "-o", f"{tmp_path}/main"]
+    subprocess.run(["aarch64-linux-gnu-gcc", f"{tmp_path}/main.c", f"{folder}/libdigits.a", *flags], check=True)
     done = subprocess.run(
         ["qemu-aarch64", "-cpu", "max", tmp_path / "main"], capture_output=True, text=True, check=True
     )
@@ -116,10 +116,10 @@ def test_a_program_has_its_first_output_after_two_inferences_and_a_million_instr
     need_tools()
     built = load_built_model(compiled_digits("arm"))
     program, counts = tmp_path / "test", tmp_path / "counts.txt"
-    sources = [built.folder / "digits_test.c", built.folder / "libdigits.a"]
-    subprocess.run(["aarch64-linux-gnu-gcc", "-O2", *sources, "-static", "-lm", "-o", program], check=True)
+    sources = [f"{built.folder}/digits_test.c", f"{built.folder}/libdigits.a"]
+    subprocess.run(["aarch64-linux-gnu-gcc", "-O2", *sources, "-static", "-lm", "-o", str(program)], check=True)
     plugin = f"{plugin_library(default_cache_dir())},out={counts}"
-    command = ["qemu-aarch64", *built.target.emulator.arguments, "-plugin", plugin, program]
+    command = ["qemu-aarch64", *built.target.emulator.arguments, "-plugin", plugin, str(program)]
     assert subprocess.run(command, capture_output=True, text=True, check=True).stdout == "PASS\n"
     whole_process = int(counts.read_text().split()[-3])
     (sample,) = load_samples(SAMPLES, built.graph.inputs, limit=1)

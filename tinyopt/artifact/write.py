@@ -70,19 +70,10 @@ def write_libraries(program: Program, names: Names, folder: Path, version: str, 
     source = CSource(program, names)
     with tempfile.TemporaryDirectory(prefix="tinyopt-link-") as text_folder:
         work = Path(text_folder)
-        glue, weights, kernels = work / f"{names.prefix}.o", work / f"{names.prefix}_weights.o", work / "kernels.o"
+        glue, weights = work / f"{names.prefix}.o", work / f"{names.prefix}_weights.o"
         compiler.run(*OBJECT_FLAGS, "-c", f"{names.prefix}.c", "-o", glue, folder=folder)
         _assemble_weights(source, version, work, compiler, weights)
-        objects = [glue, weights]
-        if program.functions:
-            parts: list[Path] = []
-            for key, code in sorted(program.functions.items()):
-                parts.append(work / f"{key}.o")
-                parts[-1].write_bytes(code)
-            used = sorted({f"-Wl,-u,{call.symbol}" for call in program.all_calls})
-            # One object, without TVM's debug names and the float16 conversions that it puts next to each kernel.
-            compiler.link("-r", "-nostdlib", "-Wl,-S", "-Wl,--gc-sections", *used, *parts, "-o", kernels)
-            objects.append(kernels)
+        objects = [glue, weights, *_link_kernels(program, compiler, work)]
         compiler.archive(folder / f"lib{names.prefix}.a", objects)
         exports = work / "exports.map"
         functions = ("input", "output", "run", *(("variant",) if len(program.variants) > 1 else ()))
@@ -101,6 +92,19 @@ def write_libraries(program: Program, names: Names, folder: Path, version: str, 
             "-o",
             folder / f"lib{names.prefix}.so",
         )
+
+
+def _link_kernels(program: Program, compiler: Compiler, work: Path) -> list[Path]:
+    """One object, without TVM's debug names and the float16 conversions that it puts next to each kernel; or none."""
+    if not program.functions:
+        return []
+    parts: list[Path] = []
+    for key, code in sorted(program.functions.items()):
+        parts.append(work / f"{key}.o")
+        parts[-1].write_bytes(code)
+    used = sorted({f"-Wl,-u,{call.symbol}" for call in program.all_calls})
+    compiler.link("-r", "-nostdlib", "-Wl,-S", "-Wl,--gc-sections", *used, *parts, "-o", work / "kernels.o")
+    return [work / "kernels.o"]
 
 
 def _assemble_weights(source: CSource, version: str, work: Path, compiler: Compiler, output: Path) -> None:
@@ -228,6 +232,7 @@ def measure_code(
         return None
     source = folder / f"{names.prefix}.c"
     digest = hashlib.sha256(" ".join(compiler.command).encode() + compiler.run("--version").encode())
+    digest.update(b"linked kernels" if program.target.code == "object" else b"")
     for content in (source.read_bytes(), *(code for _, code in sorted(program.functions.items()))):
         digest.update(content)
     kept = read_cached(cache_dir, "code-sizes", digest.hexdigest())
@@ -253,7 +258,5 @@ def _compile_and_measure(program: Program, source: Path, compiler: Compiler) -> 
         objects = [Path(text_folder) / f"{source.stem}.o"]
         compiler.run("-std=c99", "-O3", "-c", source.name, "-o", objects[0], folder=source.parent)
         if program.target.code == "object":
-            for key, content in program.functions.items():
-                objects.append(Path(text_folder) / f"{key}.o")
-                objects[-1].write_bytes(content)
+            objects += _link_kernels(program, compiler, Path(text_folder))
         return sum(compiler.flash_bytes(path) for path in objects)
