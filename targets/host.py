@@ -33,14 +33,16 @@ def _x86(cpu: str, *features: str) -> Mapping[str, str | tuple[str, ...]]:
 
 
 AARCH64 = HostLevel("aarch64", frozenset(), {"kind": "llvm", "mtriple": "aarch64-linux-gnu", "mcpu": "generic"}, NEON)
+_V3 = frozenset({"avx2", "fma", "bmi1", "bmi2", "f16c", "abm", "movbe"})
+_V4 = _V3 | {"avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl"}
 X86_LEVELS = (  # the best first; full vectors of 512 bits: LLVM's default for some CPUs is 256
     HostLevel(
         "x86-64-v4+avx512vnni",
-        frozenset({"avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl", "avx512_vnni", "avx2", "fma"}),
+        _V4 | {"avx512_vnni"},
         _x86("x86-64-v4", "+avx512vnni", "-prefer-256-bit"),
         VNNI512,
     ),
-    HostLevel("x86-64-v3", frozenset({"avx2", "fma", "bmi1", "bmi2", "f16c"}), _x86("x86-64-v3"), AVX2),
+    HostLevel("x86-64-v3", _V3, _x86("x86-64-v3"), AVX2),
     HostLevel("x86-64", frozenset(), _x86("x86-64"), SSE2),
 )
 
