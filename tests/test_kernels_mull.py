@@ -81,7 +81,7 @@ def any_depthwise(random: np.random.Generator) -> Sample:
 
 
 def depthwise_convolutions(count: int) -> list[Case]:
-    """Every seventh with a weight of -128, whose products are not added in pairs."""
+    """Every seventh has a weight of -128, so that no products are added in pairs."""
     random = np.random.default_rng(7)
     samples = [any_depthwise(random) for _ in range(count)]
     for _, arrays in samples[::7]:
@@ -120,12 +120,22 @@ def test_depthwise_convolutions_give_every_bit(cpu: str) -> None:
 @pytest.mark.qemu
 @pytest.mark.slow
 def test_two_products_of_the_largest_size_fit_the_16_bits_that_they_are_added_in() -> None:
-    node, (x, w, bias, multiplier, _) = cases.integer_convolution((1, 3, 32), 8)
-    assert x is not None
-    assert w is not None
-    x[:], w[:4], w[4:] = -128, -127, 127
+    samples = [
+        cases.integer_convolution((1, 3, 32), 8),
+        cases.integer_convolution((4, 5, 16), 16, (3, 3), group=16),
+        cases.integer_convolution((4, 5, 16), 16, (3, 3), group=16),
+    ]
+    for (_, arrays), smallest in zip(samples, (-127, -127, -128), strict=True):
+        x, w = arrays[:2]
+        assert x is not None
+        assert w is not None
+        x[:], w[:4], w[4:] = -128, smallest, 127
+    planners: tuple[KernelPlanner, ...] = (plan_mull_convolution, plan_neon_depthwise, plan_neon_depthwise)
     machine = Machine(TARGET, "aarch64-linux-gnu-gcc", ("qemu-aarch64", "-cpu", "cortex-a53"))
-    run_cases([Case(node, kernel_of(node, plan_mull_convolution), (x, w, bias, multiplier, None))], machine)
+    run_cases(
+        [Case(node, kernel_of(node, plan), arrays) for (node, arrays), plan in zip(samples, planners, strict=True)],
+        machine,
+    )
 
 
 def test_weights_of_which_two_products_could_overflow_are_refused_with_a_reason() -> None:
