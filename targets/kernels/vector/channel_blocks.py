@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from tinyopt.targets.kernel import Refusal
-from tinyopt.targets.kernels.tir import Expr, KernelBuilder
+from tinyopt.targets.kernels.tir import Expr, KernelBuilder, minimum
 from tinyopt.targets.kernels.vector.rows import WHOLE_IMAGE_BYTES, RowPlan, Rows
 
 
@@ -80,7 +80,14 @@ def goes_block_by_block(plan: RowPlan) -> bool:
 
 
 def for_each_block(kernel: KernelBuilder, blocks: ChannelBlocks, body: Callable[[Expr, Expr, int], None]) -> None:
-    """`body(number, first channel, width)`: a loop over the whole blocks, then the last one."""
+    """`body(number, first channel, width)`: a loop over the whole blocks, then the last one.
+
+    One that is as wide as the others shares their code.
+    """
+    if blocks.whole and blocks.last_width == blocks.width:
+        with kernel.loop(blocks.count) as number:
+            body(number, kernel.let(minimum(number * blocks.width, blocks.last_start)), blocks.width)
+        return
     if blocks.whole:
         with kernel.loop(blocks.whole) as number:
             body(number, number * blocks.width, blocks.width)

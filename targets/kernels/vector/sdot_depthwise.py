@@ -25,6 +25,7 @@ from tinyopt.targets.kernels.vector.tiling import LANES
 
 TAPS = 4  # products of one lane of SDOT
 BLOCK = 8  # channels
+WIDE_BLOCK = 16  # where channels do not fill blocks: rows of cells are not aligned then, and loads cost additions
 
 
 @dataclass(frozen=True)
@@ -62,7 +63,8 @@ def plan_sdot_depthwise(node: Node) -> Kernel | Refusal:
     refusal = integer_refusal(node)
     if refusal is not None:
         return refusal
-    shape = plan_depthwise(node, "int8", BLOCK, BLOCK)
+    widest = WIDE_BLOCK if node.input(0).shape[-1] % BLOCK else BLOCK
+    shape = plan_depthwise(node, "int8", widest, BLOCK)
     if isinstance(shape, Refusal):
         return shape
     spec = SdotDepthwiseSpec(shape, IntegerLayer.of(node, "sdot"))

@@ -108,7 +108,7 @@ def smmla_convolution(spec: PairedConvolutionSpec) -> PrimFunc:
     kernel = KernelBuilder("conv_smmla")
     with kernel.function():
         outputs = window.out_height * window.out_width * tile.out_channels
-        weights = tile.padded_channels * tile.steps * DEPTH
+        weights = sum(channels for _, channels in tile.tiles) * tile.steps * DEPTH
         code = spec.layer.declare(kernel, tile.rows, weights, tile.padded_channels, outputs)
         image = declare_image(kernel, tile, code.rows, spec.layer.padding)
         _Writer(kernel, tile, image, code.weights, code.bias, code.ending).write()
@@ -136,18 +136,22 @@ class _Writer:
                 self.image.bring(out_row, column)
                 if spec.whole_tiles:
                     with self.kernel.loop(spec.whole_tiles) as tile:
-                        self._tile(out_row, column, tile * spec.channels, spec.channels)
+                        self._tile(out_row, column, tile, tile * spec.channels, spec.channels)
                 if spec.last_channels:
-                    self._tile(out_row, column, spec.whole_tiles * spec.channels, spec.last_channels)
+                    start = spec.whole_tiles * spec.channels
+                    self._tile(out_row, column, spec.whole_tiles, start, spec.last_channels)
 
-    def _tile(self, out_row: Expr, column: Expr, channel: Expr, channels: int) -> None:
+    def _tile(self, out_row: Expr, column: Expr, tile: Expr, channel: Expr, channels: int) -> None:
         spec, window = self.spec, self.spec.window
+        first_weight = self.kernel.let(tile * (spec.channels * spec.steps * DEPTH))
+        if spec.overlaps:
+            channel = self.kernel.let(minimum(channel, spec.out_channels - spec.channels))
         couples = channels // 2
         accumulators = self.kernel.local("int32", spec.pairs * couples * 4)
         for couple, first in enumerate(twice(self.ending, self.bias, channel, channels)):
             for pair in range(spec.pairs):
                 accumulators.store_vector((pair * couples + couple) * 4, first, 4)
-        self._window(accumulators, out_row, column, channel, channels)
+        self._window(accumulators, out_row, column, first_weight, channels)
         valid = min(channels, spec.out_channels - channel) if isinstance(channel, int) else channels
         index = self.kernel.let((out_row * window.out_width + column) * spec.out_channels + channel)
         pairs = [
@@ -160,11 +164,10 @@ class _Writer:
         ]
         write_pairs(self.ending, pairs, channel, channels)
 
-    def _window(self, accumulators: Buffer, out_row: Expr, column: Expr, channel: Expr, channels: int) -> None:
+    def _window(self, accumulators: Buffer, out_row: Expr, column: Expr, first_weight: Expr, channels: int) -> None:
         """Add the products of one window for each pixel."""
         spec = self.spec
         rows, row_runs = spec.runs
-        first_weight = self.kernel.let(channel * (spec.steps * DEPTH))
 
         def run(row: Expr, run_in_row: Expr) -> None:
             start = self.kernel.let(self.image.run_start(out_row, column, row, run_in_row))

@@ -31,16 +31,18 @@ TILE_OVERHEAD = 20  # instructions to begin a tile: addresses, biases, multiplie
 PAIR_END = {16: 36, 12: 34, 8: 21, 4: 13}  # instructions to begin, requantize and store so many channels of a pair
 RESIDUAL_END = 5  # what a residual adds to that for each accumulator
 LOOP_OVERHEAD = 4
-CODE_PENALTY = 0.02
+CODE_PENALTY = 0.04
 
 Layout = Literal["block", "cells"]
 
 
 @dataclass(frozen=True)
 class PairTileSpec:
-    """A convolution as a product of tiles of pixels x channels; the last tile of channels may be narrower.
+    """A convolution as a product of tiles of pixels x channels.
 
     rows: where the image is read from, before it is laid out anew.
+    overlaps: the last tile of channels is as wide as the others and may begin within the one before it; otherwise it is
+        as narrow as can be.
     """
 
     rows: RowPlan
@@ -48,6 +50,7 @@ class PairTileSpec:
     out_channels: int
     pixels: int
     channels: int
+    overlaps: bool
     has_residual: bool
 
     @property
@@ -98,12 +101,21 @@ class PairTileSpec:
 
     @property
     def whole_tiles(self) -> int:
-        return self.out_channels // self.channels
+        """Tiles of `channels` channels."""
+        return -(-self.out_channels // self.channels) if self.overlaps else self.out_channels // self.channels
 
     @property
     def last_channels(self) -> int:
         """Channels of the narrower last tile, a multiple of LANES; 0 where there is none."""
-        return self.padded_channels - self.whole_tiles * self.channels
+        return max(self.padded_channels - self.whole_tiles * self.channels, 0)
+
+    @property
+    def tiles(self) -> tuple[tuple[int, int], ...]:
+        """(first channel, channels) of each tile."""
+        last_start = self.out_channels - self.channels
+        starts = [start * self.channels for start in range(self.whole_tiles)]
+        whole = tuple((min(start, last_start) if self.overlaps else start, self.channels) for start in starts)
+        return (*whole, (len(whole) * self.channels, self.last_channels)) if self.last_channels else whole
 
     @property
     def row_cells(self) -> int:
@@ -157,8 +169,7 @@ def pack_pair_weights(weights: Array, spec: PairTileSpec) -> Array:
     flat = np.zeros((spec.padded_channels, weights[0].size + 1), np.int8)
     flat[: spec.out_channels, :-1] = weights.reshape(spec.out_channels, -1)  # the last one is 0: NO_WEIGHT
     steps = flat[:, weight_order(spec)].transpose(1, 0, 2)  # steps, O, DEPTH
-    starts = range(0, spec.padded_channels, spec.channels)
-    return np.concatenate([steps[:, start : start + spec.channels].reshape(-1) for start in starts])
+    return np.concatenate([steps[:, start : start + width].reshape(-1) for start, width in spec.tiles])
 
 
 def pad_channels(values: Array, spec: PairTileSpec) -> Array:
@@ -171,8 +182,9 @@ def choose_pair_tile(
 ) -> tuple[PairTileSpec, float]:
     """The tile that takes the fewest instructions, and their number, by a simple count."""
     specs = (
-        PairTileSpec(rows, layout, out_channels, 2 * pairs, channels, has_residual)
+        PairTileSpec(rows, layout, out_channels, 2 * pairs, channels, overlaps, has_residual)
         for pairs, channels in _shapes(rows.window, out_channels)
+        for overlaps in ((False, True) if channels <= out_channels else (False,))
     )
     return min(((spec, pair_instructions(spec)) for spec in specs), key=lambda choice: choice[1])
 
@@ -189,9 +201,8 @@ def pair_instructions(spec: PairTileSpec) -> float:
     """Of the whole layer; a narrower last tile counts a little more, for it is code of its own."""
     window = spec.window
     pixel_tiles = window.out_height * -(-window.out_width // spec.pixels)
-    tiles = [spec.channels] * spec.whole_tiles + ([spec.last_channels] if spec.last_channels else [])
-    per_pixel_tile = sum(_tile_instructions(spec, channels) for channels in tiles) + LOOP_OVERHEAD
-    per_pixel_tile *= 1 + CODE_PENALTY if len(tiles) > spec.whole_tiles else 1
+    per_pixel_tile = sum(_tile_instructions(spec, channels) for _, channels in spec.tiles) + LOOP_OVERHEAD
+    per_pixel_tile *= 1 + CODE_PENALTY if spec.last_channels and spec.whole_tiles else 1
     if spec.layout == "block":
         per_pixel_tile += _block_instructions(spec)
         return pixel_tiles * per_pixel_tile
