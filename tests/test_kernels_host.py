@@ -38,7 +38,8 @@ ENDINGS: tuple[dict[str, Any], ...] = (
     {"scale": 40.0},  # scales above one half: a shift below 32, and saturation everywhere
     {"low": -100, "high": 90, "scale": 0.01},
 )
-CLAMPS: tuple[dict[str, Any], ...] = ({}, {"low": 0.0}, {"low": -0.5, "high": 1.0})
+# wide ones, for rounding is judged by the largest output
+CLAMPS: tuple[dict[str, Any], ...] = ({}, {"low": 0.0}, {"low": -9.0, "high": 40.0})
 
 FULL = 1  # every sample on the best level; on the others, which share most of the code, some of them
 SOME = 10

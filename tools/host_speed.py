@@ -189,9 +189,10 @@ def page(timings: list[Timing], rounds: int) -> str:
 # `--target host` and onnxruntime
 
 Written by `python -m tools.host_speed --models DIR --write`. One thread each, on one machine of the level
-`{host_level().name}`, in turn; {rounds} rounds, medians of processor time. onnxruntime {onnxruntime.__version__} runs the float model, or
-the one that its own quantizer makes of it (uint8 activations, int8 weights per channel). The machine was shared: the
-times are rough, the ratio of each round's two times is what counts. Below 1 tinyopt is quicker.
+`{host_level().name}`, in turn; {rounds} rounds, medians of processor time.
+onnxruntime {onnxruntime.__version__} runs the float model, or the one that its own quantizer makes of it
+(uint8 activations, int8 weights per channel). The machine was shared: the times are rough, the ratio of each round's
+two times is what counts. Below 1 tinyopt is quicker.
 
 """
     return text + "\n".join(_table(timings)) + "\n"
