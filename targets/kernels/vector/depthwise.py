@@ -49,17 +49,6 @@ def plan_depthwise(node: Node, dtype: str, widest: int, narrowest: int) -> Depth
     return DepthwiseShape(plan_rows(window, dtype, read_over_end=False), blocks)
 
 
-def pixels_at_a_time(window: Window, most: int) -> int:
-    """How many pixels, at most `most`, share the columns that they load, by a count of instructions."""
-    taps = window.kernel[0] * window.kernel[1]
-
-    def instructions(pixels: int) -> int:
-        steps = -(-window.out_width // pixels)
-        return steps * (16 + 2 * _reach(window, pixels) * window.kernel[0] + pixels * (taps + 8))
-
-    return min(range(1, min(most, window.out_width) + 1), key=instructions)
-
-
 def shared_columns(window: Window, pixels: int) -> list[tuple[int, list[tuple[int, int]]]]:
     """The columns that neighbouring pixels read, counted from the first: (column, [(pixel, tap of its window row)])."""
     columns: list[tuple[int, list[tuple[int, int]]]] = []
