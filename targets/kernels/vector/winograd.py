@@ -10,8 +10,8 @@ F(2x2, 3x3) takes 4/9 of a direct convolution's products and F(4x4, 3x3) a quart
 transforms add and refuses where the direct kernel is cheaper. Weights are transformed at compile time, in float64.
 Source: Lavin and Gray, Fast Algorithms for Convolutional Neural Networks, arXiv:1509.09308.
 
-Exactness: equal in real arithmetic; in float32 the outputs differ from those of the direct sum by rounding, by less
-than 1e-5 of the largest output.
+Exactness: equal in real arithmetic; in float32 the outputs differ from those of the direct sum by rounding: by up to
+1.3e-5 of the largest output in a grid of 210 shapes.
 """
 
 from __future__ import annotations
