@@ -16,9 +16,10 @@ from tinyopt.targets.kernels.tir import Buffer, Expr, KernelBuilder, PrimFunc, l
 from tinyopt.targets.kernels.vector.float_ending import Clamp, clamped
 from tinyopt.targets.kernels.vector.machine import ARM_FLOAT_VECTORS, VectorMachine
 from tinyopt.targets.kernels.vector.rows import declare_rows, plan_rows, row_arguments
-from tinyopt.targets.kernels.vector.tile import Finished, TileLoops, pack_weights, pad_channels
+from tinyopt.targets.kernels.vector.tile import TileLoops, pack_weights, pad_channels
+from tinyopt.targets.kernels.vector.tile_nest import Finished
 from tinyopt.targets.kernels.vector.tiling import LANES, TileSpec, choose_tile
-from tinyopt.targets.kernels.vector.window import Window, pointwise_window, window_of
+from tinyopt.targets.kernels.vector.window import Window, dense_window, ungrouped_window
 
 
 def fused_multiply_add(total: Expr, a: Expr, b: Expr, width: int = LANES) -> Expr:
@@ -52,19 +53,15 @@ class FloatTileSpec:
 
 def plan_float_convolution(node: Node, machine: VectorMachine = ARM_FLOAT_VECTORS) -> Kernel | Refusal:
     """Conv without groups."""
-    weights = node.input(1)
-    if node.int("group") != 1:
-        return Refusal("groups: the vector tiles take one group")
-    window = window_of(node, (weights.shape[1], weights.shape[2]))
+    window = ungrouped_window(node)
     if isinstance(window, Refusal):
         return window
     return _plan(node, window.flattened() if window.is_pointwise else window, "conv_vector", machine)
 
 
 def plan_float_dense(node: Node, machine: VectorMachine = ARM_FLOAT_VECTORS) -> Kernel | Refusal:
-    """Dense: a pointwise convolution whose pixels are the rows of the input."""
-    rows, depth = node.output.type.elements // node.output.shape[-1], node.input(0).shape[-1]
-    return _plan(node, pointwise_window(rows, depth), "dense_vector", machine)
+    """Dense."""
+    return _plan(node, dense_window(node), "dense_vector", machine)
 
 
 def _plan(node: Node, window: Window, name: str, machine: VectorMachine) -> Kernel | Refusal:

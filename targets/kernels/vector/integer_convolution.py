@@ -22,7 +22,7 @@ from tinyopt.targets.kernels.vector.neon import sdot
 from tinyopt.targets.kernels.vector.rows import plan_rows
 from tinyopt.targets.kernels.vector.tile import Arithmetic, TileLoops, pack_weights, pad_channels
 from tinyopt.targets.kernels.vector.tiling import LANES, TileSpec, choose_tile
-from tinyopt.targets.kernels.vector.window import Window, pointwise_window, window_of
+from tinyopt.targets.kernels.vector.window import Window, dense_window, ungrouped_window
 
 WORD_ELEMENTS: dict[Method, int] = {"sdot": 4, "neon": 1, "widened": 1}
 
@@ -97,10 +97,7 @@ def plan_widened_dense(node: Node) -> Kernel | Refusal:
 
 
 def _plan_convolution(node: Node, method: Method) -> Kernel | Refusal:
-    weights = node.input(1)
-    if node.int("group") != 1:
-        return Refusal("groups: the vector tiles take one group")
-    window = window_of(node, (weights.shape[1], weights.shape[2]))
+    window = ungrouped_window(node)
     if isinstance(window, Refusal):
         return window
     if window.is_pointwise and window.channels % WORD_ELEMENTS[method] == 0:
@@ -110,8 +107,7 @@ def _plan_convolution(node: Node, method: Method) -> Kernel | Refusal:
 
 def _plan_dense(node: Node, method: Method) -> Kernel | Refusal:
     """A pointwise convolution whose pixels are the rows of the input."""
-    rows, depth = node.output.type.elements // node.output.shape[-1], node.input(0).shape[-1]
-    return _plan(node, pointwise_window(rows, depth), method, f"dense_{method}")
+    return _plan(node, dense_window(node), method, f"dense_{method}")
 
 
 def _plan(node: Node, window: Window, method: Method, name: str) -> Kernel | Refusal:

@@ -11,7 +11,7 @@ from tinyopt.targets.kernels.requantize import Requantization
 from tinyopt.targets.kernels.tir import Buffer, Expr, KernelBuilder, cast, lanes
 from tinyopt.targets.kernels.vector import neon
 from tinyopt.targets.kernels.vector.generic import levels_of_products, splat, vector_type
-from tinyopt.targets.kernels.vector.tile import Finished
+from tinyopt.targets.kernels.vector.tile_nest import Finished
 from tinyopt.targets.kernels.vector.tiling import LANES
 
 Method = Literal["smmla", "sdot", "neon", "vnni", "madd", "widened"]  # how int8 products are summed

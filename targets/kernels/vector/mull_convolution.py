@@ -16,7 +16,7 @@ from tinyopt.targets.kernels.vector.mull_tile import MullLoops, choose_mull_tile
 from tinyopt.targets.kernels.vector.rows import plan_rows
 from tinyopt.targets.kernels.vector.tile import pad_channels
 from tinyopt.targets.kernels.vector.tiling import LANES, TileSpec
-from tinyopt.targets.kernels.vector.window import Window, pointwise_window, window_of
+from tinyopt.targets.kernels.vector.window import Window, dense_window, ungrouped_window
 
 
 @dataclass(frozen=True)
@@ -34,10 +34,7 @@ class MullSpec:
 
 def plan_mull_convolution(node: Node) -> Kernel | Refusal:
     """QConv without groups."""
-    weights = node.input(1)
-    if node.int("group") != 1:
-        return Refusal("groups: the vector tiles take one group")
-    window = window_of(node, (weights.shape[1], weights.shape[2]))
+    window = ungrouped_window(node)
     if isinstance(window, Refusal):
         return window
     if window.is_pointwise and covered_elements(window.channels) == window.channels:
@@ -46,9 +43,8 @@ def plan_mull_convolution(node: Node) -> Kernel | Refusal:
 
 
 def plan_mull_dense(node: Node) -> Kernel | Refusal:
-    """QDense: a pointwise convolution whose pixels are the rows of the input."""
-    rows, depth = node.output.type.elements // node.output.shape[-1], node.input(0).shape[-1]
-    return _plan(node, pointwise_window(rows, depth), "dense_mull")
+    """QDense."""
+    return _plan(node, dense_window(node), "dense_mull")
 
 
 def _plan(node: Node, window: Window, name: str) -> Kernel | Refusal:

@@ -12,11 +12,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from tinyopt.targets.kernels.tir import Buffer, Expr, KernelBuilder, broadcast, lanes, minimum, reinterpret
+from tinyopt.targets.kernels.tir import Buffer, Expr, KernelBuilder, broadcast, lanes, reinterpret
 from tinyopt.targets.kernels.vector.mull_steps import STEP, WHOLE, StepShape, pieces_of, runs_together, shapes_of
 from tinyopt.targets.kernels.vector.neon import add_neighbours, multiply_long
 from tinyopt.targets.kernels.vector.rows import RowPlan, Rows
-from tinyopt.targets.kernels.vector.tile import Begin, Finished, WriteTile
+from tinyopt.targets.kernels.vector.tile_nest import TileNest
 from tinyopt.targets.kernels.vector.tiling import LANES, TILE_OVERHEAD, VECTOR_END, TileSpec
 
 REGISTERS = 31  # of 32: accumulators, each pixel's image vector as it was loaded and rotated, and those below
@@ -83,51 +83,11 @@ class _Tile:
     is_unrolled: bool
 
 
-class MullLoops:
+class MullLoops(TileNest):
     """Writes the loop nest."""
 
     def __init__(self, kernel: KernelBuilder, spec: TileSpec, rows: Rows, weights: Buffer) -> None:
-        self._kernel = kernel
-        self._spec = spec
-        self._rows = rows
-        self._weights = weights
-
-    def write(self, begin: Begin, end: WriteTile) -> None:
-        """All loops. begin: how accumulators start. end: writes a finished tile to the output."""
-        spec, window = self._spec, self._spec.rows.window
-        self._rows.prepare()
-        with self._kernel.loop(window.out_height) as out_row:
-            self._rows.advance(out_row)
-            with self._kernel.loop(-(-window.out_width // spec.pixels)) as step:
-                column = self._kernel.let(minimum(step * spec.pixels, window.out_width - spec.pixels))
-                if spec.whole_tiles:
-                    with self._kernel.loop(spec.whole_tiles) as tile:
-                        self._tile(out_row, column, tile * spec.channels, spec.channels, begin, end)
-                if spec.last_channels:
-                    start = spec.whole_tiles * spec.channels
-                    self._tile(out_row, column, start, spec.last_channels, begin, end)
-
-    def _tile(self, out_row: Expr, column: Expr, channel: Expr, channels: int, begin: Begin, end: WriteTile) -> None:
-        spec, window = self._spec, self._spec.rows.window
-        accumulators = self._kernel.local("int32", spec.pixels * channels)
-        for start in range(0, channels, LANES):
-            first = self._kernel.let(begin(channel + start))
-            for pixel in range(spec.pixels):
-                accumulators.store_vector(pixel * channels + start, first, LANES)
-        self._window(accumulators, out_row, column, channel, channels)
-        valid = min(channels, spec.out_channels - channel) if isinstance(channel, int) else channels
-        first_index = self._kernel.let((out_row * window.out_width + column) * spec.out_channels + channel)
-        end(
-            [
-                Finished(
-                    tuple(accumulators.vector(pixel * channels + v, LANES) for v in range(0, channels, LANES)),
-                    channel,
-                    first_index + pixel * spec.out_channels,
-                    valid,
-                )
-                for pixel in range(spec.pixels)
-            ]
-        )
+        super().__init__(kernel, spec, rows, weights, "int32")
 
     def _window(self, accumulators: Buffer, out_row: Expr, column: Expr, channel: Expr, channels: int) -> None:
         """Add the products of one window for each pixel."""

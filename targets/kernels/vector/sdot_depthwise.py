@@ -20,7 +20,7 @@ from tinyopt.targets.kernels.vector.channel_blocks import write_blocks
 from tinyopt.targets.kernels.vector.depthwise import DepthwiseShape, plan_depthwise
 from tinyopt.targets.kernels.vector.integer_layer import IntegerLayer, LayerCode, integer_refusal, layer_arguments
 from tinyopt.targets.kernels.vector.neon import sdot
-from tinyopt.targets.kernels.vector.tile import Finished
+from tinyopt.targets.kernels.vector.tile_nest import Finished
 from tinyopt.targets.kernels.vector.tiling import LANES
 
 TAPS = 4  # products of one lane of SDOT

@@ -34,7 +34,7 @@ from tinyopt.targets.kernels.vector.smmla_tiling import (
     pad_channels,
 )
 from tinyopt.targets.kernels.vector.tiling import choose_tile, tile_instructions
-from tinyopt.targets.kernels.vector.window import Window, pointwise_window, window_of
+from tinyopt.targets.kernels.vector.window import Window, dense_window, ungrouped_window
 
 UNROLLED_PRODUCTS = 320  # windows with up to so many products per tile are written out without a loop
 STEPS_AT_A_TIME = 4
@@ -50,19 +50,15 @@ class PairedConvolutionSpec:
 
 def plan_smmla_convolution(node: Node) -> Kernel | Refusal:
     """QConv without groups."""
-    weights = node.input(1)
-    if node.int("group") != 1:
-        return Refusal("groups: the matrix product takes one group")
-    window = window_of(node, (weights.shape[1], weights.shape[2]))
+    window = ungrouped_window(node)
     if isinstance(window, Refusal):
         return window
     return _plan(node, window.flattened() if window.is_pointwise else window, "conv_smmla")
 
 
 def plan_smmla_dense(node: Node) -> Kernel | Refusal:
-    """QDense: a pointwise convolution whose pixels are the rows of the input."""
-    rows, depth = node.output.type.elements // node.output.shape[-1], node.input(0).shape[-1]
-    return _plan(node, pointwise_window(rows, depth), "dense_smmla")
+    """QDense."""
+    return _plan(node, dense_window(node), "dense_smmla")
 
 
 def _plan(node: Node, window: Window, name: str) -> Kernel | Refusal:

@@ -14,7 +14,7 @@ from tinyopt.targets.kernels.vector import neon
 from tinyopt.targets.kernels.vector.generic import vector_type
 from tinyopt.targets.kernels.vector.integer_ending import IntegerEnding
 from tinyopt.targets.kernels.vector.smmla_tiling import ending_pieces
-from tinyopt.targets.kernels.vector.tile import Finished
+from tinyopt.targets.kernels.vector.tile_nest import Finished
 from tinyopt.targets.kernels.vector.tiling import LANES
 
 FIRST_TWICE, LAST_TWICE = (0, 1, 0, 1), (2, 3, 2, 3)

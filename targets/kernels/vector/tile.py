@@ -16,14 +16,14 @@ up.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Protocol, TypeAlias
+from typing import Protocol
 
 import numpy as np
 
 from tinyopt.ir import Array
-from tinyopt.targets.kernels.tir import Buffer, Expr, KernelBuilder, broadcast, lanes, minimum
+from tinyopt.targets.kernels.tir import Buffer, Expr, KernelBuilder, broadcast, lanes
 from tinyopt.targets.kernels.vector.rows import Rows
+from tinyopt.targets.kernels.vector.tile_nest import TileNest
 from tinyopt.targets.kernels.vector.tiling import TileSpec
 
 UNROLLED_PRODUCTS = 256  # windows with up to so many vector products are written out without a loop over their rows
@@ -44,23 +44,6 @@ class Arithmetic(Protocol):
         ...
 
 
-@dataclass(frozen=True)
-class Finished:
-    """The accumulators of one pixel: `values[v]` is a vector of channels.
-
-    channel: the first of them. index: its place in the output. valid: how many channels there really are.
-    """
-
-    values: tuple[Expr, ...]
-    channel: Expr
-    index: Expr
-    valid: int
-
-
-Begin: TypeAlias = Callable[[Expr], Expr]  # the first value of the accumulators of one vector of channels
-WriteTile: TypeAlias = Callable[[list[Finished]], None]
-
-
 def pack_weights(weights: Array, spec: TileSpec) -> Array:
     """[O, KH, KW, I] weights in the order in which the tiles read them, as one flat array."""
     per_run = weights.reshape(spec.out_channels, -1, spec.run_elements)
@@ -79,56 +62,14 @@ def pad_channels(values: Array, spec: TileSpec) -> Array:
     return padded
 
 
-class TileLoops:
+class TileLoops(TileNest):
     """Writes the loop nest with an element type's arithmetic."""
 
     def __init__(
         self, kernel: KernelBuilder, spec: TileSpec, arithmetic: Arithmetic, rows: Rows, weights: Buffer
     ) -> None:
-        self._kernel = kernel
-        self._spec = spec
-        self._lanes = spec.machine.lanes
+        super().__init__(kernel, spec, rows, weights, arithmetic.accumulator)
         self._arithmetic = arithmetic
-        self._rows = rows
-        self._weights = weights
-
-    def write(self, begin: Begin, end: WriteTile) -> None:
-        """All loops. begin: how accumulators start. end: writes a finished tile to the output."""
-        spec, window = self._spec, self._spec.rows.window
-        self._rows.prepare()
-        with self._kernel.loop(window.out_height) as out_row:
-            self._rows.advance(out_row)
-            with self._kernel.loop(-(-window.out_width // spec.pixels)) as step:
-                column = self._kernel.let(minimum(step * spec.pixels, window.out_width - spec.pixels))
-                if spec.whole_tiles:
-                    with self._kernel.loop(spec.whole_tiles) as tile:
-                        self._tile(out_row, column, tile * spec.channels, spec.channels, begin, end)
-                if spec.last_channels:
-                    start = spec.whole_tiles * spec.channels
-                    self._tile(out_row, column, start, spec.last_channels, begin, end)
-
-    def _tile(self, out_row: Expr, column: Expr, channel: Expr, channels: int, begin: Begin, end: WriteTile) -> None:
-        spec, window = self._spec, self._spec.rows.window
-        accumulators = self._kernel.local(self._arithmetic.accumulator, spec.pixels * channels)
-        for start in range(0, channels, self._lanes):
-            first = self._kernel.let(begin(channel + start))
-            for pixel in range(spec.pixels):
-                accumulators.store_vector(pixel * channels + start, first, self._lanes)
-        self._window(accumulators, out_row, column, channel, channels)
-        valid = min(channels, spec.out_channels - channel) if isinstance(channel, int) else channels
-        first_index = self._kernel.let((out_row * window.out_width + column) * spec.out_channels + channel)
-        starts = range(0, channels, self._lanes)
-        end(
-            [
-                Finished(
-                    tuple(accumulators.vector(pixel * channels + v, self._lanes) for v in starts),
-                    channel,
-                    first_index + pixel * spec.out_channels,
-                    valid,
-                )
-                for pixel in range(spec.pixels)
-            ]
-        )
 
     def _window(self, accumulators: Buffer, out_row: Expr, column: Expr, channel: Expr, channels: int) -> None:
         """Add the products of one window for each pixel."""

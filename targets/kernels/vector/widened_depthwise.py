@@ -23,7 +23,7 @@ from tinyopt.targets.kernels.vector.depthwise import (
 from tinyopt.targets.kernels.vector.generic import vector_type
 from tinyopt.targets.kernels.vector.integer_ending import Method
 from tinyopt.targets.kernels.vector.integer_layer import IntegerLayer, LayerCode, integer_refusal, layer_arguments
-from tinyopt.targets.kernels.vector.tile import Finished
+from tinyopt.targets.kernels.vector.tile_nest import Finished
 from tinyopt.targets.kernels.vector.tiling import LANES
 from tinyopt.targets.kernels.vector.window import Window
 

@@ -67,6 +67,19 @@ def pointwise_window(cells: int, channels: int) -> Window:
     return Window(1, cells, channels, 1, cells, (1, 1), (1, 1), (1, 1), (0, 0))
 
 
+def ungrouped_window(node: Node) -> Window | Refusal:
+    """The window of a convolution whose outputs read all channels, or why its tiles do not take it."""
+    if node.int("group") != 1:
+        return Refusal("groups: the vector tiles take one group")
+    weights = node.input(1)
+    return window_of(node, (weights.shape[1], weights.shape[2]))
+
+
+def dense_window(node: Node) -> Window:
+    """A dense layer as a pointwise convolution whose pixels are the rows of the input."""
+    return pointwise_window(node.output.type.elements // node.output.shape[-1], node.input(0).shape[-1])
+
+
 def window_of(node: Node, kernel: tuple[int, int]) -> Window | Refusal:
     """The window of a convolution or pool, or why the vector kernels do not take it."""
     x, y = node.input(0).shape, node.output.shape

@@ -24,7 +24,7 @@ from tinyopt.targets.kernels.vector.machine import AVX2_VECTORS, AVX512_VECTORS,
 from tinyopt.targets.kernels.vector.rows import WHOLE_IMAGE_BYTES, Form, plan_ring
 from tinyopt.targets.kernels.vector.tile import Arithmetic, TileLoops, pack_weights, pad_channels
 from tinyopt.targets.kernels.vector.tiling import TileSpec, choose_tile
-from tinyopt.targets.kernels.vector.window import Window, pointwise_window, window_of
+from tinyopt.targets.kernels.vector.window import Window, dense_window, ungrouped_window
 
 X86Method = Literal["vnni", "madd"]
 LEAST_ROW = 7  # pixels: images with narrower rows are taken as a single row where that is possible
@@ -94,10 +94,7 @@ class X86TileSpec:
 
 def plan_x86_convolution(node: Node, method: X86Method) -> Kernel | Refusal:
     """QConv without groups."""
-    weights = node.input(1)
-    if node.int("group") != 1:
-        return Refusal("groups: the vector tiles take one group")
-    window = window_of(node, (weights.shape[1], weights.shape[2]))
+    window = ungrouped_window(node)
     if isinstance(window, Refusal):
         return window
     if window.is_pointwise and (window.width < LEAST_ROW or window.input_elements <= WHOLE_IMAGE_BYTES):
@@ -106,9 +103,8 @@ def plan_x86_convolution(node: Node, method: X86Method) -> Kernel | Refusal:
 
 
 def plan_x86_dense(node: Node, method: X86Method) -> Kernel | Refusal:
-    """QDense: a pointwise convolution whose pixels are the rows of the input."""
-    rows, depth = node.output.type.elements // node.output.shape[-1], node.input(0).shape[-1]
-    return _plan(node, pointwise_window(rows, depth), method, f"dense_{method}")
+    """QDense."""
+    return _plan(node, dense_window(node), method, f"dense_{method}")
 
 
 def _plan(node: Node, window: Window, method: X86Method, name: str) -> Kernel | Refusal:

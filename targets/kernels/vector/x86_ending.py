@@ -15,7 +15,7 @@ from tinyopt.targets.kernels.tir import Expr, cast, lanes, llvm_call, maximum, m
 from tinyopt.targets.kernels.vector.generic import levels_of, levels_of_products, splat, vector_type
 from tinyopt.targets.kernels.vector.integer_ending import IntegerEnding
 from tinyopt.targets.kernels.vector.machine import AVX2_VECTORS, AVX512_VECTORS
-from tinyopt.targets.kernels.vector.tile import Finished
+from tinyopt.targets.kernels.vector.tile_nest import Finished
 
 
 @dataclass(frozen=True)
