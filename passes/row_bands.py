@@ -70,14 +70,11 @@ def _is_spatial(node: Node) -> bool:
     return why_not_spatial(node) is None
 
 
-def band_borders(result: Value, bands: int, unit: int = 1) -> list[int]:
-    """The rows at which bands begin, and the end: about equally many each, where the result's bytes are aligned.
-
-    unit: bands begin at multiples of so many rows, too.
-    """
+def band_borders(result: Value, bands: int) -> list[int]:
+    """The rows at which bands begin, and the end: about equally many each, where the result's bytes are aligned."""
     _, rows, columns, channels = result.shape
     row_bytes = columns * channels * DTYPES[result.dtype].itemsize
-    unit = math.lcm(unit, ALIGNMENT // math.gcd(ALIGNMENT, row_bytes))
+    unit = ALIGNMENT // math.gcd(ALIGNMENT, row_bytes)
     borders = {round(rows * band / bands / unit) * unit for band in range(1, bands)}
     return [0, *sorted(border for border in borders if 0 < border < rows), rows]
 

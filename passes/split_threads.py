@@ -8,14 +8,12 @@ from typing import ClassVar
 from tinyopt.errors import UsageError
 from tinyopt.ir import Graph, Node
 from tinyopt.ops import OPERATORS
-from tinyopt.pass_manager import Pass, PassContext
+from tinyopt.pass_manager import Pass, PassContext, TargetFacts
 from tinyopt.passes.channel_links import label_of
 from tinyopt.passes.row_bands import Segment, band_borders, split_into_bands, unused_mark, why_not_spatial
 
 MOST_THREADS = 64
 WORTHWHILE_MACS = 400_000  # of a layer: waking a thread takes about as long as so many in vectors
-
-_ROWS_OF_TILES = 4  # a float convolution may compute this many rows in one tile, and then sums in its own order
 
 
 @dataclass(frozen=True)
@@ -30,7 +28,7 @@ class SplitThreads(Pass):
         x -> QConv -> y  ->  Slice(x) -> QConv, for each thread -> Concat -> y
     Exactness: exact, for any number of threads: the same sums of the same numbers, each in the same order.
     Refuses when: `threads` is 1 (the default); the layer has less than 400,000 multiply-accumulates, more than one
-        image, or too few rows.
+        image, or too few rows; the target may compute it by Winograd's algorithm, whose rounding is another for a band.
     """
 
     name: ClassVar[str] = "split-threads"
@@ -49,7 +47,7 @@ class SplitThreads(Pass):
             if OPERATORS[node.op].macs(node) < WORTHWHILE_MACS:
                 nodes.append(node)
                 continue
-            parts = self._parts(node, f"{mark}{index}_")
+            parts = self._parts(node, f"{mark}{index}_", context.facts)
             if isinstance(parts, str):
                 context.declined(f"{label_of(node)}: one thread computes it: {parts}", [node])
                 nodes.append(node)
@@ -61,13 +59,20 @@ class SplitThreads(Pass):
         graph.nodes = nodes
         return is_changed
 
-    def _parts(self, node: Node, mark: str) -> list[Node] | str:
+    def _parts(self, node: Node, mark: str, facts: TargetFacts) -> list[Node] | str:
         """The nodes in the place of a node, or why it is not split."""
         if reason := why_not_spatial(node):
             return reason
+        if facts.has_winograd and _may_be_winograd(node):
+            return "a float convolution of 3 x 3 is computed in tiles, and rounds by where they begin"
         segment = Segment((node,), node.input(0), node.output)
-        unit = _ROWS_OF_TILES if node.op == "Conv" else 1
-        borders = band_borders(segment.result, self.threads, unit)
+        borders = band_borders(segment.result, self.threads)
         if len(borders) < 3:
             return "it has too few rows"
         return split_into_bands(segment, borders, mark) or "a band would be nothing but padding"
+
+
+def _may_be_winograd(node: Node) -> bool:
+    if node.op != "Conv" or node.int("group") != 1:
+        return False
+    return node.input(1).shape[1:3] == (3, 3) and node.ints("strides") == node.ints("dilations") == (1, 1)

@@ -53,7 +53,7 @@ def _target(
         description=description,
         code="object",
         tvm=tvm | ({"mattr": attributes} if attributes else {}),
-        facts=TargetFacts(name, channel_multiple=4, is_integer_preferred=True),
+        facts=TargetFacts(name, channel_multiple=4, is_integer_preferred=True, has_winograd=True),
         kernels=level.kernels,
         toolchain=Toolchain(
             ("aarch64-linux-gnu-gcc",),
@@ -116,7 +116,7 @@ ARM32 = Target(
         "mattr": ("+neon",),
         "mfloat-abi": "hard",
     },
-    facts=TargetFacts("arm32", channel_multiple=4, is_integer_preferred=True),
+    facts=TargetFacts("arm32", channel_multiple=4, is_integer_preferred=True, has_winograd=True),
     kernels=layered(VECTOR, SCALAR),
     toolchain=Toolchain(
         ("arm-linux-gnueabihf-gcc",),

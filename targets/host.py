@@ -69,7 +69,7 @@ def _host(level: HostLevel) -> Target:
         description="this machine's CPU (static and shared library)",
         code="object",
         tvm=level.tvm,
-        facts=TargetFacts("host", channel_multiple=8, is_integer_preferred=True),
+        facts=TargetFacts("host", channel_multiple=8, is_integer_preferred=True, has_winograd=level is AARCH64),
         kernels=layered(level.kernels, VECTOR, SCALAR),
         toolchain=Toolchain(("cc", "gcc", "clang"), ("-fPIC",), "native", "gcc (Debian), or pip install tinyopt[zig]"),
         emulator=Emulator("native", "", (), "", ""),

@@ -6,6 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from itertools import permutations
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -100,6 +101,19 @@ def test_only_layers_worth_it_are_split_and_the_others_say_why() -> None:
     assert not run_pass(SplitThreads(2), graph, context).is_changed
     (reason,) = messages(context.remarks, "declined")
     assert "one thread computes it: it has too few rows" in reason
+
+
+def test_a_layer_whose_rounding_depends_on_where_its_rows_begin_stays_whole() -> None:
+    build = GraphBuilder()
+    x = build.input("image", (1, 32, 32, 16))
+    window: dict[str, Any] = {"strides": (1, 1), "dilations": (1, 1), "group": 1, "layout": "NHWC"}
+    tiled = build("Conv", x, build.random((32, 3, 3, 16)), None, None, pads=(1, 1, 1, 1), **window)
+    graph = build.graph_of(build("Conv", tiled, build.random((32, 1, 1, 32)), None, None, pads=(0, 0, 0, 0), **window))
+    context = replace(context_for(), facts=target_named("arm").facts)
+    assert run_pass(SplitThreads(2), graph, context).is_changed
+    (reason,) = messages(context.remarks, "declined")
+    assert "computed in tiles" in reason
+    assert [node.op for node in graph.nodes].count("Conv") == 3
 
 
 def compiled(tmp_path: Path, threads: int, is_quantized: bool) -> Model:

@@ -42,6 +42,7 @@ class TargetFacts:
     name: str
     channel_multiple: int  # pruned layers keep a multiple of this many channels: the kernels' lane width
     is_integer_preferred: bool  # integers are worth it even where a float unit exists
+    has_winograd: bool = False  # float convolutions of 3 x 3 may be computed in tiles, with roundings of their own
 
 
 @dataclass(frozen=True, eq=False)
