@@ -13,7 +13,7 @@ from tinyopt.passes.channel_links import label_of
 from tinyopt.passes.row_bands import Segment, band_borders, split_into_bands, unused_mark, why_not_spatial
 
 MOST_THREADS = 64
-WORTHWHILE_MACS = 400_000  # of a layer: waking a thread takes about as long as so many in vectors
+_WORTHWHILE_MACS = 400_000  # of a layer: waking a thread takes about as long as so many in vectors
 
 
 @dataclass(frozen=True)
@@ -29,6 +29,8 @@ class SplitThreads(Pass):
     Exactness: exact, for any number of threads: the same sums of the same numbers, each in the same order.
     Refuses when: `threads` is 1 (the default); the layer has less than 400,000 multiply-accumulates, more than one
         image, or too few rows; the target may compute it by Winograd's algorithm, whose rounding is another for a band.
+    Source: bands with the rows that windows reach over: Alwani et al., Fused-layer CNN accelerators, MICRO 2016, for
+        one layer each; sections that threads fork into and join after, as OpenMP's.
     """
 
     name: ClassVar[str] = "split-threads"
@@ -44,7 +46,7 @@ class SplitThreads(Pass):
         mark = unused_mark(graph, "part")
         nodes: list[Node] = []
         for index, node in enumerate(graph.nodes):
-            if OPERATORS[node.op].macs(node) < WORTHWHILE_MACS:
+            if OPERATORS[node.op].macs(node) < _WORTHWHILE_MACS:
                 nodes.append(node)
                 continue
             parts = self._parts(node, f"{mark}{index}_", context.facts)
