@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+import tinyopt
 from tests.digits import SAMPLES, compiled_digits
 from tinyopt.disk_cache import default_cache_dir
 from tinyopt.errors import UsageError
@@ -41,6 +42,20 @@ FEATURES = {
     "raspberry-pi-4": PLAIN,
     "raspberry-pi-5": DOTPROD,
 }
+
+
+HWCAPS = Path("/usr/aarch64-linux-gnu/include/asm/hwcap.h")  # Debian's linux-libc-dev-arm64-cross
+CPU_FEATURES = Path(tinyopt.__file__).parent / "artifact" / "templates" / "cpu_features.h.j2"
+
+
+@pytest.mark.skipif(not HWCAPS.is_file(), reason="the kernel's headers for aarch64 are not installed")
+def test_features_are_asked_for_by_the_kernel_s_own_bits() -> None:
+    bits = dict(re.findall(r"^#define (HWCAP\w+)\s+\(1 << (\d+)\)$", HWCAPS.read_text(), flags=re.MULTILINE))
+    asked = re.findall(r"(AT_HWCAP2?)\) >> (\d+) & 1.*/\* (HWCAP\w+) \*/", CPU_FEATURES.read_text())
+    assert [name for _, _, name in asked] == ["HWCAP_ASIMDDP", "HWCAP2_I8MM"]
+    for word, bit, name in asked:
+        assert word == f"AT_{name.split('_')[0]}"
+        assert bit == bits[name], name
 
 
 def need_tools() -> None:
