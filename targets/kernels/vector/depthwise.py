@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
 from tinyopt.ir import Node
 from tinyopt.targets.kernel import Refusal
-from tinyopt.targets.kernels.tir import Expr, KernelBuilder, minimum
+from tinyopt.targets.kernels.tir import Buffer, Expr, KernelBuilder, PrimFunc, minimum
 from tinyopt.targets.kernels.vector.channel_blocks import ChannelBlocks, channel_blocks
-from tinyopt.targets.kernels.vector.rows import RowPlan, plan_rows
+from tinyopt.targets.kernels.vector.rows import RowPlan, Rows, declare_rows, plan_rows
 from tinyopt.targets.kernels.vector.window import Window, window_of
 
 
@@ -47,6 +47,34 @@ def plan_depthwise(node: Node, dtype: str, widest: int, narrowest: int) -> Depth
     if isinstance(blocks, Refusal):
         return blocks
     return DepthwiseShape(plan_rows(window, dtype, read_over_end=False), blocks)
+
+
+@dataclass(frozen=True)
+class FloatDepthwiseCode:
+    """The parameters of a float kernel, and the rows that it reads."""
+
+    kernel: KernelBuilder
+    rows: Rows
+    weights: Buffer
+    bias: Buffer
+    residual: Buffer | None
+    y: Buffer
+
+
+def float_depthwise_function(
+    shape: DepthwiseShape, has_residual: bool, write: Callable[[FloatDepthwiseCode], None]
+) -> PrimFunc:
+    """The function whose loops `write` writes: image, weights [KH * KW, C], bias, residual, ring of rows, output."""
+    kernel = KernelBuilder("depthwise_vector")
+    with kernel.function():
+        x = kernel.buffer("x", "float32", shape.window.input_elements)
+        weights = kernel.buffer("weights", "float32", shape.taps)
+        bias = kernel.buffer("bias", "float32", shape.window.channels)
+        residual = kernel.buffer("residual", "float32", shape.outputs) if has_residual else None
+        rows = declare_rows(kernel, shape.rows, x, 0)
+        y = kernel.buffer("y", "float32", shape.outputs)
+        write(FloatDepthwiseCode(kernel, rows, weights, bias, residual, y))
+    return kernel.finish()
 
 
 def shared_columns(window: Window, pixels: int) -> list[tuple[int, list[tuple[int, int]]]]:

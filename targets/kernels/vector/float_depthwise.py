@@ -14,9 +14,14 @@ from dataclasses import dataclass, replace
 
 from tinyopt.ir import Node
 from tinyopt.targets.kernel import ConstantArgument, Kernel, Refusal
-from tinyopt.targets.kernels.tir import Buffer, Expr, KernelBuilder, PrimFunc, both, minimum
+from tinyopt.targets.kernels.tir import Buffer, Expr, PrimFunc, both, minimum
 from tinyopt.targets.kernels.vector.channel_blocks import goes_block_by_block, write_blocks
-from tinyopt.targets.kernels.vector.depthwise import DepthwiseShape, plan_depthwise
+from tinyopt.targets.kernels.vector.depthwise import (
+    DepthwiseShape,
+    FloatDepthwiseCode,
+    float_depthwise_function,
+    plan_depthwise,
+)
 from tinyopt.targets.kernels.vector.depthwise_groups import (
     ColumnGroups,
     Readers,
@@ -26,7 +31,7 @@ from tinyopt.targets.kernels.vector.depthwise_groups import (
 )
 from tinyopt.targets.kernels.vector.float_convolution import bias_of, float_refusal, fused_multiply_add
 from tinyopt.targets.kernels.vector.float_ending import Clamp, clamped
-from tinyopt.targets.kernels.vector.rows import RowPlan, Rows, declare_rows, row_arguments
+from tinyopt.targets.kernels.vector.rows import RowPlan, row_arguments
 from tinyopt.targets.kernels.vector.tiling import LANES
 
 UNROLLED_TAPS = 128  # groups with up to so many products are written out without a loop over the window's rows
@@ -158,46 +163,31 @@ def _groups_instructions(spec: FloatDepthwiseSpec, rows: list[Readers]) -> float
 
 def float_depthwise(spec: FloatDepthwiseSpec) -> PrimFunc:
     """The convolution of `spec`; parameters as in `depthwise_kernel`."""
-    shape, window = spec.shape, spec.shape.window
-    kernel = KernelBuilder("depthwise_vector")
-    with kernel.function():
-        x = kernel.buffer("x", "float32", window.input_elements)
-        weights = kernel.buffer("weights", "float32", shape.taps)
-        bias = kernel.buffer("bias", "float32", window.channels)
-        residual = kernel.buffer("residual", "float32", shape.outputs) if spec.has_residual else None
-        rows = declare_rows(kernel, shape.rows, x, 0)
-        y = kernel.buffer("y", "float32", shape.outputs)
-        _Writer(kernel, spec, rows, weights, bias, residual, y).write()
-    return kernel.finish()
+    return float_depthwise_function(spec.shape, spec.has_residual, lambda code: _Writer(code, spec).write())
 
 
 @dataclass(frozen=True)
 class _Writer:
     """Writes the loops."""
 
-    kernel: KernelBuilder
+    code: FloatDepthwiseCode
     spec: FloatDepthwiseSpec
-    rows: Rows
-    weights: Buffer
-    bias: Buffer
-    residual: Buffer | None
-    y: Buffer
 
     def write(self) -> None:
         plan = self.spec.shape.rows
         strips = replace(plan, window=replace(plan.window, out_height=self.spec.strips))
-        write_blocks(self.kernel, self.rows, strips, self.spec.shape.blocks, self._strip)
+        write_blocks(self.code.kernel, self.code.rows, strips, self.spec.shape.blocks, self._strip)
 
     def _strip(self, strip: Expr, _number: Expr, channel: Expr, _width: int) -> None:
         """One row of groups of one vector of channels."""
         window, (rows, columns) = self.spec.shape.window, self.spec.pixels
-        out_row = self.kernel.let(minimum(strip * rows, window.out_height - rows))
-        bias = self.kernel.let(self.bias.vector(channel, LANES))
+        out_row = self.code.kernel.let(minimum(strip * rows, window.out_height - rows))
+        bias = self.code.kernel.let(self.code.bias.vector(channel, LANES))
         kept = [self._weights(row, channel) for row in range(window.kernel[0])] if self._is_kept else []
         for groups in self.spec.groups:
-            with self.kernel.loop(groups.count) as number:
-                column = self.kernel.let(minimum((groups.first + number) * columns, window.out_width - columns))
-                totals = self.kernel.local("float32", rows * columns * LANES)
+            with self.code.kernel.loop(groups.count) as number:
+                column = self.code.kernel.let(minimum((groups.first + number) * columns, window.out_width - columns))
+                totals = self.code.kernel.local("float32", rows * columns * LANES)
                 for pixel in range(rows * columns):
                     totals.store_vector(pixel * LANES, bias, LANES)
                 self._window(_Group(totals, out_row, column, channel, groups.padding), kept)
@@ -213,7 +203,7 @@ class _Writer:
         window = self.spec.shape.window
         first = row * (window.kernel[1] * window.channels) + channel
         return [
-            self.kernel.let(self.weights.vector(first + tap * window.channels, LANES))
+            self.code.kernel.let(self.code.weights.vector(first + tap * window.channels, LANES))
             for tap in range(window.kernel[1])
         ]
 
@@ -221,7 +211,7 @@ class _Writer:
         """Add the products of the whole window for each pixel of the group."""
         window = self.spec.shape.window
         if self.spec.products > UNROLLED_TAPS:
-            with self.kernel.loop(window.kernel[0]) as row:
+            with self.code.kernel.loop(window.kernel[0]) as row:
                 cell = row * window.dilations[0]
                 sides = (window.pads[0] > 0, any(self.spec.sides(cell)[1] for cell, _ in self.spec.row_cells))
                 with self._inside_image(group.out_row, cell, sides):
@@ -238,7 +228,7 @@ class _Writer:
         row = out_row * window.strides[0] + cell
         conditions = [row >= window.pads[0]] if sides[0] else []
         conditions += [row < window.pads[0] + window.height] if sides[1] else []
-        return self.kernel.when(both(*conditions)) if conditions else nullcontext()
+        return self.code.kernel.when(both(*conditions)) if conditions else nullcontext()
 
     def _start(self, group: _Group, cell: Expr, window_row: Expr) -> Expr:
         """Where the cells of the group begin in its row `cell`, which is row `window_row` of its first window."""
@@ -247,8 +237,8 @@ class _Writer:
             row = group.out_row * window.strides[0] + cell - window.pads[0]
             start = row * plan.row_elements - window.pads[1] * window.channels
         else:
-            start = self.rows.base(group.out_row, window_row)
-        return self.kernel.let(start + group.column * (window.strides[1] * window.channels) + group.channel)
+            start = self.code.rows.base(group.out_row, window_row)
+        return self.code.kernel.let(start + group.column * (window.strides[1] * window.channels) + group.channel)
 
     def _image_row(self, group: _Group, start: Expr, weights: Mapping[int, list[Expr]]) -> None:
         """Add the products with one row of cells. weights: for each row of the group that reads it."""
@@ -256,7 +246,7 @@ class _Writer:
         for cell, readers in self.spec.column_cells:
             if cell in group.padding:
                 continue
-            value = self.kernel.let(self.rows.data.vector(start + cell * channels, LANES))
+            value = self.code.kernel.let(self.code.rows.data.vector(start + cell * channels, LANES))
             for row, taps in weights.items():
                 for column, tap in readers:
                     place = (row * columns + column) * LANES
@@ -266,14 +256,14 @@ class _Writer:
     def _finish(self, totals: Buffer, out_row: Expr, column: Expr, channel: Expr) -> None:
         """Residual, clamp, and write all pixels of the group."""
         window, (rows, columns) = self.spec.shape.window, self.spec.pixels
-        first = self.kernel.let((out_row * window.out_width + column) * window.channels + channel)
+        first = self.code.kernel.let((out_row * window.out_width + column) * window.channels + channel)
         for pixel in range(rows * columns):
             row, along = divmod(pixel, columns)
             index = first + (row * window.out_width + along) * window.channels
             value = totals.vector(pixel * LANES, LANES)
-            if self.residual is not None:
-                value = value + self.residual.vector(index, LANES)
-            self.y.store_vector(index, clamped(value, self.spec.clamp, LANES), LANES)
+            if self.code.residual is not None:
+                value = value + self.code.residual.vector(index, LANES)
+            self.code.y.store_vector(index, clamped(value, self.spec.clamp, LANES), LANES)
 
 
 @dataclass(frozen=True)

@@ -12,13 +12,19 @@ from dataclasses import dataclass
 
 from tinyopt.ir import Node
 from tinyopt.targets.kernel import ConstantArgument, Kernel, Refusal
-from tinyopt.targets.kernels.tir import Buffer, Expr, KernelBuilder, PrimFunc
+from tinyopt.targets.kernels.tir import Buffer, Expr, PrimFunc
 from tinyopt.targets.kernels.vector.channel_blocks import write_blocks
-from tinyopt.targets.kernels.vector.depthwise import DepthwiseShape, pixel_groups, plan_depthwise
+from tinyopt.targets.kernels.vector.depthwise import (
+    DepthwiseShape,
+    FloatDepthwiseCode,
+    float_depthwise_function,
+    pixel_groups,
+    plan_depthwise,
+)
 from tinyopt.targets.kernels.vector.float_convolution import bias_of, float_refusal, fused_multiply_add
 from tinyopt.targets.kernels.vector.float_ending import Clamp, clamped
 from tinyopt.targets.kernels.vector.machine import VectorMachine
-from tinyopt.targets.kernels.vector.rows import Rows, declare_rows, row_arguments
+from tinyopt.targets.kernels.vector.rows import row_arguments
 
 UNROLLED_TAPS = 128  # windows with up to so many products are written out without a loop over their rows
 MOST_PIXELS = 8
@@ -64,44 +70,29 @@ def _pixels(out_width: int) -> int:
 
 def x86_depthwise(spec: X86DepthwiseSpec) -> PrimFunc:
     """The convolution of `spec`; parameters as in `plan_x86_depthwise`."""
-    shape, window = spec.shape, spec.shape.window
-    kernel = KernelBuilder("depthwise_vector")
-    with kernel.function():
-        x = kernel.buffer("x", "float32", window.input_elements)
-        weights = kernel.buffer("weights", "float32", shape.taps)
-        bias = kernel.buffer("bias", "float32", window.channels)
-        residual = kernel.buffer("residual", "float32", shape.outputs) if spec.has_residual else None
-        rows = declare_rows(kernel, shape.rows, x, 0)
-        y = kernel.buffer("y", "float32", shape.outputs)
-        _Writer(kernel, spec, rows, weights, bias, residual, y).write()
-    return kernel.finish()
+    return float_depthwise_function(spec.shape, spec.has_residual, lambda code: _Writer(code, spec).write())
 
 
 @dataclass(frozen=True)
 class _Writer:
     """Writes the loops."""
 
-    kernel: KernelBuilder
+    code: FloatDepthwiseCode
     spec: X86DepthwiseSpec
-    rows: Rows
-    weights: Buffer
-    bias: Buffer
-    residual: Buffer | None
-    y: Buffer
 
     def write(self) -> None:
-        write_blocks(self.kernel, self.rows, self.spec.shape.rows, self.spec.shape.blocks, self._row)
+        write_blocks(self.code.kernel, self.code.rows, self.spec.shape.rows, self.spec.shape.blocks, self._row)
 
     def _row(self, out_row: Expr, _number: Expr, channel: Expr, width: int) -> None:
         """One output row of one block of channels."""
         window, pixels = self.spec.shape.window, self.spec.pixels
-        with pixel_groups(self.kernel, window, pixels) as column:
-            totals = self.kernel.local("float32", pixels * width)
-            first = self.kernel.let(self.bias.vector(channel, width))
+        with pixel_groups(self.code.kernel, window, pixels) as column:
+            totals = self.code.kernel.local("float32", pixels * width)
+            first = self.code.kernel.let(self.code.bias.vector(channel, width))
             for pixel in range(pixels):
                 totals.store_vector(pixel * width, first, width)
             self._taps(totals, out_row, column, channel, width)
-            index = self.kernel.let((out_row * window.out_width + column) * window.channels + channel)
+            index = self.code.kernel.let((out_row * window.out_width + column) * window.channels + channel)
             for pixel in range(pixels):
                 self._finish(totals.vector(pixel * width, width), index + pixel * window.channels, width)
 
@@ -111,19 +102,19 @@ class _Writer:
             for row in range(window.kernel[0]):
                 self._window_row(totals, out_row, row, column, channel, width)
             return
-        with self.kernel.loop(window.kernel[0]) as row:
+        with self.code.kernel.loop(window.kernel[0]) as row:
             self._window_row(totals, out_row, row, column, channel, width)
 
     def _window_row(self, totals: Buffer, out_row: Expr, row: Expr, column: Expr, channel: Expr, width: int) -> None:
         window = self.spec.shape.window
         first = column * (window.strides[1] * window.channels) + channel
-        start = self.kernel.let(self.rows.base(out_row, row) + first)
+        start = self.code.kernel.let(self.code.rows.base(out_row, row) + first)
         for tap in range(window.kernel[1]):
-            weight = self.weights.vector((row * window.kernel[1] + tap) * window.channels + channel, width)
-            weight = self.kernel.let(weight)
+            weight = self.code.weights.vector((row * window.kernel[1] + tap) * window.channels + channel, width)
+            weight = self.code.kernel.let(weight)
             for pixel in range(self.spec.pixels):
                 cell = pixel * window.strides[1] + tap * window.dilations[1]
-                value = self.kernel.let(self.rows.data.vector(start + cell * window.channels, width))
+                value = self.code.kernel.let(self.code.rows.data.vector(start + cell * window.channels, width))
                 total = self._sum(totals.vector(pixel * width, width), weight, value, width)
                 totals.store_vector(pixel * width, total, width)
 
@@ -133,6 +124,6 @@ class _Writer:
         return fused_multiply_add(total, weight, value, width)
 
     def _finish(self, value: Expr, index: Expr, width: int) -> None:
-        if self.residual is not None:
-            value = value + self.residual.vector(index, width)
-        self.y.store_vector(index, clamped(value, self.spec.clamp, width), width)
+        if self.code.residual is not None:
+            value = value + self.code.residual.vector(index, width)
+        self.code.y.store_vector(index, clamped(value, self.spec.clamp, width), width)
