@@ -11,12 +11,10 @@ from dataclasses import replace
 import numpy as np
 
 from tinyopt.ir import Array, Attribute, Node, Quantization, TensorType, Value, merged_origins
+from tinyopt.onnx_import.limits import LARGEST_RANK, LARGEST_TENSOR_BYTES
 from tinyopt.onnx_import.onnx_node import OnnxNode, Refusal
 from tinyopt.ops import OPERATORS
 from tinyopt.ops.integer_rules import ACTIVATION_DTYPES
-
-LARGEST_TENSOR_BYTES = 2**31 - 1  # kernels count elements, and the arena its bytes, in 32 bits
-LARGEST_RANK = 16
 
 UNCLAMPED: Mapping[str, Attribute] = {"clamp_low": -np.inf, "clamp_high": np.inf}
 

@@ -18,6 +18,7 @@ from tinyopt.errors import InvalidModelError, UnsupportedOperatorError
 from tinyopt.ir import DTYPES, Graph, Quantization, TensorType, Value
 from tinyopt.onnx_import.builder import Builder, unusable_type
 from tinyopt.onnx_import.folding import FOLDABLE, can_fold, fold
+from tinyopt.onnx_import.folding_budget import FoldingBudget
 from tinyopt.onnx_import.onnx_node import OnnxNode, Refusal
 from tinyopt.onnx_import.reading import check_model, check_structure, read_model
 from tinyopt.onnx_import.rules import RULES
@@ -75,6 +76,7 @@ class _Importer:
         self._values: dict[str, Value] = {}
         self._inputs: list[Value] = []
         self._refused: dict[str, str] = {}
+        self._folding = FoldingBudget(model.ByteSize())
 
     def run(self) -> ImportResult:
         nodes = self._surgeon_nodes()
@@ -182,6 +184,7 @@ class _Importer:
         self._builder.begin(onnx_node)
         if can_fold(onnx_node):
             proto = self._model.graph.node[self._positions[node.outputs[0].name]]
+            self._folding.spend(onnx_node)
             arrays = fold(onnx_node, proto)
             results = [self._builder.constant(array, onnx_node.name) for array in arrays]
         elif (onnx_node.domain, onnx_node.op) in RULES:
