@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import jinja2
@@ -23,7 +23,9 @@ C_TYPES = {
     "int32": "int32_t",
     "uint32": "uint32_t",
     "int64": "int64_t",
+    "float16": "uint16_t",  # its bits: C99 has no such type, and kernels only move them
     "float32": "float",
+    "float64": "double",
 }
 _NUMBERS_PER_LINE = 20
 _MATH = re.compile(
@@ -257,9 +259,26 @@ def array_literal(array: Array) -> str:
     '{1,-2}'
     """
     flat = array.reshape(-1)
-    items = [float_literal(v) for v in flat] if array.dtype.kind == "f" else list(map(str, flat.tolist()))
+    items = _FLOAT_LITERALS.get(array.dtype.name, _integer_literals)(flat)
     lines = [",".join(items[i : i + _NUMBERS_PER_LINE]) for i in range(0, len(items), _NUMBERS_PER_LINE)]
     return "{" + ",\n".join(lines) + "}"
+
+
+def _integer_literals(flat: Array) -> list[str]:
+    return [_LOWEST.get(item, str(item)) for item in map(int, flat.tolist())]
+
+
+def _double_literal(value: float) -> str:
+    """A C literal that gives back the very same float64."""
+    return repr(float(value)) if np.isfinite(value) else float_literal(value)
+
+
+_LOWEST = {-(2**63): "(-9223372036854775807-1)"}  # C reads a minus apart from its number, which is too large
+_FLOAT_LITERALS: Mapping[str, Callable[[Array], list[str]]] = {
+    "float16": lambda flat: _integer_literals(flat.view(np.uint16)),
+    "float32": lambda flat: [float_literal(value) for value in flat],
+    "float64": lambda flat: [_double_literal(value) for value in flat],
+}
 
 
 def fnv1a(data: bytes) -> int:

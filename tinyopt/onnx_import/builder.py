@@ -10,7 +10,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from tinyopt.ir import Array, Attribute, Node, Quantization, TensorType, Value, merged_origins
+from tinyopt.ir import DTYPES, Array, Attribute, Node, Quantization, TensorType, Value, merged_origins
 from tinyopt.onnx_import.limits import LARGEST_RANK, LARGEST_TENSOR_BYTES
 from tinyopt.onnx_import.onnx_node import OnnxNode, Refusal
 from tinyopt.ops import OPERATORS
@@ -25,8 +25,9 @@ _HELPERS = frozenset({"Reshape", "Transpose", "Identity", "DequantizeLinear"})  
 _TAKEN_DTYPES: Mapping[str, tuple[str, ...]] = {
     "DequantizeLinear": ("int8", "int16", "int32"),
     "FlipSign": ("int8", "uint8"),
-    "Gather": ("float32", "int8", "int16", "int64"),
-    **dict.fromkeys(sorted(_MOVERS - {"FlipSign", "Gather"}), ("float32", "int8", "int16")),
+    "MaxPool": ("float32", "int8", "int16"),
+    "ReduceMax": ("float32", "int8", "int16"),
+    **dict.fromkeys(sorted(_MOVERS - {"FlipSign", "MaxPool", "ReduceMax"}), tuple(DTYPES)),
 }
 
 
@@ -236,7 +237,8 @@ class Builder:
             neighbours = [*node.present_inputs, *node.outputs]
             if node.op in _MOVERS and node.op != "FlipSign" and any(value is other for other in neighbours):
                 for other in neighbours:
-                    self._spread(other, quantization)
+                    if other.dtype == value.dtype:  # indices are no real numbers
+                        self._spread(other, quantization)
 
     def _common_quantization(self, inputs: Sequence[Value | None]) -> Quantization | None:
         found = [v.quantization for v in inputs if v is not None and v.dtype in ACTIVATION_DTYPES and v.quantization]

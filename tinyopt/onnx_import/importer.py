@@ -28,7 +28,7 @@ from tinyopt.verify import verify
 
 G_LOGGER.severity = G_LOGGER.CRITICAL + 1  # it prints to stdout, which belongs to the user's data
 
-_INPUT_DTYPES = ("float32", "int8", "uint8", "int16")
+_INPUT_DTYPES = tuple(DTYPES)
 
 
 @dataclass(frozen=True)
@@ -214,6 +214,7 @@ class _Importer:
         is_own = value.name == name and not value.is_constant and value not in self._inputs
         self._builder.begin_boundary(name)
         try:
+            value = self._builder.signed(value)
             if value in self._builder.unsigned:
                 return self._renamed(value, self._builder.flip(value), name)
             return value if is_own else self._renamed(value, self._builder.emit("Identity", [value]), name)
