@@ -13,7 +13,7 @@ from math import prod
 
 import numpy as np
 
-from tinyopt.ir import Array, Node
+from tinyopt.ir import DTYPES, Array, Node
 from tinyopt.ops.resize import nearest_indices, resized_axes
 from tinyopt.targets.kernel import Argument, ConstantArgument, InputArgument, Kernel, OutputArgument, Refusal
 from tinyopt.targets.kernels.scalar.loops import CONTAINERS, Walk, row_major, walk_loops
@@ -82,7 +82,10 @@ def plan_pad(node: Node) -> Kernel | Refusal:
     if node.str("mode") == "constant":
         y_strides = row_major(node.output.shape)
         walk = Walk.collapsed(x.shape, row_major(x.shape), y_strides)
-        return _copy_kernel(node, "pad", walk, y_start=_dot(begins, y_strides), fill=node.float("value"))
+        fill = as_container(node.float("value"), x.dtype)
+        if x.dtype == "float64" and float(f"{fill:e}") != fill:
+            return Refusal(f"{fill!r} is no float64 that TVM can write in C")
+        return _copy_kernel(node, "pad", walk, y_start=_dot(begins, y_strides), fill=fill)
     ends = node.ints("pads")[x.type.rank :]
     indices: list[Array | None] = []
     for size, begin, end in zip(x.shape, begins, ends, strict=True):
@@ -90,6 +93,16 @@ def plan_pad(node: Node) -> Kernel | Refusal:
         padded = np.pad(positions, (begin, end), mode="edge" if node.str("mode") == "edge" else "reflect")
         indices.append(padded if begin or end else None)
     return _table_kernel(node, "pad", indices)
+
+
+def as_container(value: float, dtype: str) -> float:
+    """`value` of type `dtype` as the number that the type which its elements are copied as holds for the same bits."""
+    if dtype == "float32":
+        return value
+    with np.errstate(over="ignore"):
+        stored = np.array([value]).astype(DTYPES[dtype])
+    bits = stored.view(CONTAINERS[dtype])[0]
+    return float(bits) if dtype == "float64" else int(bits)
 
 
 def plan_gather(node: Node) -> Kernel | Refusal:
