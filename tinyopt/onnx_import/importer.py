@@ -9,25 +9,28 @@ from pathlib import Path
 
 import numpy as np
 import onnx
-import onnx.inliner
 import onnx_graphsurgeon as gs
 from onnx_graphsurgeon.logger import G_LOGGER
-from onnx_graphsurgeon.util.exception import OnnxGraphSurgeonException
 
-from tinyopt.errors import InvalidModelError, UnsupportedOperatorError
+from tinyopt.errors import InvalidModelError, TinyoptError, UnsupportedOperatorError
 from tinyopt.ir import DTYPES, Graph, Quantization, TensorType, Value
 from tinyopt.onnx_import.builder import Builder, unusable_type
 from tinyopt.onnx_import.folding import FOLDABLE, can_fold, fold
 from tinyopt.onnx_import.folding_budget import FoldingBudget
+from tinyopt.onnx_import.functions import expand_functions
 from tinyopt.onnx_import.onnx_node import OnnxNode, Refusal
-from tinyopt.onnx_import.reading import check_model, check_structure, read_model
+from tinyopt.onnx_import.reading import check_structure, read_model
 from tinyopt.onnx_import.rules import RULES
 from tinyopt.onnx_import.shapes import fix_input_shapes
+from tinyopt.onnx_import.structure import check_model
+from tinyopt.onnx_import.validation import check_limits
 from tinyopt.ops.integer_rules import ACTIVATION_DTYPES
 from tinyopt.verify import verify
 
 G_LOGGER.severity = G_LOGGER.CRITICAL + 1  # it prints to stdout, which belongs to the user's data
 
+_MOST_LISTED = 50  # of the parts that cannot be taken; `UnsupportedOperatorError.parts` has all
+_LONGEST_REASON = 200
 _INPUT_DTYPES = tuple(DTYPES)
 
 
@@ -50,14 +53,18 @@ def import_model(path: Path, shapes: Mapping[str, tuple[int, ...]]) -> ImportRes
     Raises UsageError where the file cannot be read, UnsupportedOperatorError with all the nodes that have no rule,
     InvalidModelError for everything else that is wrong with the model.
     """
-    return import_proto(read_model(path), path.stem, shapes)
+    return _import(read_model(path), path.stem, shapes)
 
 
 def import_proto(model: onnx.ModelProto, name: str, shapes: Mapping[str, tuple[int, ...]]) -> ImportResult:
     """Import a model that is in memory; see `import_model`."""
+    check_limits(model, name)
+    return _import(model, name, shapes)
+
+
+def _import(model: onnx.ModelProto, name: str, shapes: Mapping[str, tuple[int, ...]]) -> ImportResult:
+    model = expand_functions(model, name)
     opset = check_model(model, name)
-    if model.functions:
-        model = onnx.inliner.inline_local_functions(model)
     return _Importer(model, name, opset, shapes).run()
 
 
@@ -100,8 +107,9 @@ class _Importer:
     def _surgeon_nodes(self) -> list[gs.Node]:
         try:
             return list(gs.import_onnx(self._model).cleanup().nodes)
-        except (OnnxGraphSurgeonException, KeyError, ValueError) as error:
-            raise InvalidModelError(f"model '{self._name}' is not valid ONNX: {error}") from error
+        except Exception as error:  # it checks nothing, so that a broken model shows as anything
+            reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+            raise InvalidModelError(f"model '{self._name}' is not valid ONNX: {reason}") from error
 
     # Refusals
 
@@ -140,7 +148,9 @@ class _Importer:
         }
 
     def _unsupported(self) -> UnsupportedOperatorError:
-        lines = "".join(f"\n  {text}" for text in self._refused.values())
+        texts = list(self._refused.values())
+        more = [f"and {len(texts) - _MOST_LISTED} more"] if len(texts) > _MOST_LISTED else []
+        lines = "".join(f"\n  {text}" for text in texts[:_MOST_LISTED] + more)
         return UnsupportedOperatorError(
             f"model '{self._name}' has {len(self._refused)} part(s) that tinyopt cannot take:{lines}\n"
             f"supported operators: {', '.join(supported_operators())}",
@@ -176,9 +186,15 @@ class _Importer:
                 self._apply(self._onnx_node(node, inputs, read), node)
         except Refusal as refusal:
             self._refuse(node, str(refusal))
-        except InvalidModelError:
+        except TinyoptError:
             if not self._refused:  # after a refusal, types are guesses
                 raise
+        except Exception as error:  # a rule met what no valid model has
+            if not self._refused:
+                reason = " ".join(f"{type(error).__name__}: {error}".split())[:_LONGEST_REASON]
+                raise InvalidModelError(
+                    f"{node.op} '{self._node_name(node)}' makes no sense with these inputs and attributes ({reason})"
+                ) from error
 
     def _apply(self, onnx_node: OnnxNode, node: gs.Node) -> None:
         self._builder.begin(onnx_node)

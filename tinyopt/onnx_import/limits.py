@@ -25,3 +25,4 @@ OLDEST_IR_VERSION, NEWEST_IR_VERSION = 3, 13
 
 FREE_FOLDED_BYTES = 64 * 2**20
 FOLDED_BYTES_PER_WEIGHT_BYTE = 8  # weights that pass through a few nodes: Cast, Sub, Mul, Transpose, Reshape
+MOST_EXPANDED_BYTES = 256 * 2**20  # how much larger a model may become when its functions are expanded

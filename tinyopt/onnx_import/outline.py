@@ -11,9 +11,9 @@ from typing import Any
 
 import numpy as np
 import onnx
-import onnx.inliner
 
 from tinyopt.errors import InvalidModelError
+from tinyopt.onnx_import.functions import expand_functions
 from tinyopt.onnx_import.reading import read_model
 from tinyopt.onnx_import.shapes import fix_input_shapes
 from tinyopt.outline import Dimension, Operation, Outline, Tensor
@@ -27,25 +27,10 @@ def read_outline(path: Path, shapes: Mapping[str, tuple[int, ...]] | None = None
 
     Raises UsageError where the file cannot be read, InvalidModelError where it holds no ONNX model.
     """
-    model = read_model(path)
-    _check_names(model, path)
-    if model.functions:
-        model = onnx.inliner.inline_local_functions(model)
+    model = expand_functions(read_model(path), path.stem)
     if shapes is not None:
         _fix_shapes(model, shapes)
     return _outline(model, path.stem)
-
-
-def _check_names(model: onnx.ModelProto, path: Path) -> None:
-    graph = model.graph
-    names: list[object] = [named.name for named in (*graph.input, *graph.output, *graph.initializer, *graph.node)]
-    names += [d.dim_param for value in (*graph.input, *graph.output) for d in value.type.tensor_type.shape.dim]
-    names += [entry.domain for entry in model.opset_import]
-    for node in graph.node:
-        names += [node.op_type, node.domain, *node.input, *node.output, *(a.name for a in node.attribute)]
-    for name in names:
-        if not isinstance(name, str):  # protobuf gives bytes where the text is no UTF-8
-            raise InvalidModelError(f"{path} is damaged: {name!r} is not UTF-8; export it again")
 
 
 def _fix_shapes(model: onnx.ModelProto, shapes: Mapping[str, tuple[int, ...]]) -> None:
