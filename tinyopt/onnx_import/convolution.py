@@ -81,5 +81,6 @@ def _transposed_pads(
     totals = [max(natural[i] - sizes[i], 0) for i in range(2)]
     smaller, larger = [total // 2 for total in totals], [total - total // 2 for total in totals]
     pads = (*smaller, *larger) if mode == "SAME_UPPER" else (*larger, *smaller)
-    grown = tuple(extra[i] + max(sizes[i] - natural[i], 0) for i in range(2))
-    return replace(window, pads=pads), grown
+    if wanted:  # auto_pad only ever crops: where the kernel is smaller than the stride, nothing is put behind it
+        extra = tuple(extra[i] + max(sizes[i] - natural[i], 0) for i in range(2))
+    return replace(window, pads=pads), extra

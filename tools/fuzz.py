@@ -1,0 +1,120 @@
+"""Compile random models and compare what they compute with onnxruntime; shrink what differs.
+
+    python -m tools.fuzz --seeds 1000                    seeds 0 to 999: each pass alone, and float32 on host
+    python -m tools.fuzz --seeds 2000:2300 --int8        int8 against the numpy reference, bit by bit
+    python -m tools.fuzz --seeds 100 --int8 --target cortex-m4 --target cortex-m55 --target arm
+    python -m tools.fuzz --seeds 1000 --passes           each pass alone, without compiling anything
+    python -m tools.fuzz --seeds 17:18 --keep FOLDER     write the model of seed 17, shrunk if it fails, to FOLDER
+
+A model is made from its seed alone (tools/fuzzing/models.py). Those that onnxruntime cannot run or that are too steep
+to be compared are left out and counted. Float outputs may differ by 1e-4 of the largest element and of their own, and
+by ten times what they move when the inputs are nudged by 1e-6. Exit code 1: something differs, fails or is refused.
+"""
+
+from __future__ import annotations
+
+import argparse
+import collections
+import sys
+import tempfile
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+
+import onnx
+from rich.console import Console
+from rich.progress import track
+
+from tools.fuzzing.differential import Check, Compilation, Finding, Setting, check_passes
+from tools.fuzzing.models import RandomModel, random_model
+from tools.fuzzing.shrinking import shrink
+
+BATCH = 25  # models whose kernels are compiled together
+
+
+def main() -> int:
+    """Check all seeds, print what was found."""
+    options = _arguments()
+    console = Console()
+    first, _, last = options.seeds.rpartition(":")
+    seeds = range(int(first or 0), int(last))
+    with tempfile.TemporaryDirectory(prefix="tinyopt-fuzz-cache-") as scratch:
+        cache = options.cache_dir or Path(scratch)
+        found = list(fuzz(track(seeds, "models", console=console), _settings(options), cache, console, options.keep))
+    return 1 if found else 0
+
+
+def fuzz(
+    seeds: Iterable[int], settings: Sequence[Setting], cache: Path, console: Console, keep: Path | None = None
+) -> Iterator[Finding]:
+    """Check the models of `seeds`, each pass alone and compiled for every setting; print and yield what is wrong.
+
+    keep: a folder for the smallest models that show it.
+    """
+    compilations = [Compilation(setting, cache) for setting in settings]
+    counts: collections.Counter[str] = collections.Counter()
+    for batch in _batches(seeds):
+        models = [model for model in map(random_model, batch) if model is not None]
+        counts.update({"models": len(models), "left out": len(batch) - len(models)})
+        for compilation in compilations:
+            compilation.prepare(models)
+        checks: list[tuple[str, Check]] = [("passes", check_passes)]
+        checks += [(str(compilation.setting), compilation.check) for compilation in compilations]
+        for model in models:
+            for name, check in checks:
+                if finding := check(model):
+                    counts[finding.kind] += 1
+                    console.print(
+                        f"seed {finding.seed}, {name}: {finding.kind}: {finding.message}", markup=False, soft_wrap=True
+                    )
+                    if finding.kind != "refused" or keep:
+                        _show_smallest(model, check, finding, console, keep)
+                    yield finding
+                    break
+    console.print(", ".join(f"{name}: {count}" for name, count in counts.items()))
+
+
+def _show_smallest(model: RandomModel, check: Check, finding: Finding, console: Console, keep: Path | None) -> None:
+    def fails(candidate: RandomModel) -> bool:
+        found = check(candidate)
+        return found is not None and found.kind == finding.kind
+
+    smallest = shrink(model, fails)
+    last = check(smallest)
+    for node in smallest.model.graph.node:
+        console.print(f"    {onnx.helper.printable_node(node)}", markup=False, soft_wrap=True)
+    console.print(f"    {'' if last is None else last.message}", markup=False, soft_wrap=True)
+    if keep is not None:
+        keep.mkdir(parents=True, exist_ok=True)
+        onnx.save(smallest.model, keep / f"seed-{finding.seed}.onnx")
+
+
+def _batches(seeds: Iterable[int]) -> Iterator[list[int]]:
+    batch: list[int] = []
+    for seed in seeds:
+        batch.append(seed)
+        if len(batch) == BATCH:
+            yield batch
+            batch = []
+    if batch:
+        yield batch
+
+
+def _settings(options: argparse.Namespace) -> list[Setting]:
+    if options.passes:
+        return []
+    return [Setting(target, options.int8) for target in options.target or ["host"]]
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seeds", default="100", help="how many, or FIRST:END")
+    parser.add_argument("--int8", action="store_true", help="quantize, and compare with the numpy reference")
+    parser.add_argument("--target", action="append", help="default: host")
+    parser.add_argument("--passes", action="store_true", help="each pass alone, nothing compiled")
+    parser.add_argument("--keep", type=Path, help="folder for the smallest models that fail")
+    parser.add_argument("--cache-dir", type=Path, help="keeps compiled kernels for the next run")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

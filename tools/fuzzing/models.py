@@ -1,0 +1,140 @@
+"""Random ONNX models: typed, valid by construction, checked by onnx and run by onnxruntime before they are used."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import onnx
+import onnx.checker
+import onnxruntime
+from numpy.typing import NDArray
+
+from tools.fuzzing.elementwise import ELEMENTWISE
+from tools.fuzzing.layers import LAYERS
+from tools.fuzzing.movement import MOVEMENT
+from tools.fuzzing.network import Array, Network, UnfitError
+
+OLDEST_OPSET, NEWEST_OPSET = 7, 23
+_MOST_OPERATIONS = 14
+_NUDGE = 1e-6  # relative, of the inputs: how far the outputs go with it is how exactly they can be asked for
+_LARGEST_OUTPUT = 1e4
+_STEEPEST = 1e-3
+_MAKERS = {**LAYERS, **ELEMENTWISE, **MOVEMENT}
+
+
+@dataclass(frozen=True, eq=False)
+class RandomModel:
+    """A model with inputs, the outputs that onnxruntime gives for them, and what each may differ by at every element.
+
+    samples: more inputs, for calibration.
+    """
+
+    seed: int
+    model: onnx.ModelProto
+    inputs: dict[str, Array]
+    outputs: dict[str, Array]
+    tolerances: dict[str, NDArray[np.float64]]
+    samples: list[dict[str, Array]]
+
+
+def random_model(seed: int) -> RandomModel | None:
+    """The model of this seed; None where onnxruntime does not run what was drawn, or it is no use as a measure."""
+    net = Network(seed, int(np.random.default_rng([seed, 1]).integers(OLDEST_OPSET, NEWEST_OPSET + 1)))
+    _grow(net)
+    outputs = net.leaves()
+    if not outputs:
+        return None
+    if len(outputs) > 3:
+        outputs = [outputs[-1], *(net.choice(outputs[:-1]) for _ in range(net.integer(0, 2)))]
+        outputs = list(dict.fromkeys(outputs))
+    model = net.model(outputs)
+    onnx.checker.check_model(model, full_check=True)
+    inputs, *samples = net.samples(9, {value.name: value for value in model.graph.input})
+    exact = {x.name for x in net.inputs if x.is_exact}
+    return measured(seed, model, inputs, samples, exact)
+
+
+def measured(
+    seed: int,
+    model: onnx.ModelProto,
+    inputs: dict[str, Array],
+    samples: list[dict[str, Array]],
+    exact: set[str],
+) -> RandomModel | None:
+    """A model with what onnxruntime gives for it; None where it gives nothing to compare with.
+
+    exact: inputs that are not nudged.
+    """
+    names = [output.name for output in model.graph.output]
+    session = _session(model)
+    if session is None:
+        return None
+    expected = _run(session, inputs)
+    nudged = {
+        name: array if name in exact else (array * np.float32(1 + _NUDGE)).astype(np.float32)
+        for name, array in inputs.items()
+    }
+    moved = _run(session, nudged)
+    if expected is None or moved is None or not _is_declared(model, expected):
+        return None
+    if not all(np.isfinite(array).all() and np.abs(array).max(initial=0) < _LARGEST_OUTPUT for array in expected):
+        return None
+    tolerances = {name: _tolerance(*pair) for name, pair in zip(names, zip(expected, moved, strict=True), strict=True)}
+    if any(tolerance is None for tolerance in tolerances.values()):
+        return None
+    known = {name: tolerance for name, tolerance in tolerances.items() if tolerance is not None}
+    return RandomModel(seed, model, inputs, dict(zip(names, expected, strict=True)), known, samples)
+
+
+def _grow(net: Network) -> None:
+    side = net.integer(2, 9)
+    net.input((net.choice([1, 1, 1, 2]), net.integer(1, 12), side, side + net.integer(-1, 2)), net.chance(0.3))
+    for _ in range(net.integer(0, 2)):
+        rank = net.integer(1, 4)
+        net.input(tuple(net.integer(1, 7) for _ in range(rank)), net.chance(0.5))
+    names = list(_MAKERS)
+    weights = np.array([_MAKERS[name][1] for name in names])
+    for _ in range(net.integer(1, _MOST_OPERATIONS)):
+        maker = _MAKERS[str(net.random.choice(names, p=weights / weights.sum()))][0]
+        try:
+            maker(net)
+        except UnfitError:
+            continue
+
+
+def _session(model: onnx.ModelProto) -> onnxruntime.InferenceSession | None:
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4
+    options.intra_op_num_threads = 1
+    # its own fusions are not what we want to be measured against
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    try:
+        return onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    except Exception:  # its many exceptions have no common base: what it cannot run is no measure
+        return None
+
+
+def _run(session: onnxruntime.InferenceSession, inputs: Mapping[str, Array]) -> list[Array] | None:
+    try:
+        return [np.asarray(array) for array in session.run(None, dict(inputs))]
+    except Exception:
+        return None
+
+
+def _is_declared(model: onnx.ModelProto, outputs: Sequence[Array]) -> bool:
+    """Whether onnxruntime gives the shapes of onnx's inference: of pools with ceil_mode they think differently."""
+    declared = [tuple(d.dim_value for d in value.type.tensor_type.shape.dim) for value in model.graph.output]
+    return declared == [array.shape for array in outputs]
+
+
+def _tolerance(expected: Array, moved: Array) -> NDArray[np.float64] | None:
+    """For each element; None where the output is too steep to say anything about it."""
+    if expected.dtype != np.float32:
+        return np.zeros(expected.shape)
+    scale = float(np.abs(expected).max(initial=0)) + 1e-3
+    steepness = np.abs(moved.astype(np.float64) - expected).max(initial=0)
+    if steepness > _STEEPEST * scale:
+        return None
+    return 1e-4 * scale + 1e-4 * np.abs(expected.astype(np.float64)) + 10 * steepness
