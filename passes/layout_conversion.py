@@ -14,6 +14,7 @@ import numpy as np
 
 from tinyopt.ir import Node, TensorType, Value
 from tinyopt.ops import OPERATORS
+from tinyopt.ops.reduce import REDUCED_DTYPES
 from tinyopt.passes.rewriting import Rewriter, stored_constant, with_array
 
 SPATIAL = ("Conv", "ConvTranspose", "MaxPool", "AveragePool")
@@ -21,7 +22,7 @@ TO_NHWC: Mapping[int, tuple[int, ...]] = {4: (0, 2, 3, 1), 3: (0, 2, 1)}
 TO_NCHW: Mapping[int, tuple[int, ...]] = {4: (0, 3, 1, 2), 3: (0, 2, 1)}
 
 _ALONG_AXIS = ("BatchNormalization", "Softmax", "LogSoftmax", "Concat", "Split", "Gather")
-_REDUCTIONS = ("ReduceMean", "ReduceSum", "ReduceMax")
+_REDUCTIONS = tuple(REDUCED_DTYPES)
 _OF_ONE_IMAGE = ("BatchNormalization", "Softmax", "LogSoftmax", "Split", "Gather", "Slice", "Pad", "Resize")
 _RESIDUAL = 3
 

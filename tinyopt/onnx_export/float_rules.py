@@ -204,6 +204,7 @@ FLOAT_RULES: Mapping[str, ExportRule] = {
     "Gelu": _as_named("approximate"),
     "Softmax": _as_named("axis"),
     "LogSoftmax": _as_named("axis"),
+    "Hardmax": _as_named("axis"),
     "Identity": _as_named(),
     "Transpose": _as_named("perm"),
     "Concat": _as_named("axis"),

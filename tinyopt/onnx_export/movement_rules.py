@@ -83,6 +83,38 @@ def reduction(node: Node) -> dict[str, int]:
     return {"keepdims": node.int("keepdims"), "noop_with_empty_axes": 1}
 
 
+def _arg(node: Node, emit: Emitter) -> None:
+    attributes = {"axis": node.int("axis"), "keepdims": node.int("keepdims")}
+    result = emit(
+        node.op,
+        emit.as_runnable(emit.value(node.input(0)), node.input(0).dtype)[0],
+        name=node.name,
+        select_last_index=node.int("select_last"),
+        **attributes,
+    )
+    emit.bind(result, node.output)
+
+
+def _top_k(node: Node, emit: Emitter) -> None:
+    values, places = emit.many(
+        "TopK",
+        emit.value(node.input(0)),
+        emit.ints([node.int("k")], f"{node.name}/k"),
+        name=node.name,
+        outputs=2,
+        axis=node.int("axis"),
+        largest=node.int("largest"),
+    )
+    emit.bind(values, node.outputs[0])
+    emit.bind(places, node.outputs[1])
+
+
+def _cumulative_sum(node: Node, emit: Emitter) -> None:
+    axis = emit.array(np.array(node.int("axis"), np.int64), f"{node.name}/axis")
+    attributes = {"exclusive": node.int("exclusive"), "reverse": node.int("reverse")}
+    emit.bind(emit("CumSum", emit.value(node.input(0)), axis, name=node.name, **attributes), node.output)
+
+
 MOVEMENT_RULES: Mapping[str, ExportRule] = {
     "Reshape": _reshape,
     "Split": _split,
@@ -92,4 +124,15 @@ MOVEMENT_RULES: Mapping[str, ExportRule] = {
     "ReduceMean": _reduce,
     "ReduceSum": _reduce,
     "ReduceMax": _reduce,
+    "ReduceMin": _reduce,
+    "ReduceProd": _reduce,
+    "ReduceSumSquare": _reduce,
+    "ReduceL1": _reduce,
+    "ReduceL2": _reduce,
+    "ReduceLogSum": _reduce,
+    "ReduceLogSumExp": _reduce,
+    "ArgMax": _arg,
+    "ArgMin": _arg,
+    "TopK": _top_k,
+    "CumSum": _cumulative_sum,
 }

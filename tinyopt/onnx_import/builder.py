@@ -14,20 +14,24 @@ from tinyopt.ir import DTYPES, Array, Attribute, Node, Quantization, TensorType,
 from tinyopt.onnx_import.limits import LARGEST_RANK, LARGEST_TENSOR_BYTES
 from tinyopt.onnx_import.onnx_node import OnnxNode, Refusal
 from tinyopt.ops import OPERATORS
+from tinyopt.ops.along_axis import ORDERED
 from tinyopt.ops.integer_rules import ACTIVATION_DTYPES
+from tinyopt.ops.reduce import NUMBERS, REDUCED_DTYPES
 
 UNCLAMPED: Mapping[str, Attribute] = {"clamp_low": -np.inf, "clamp_high": np.inf}
 
 _MOVERS = frozenset(
-    "MaxPool ReduceMax Reshape Transpose Concat Split Slice Pad Gather Resize Identity FlipSign".split()
+    "MaxPool ReduceMax ReduceMin Reshape Transpose Concat Split Slice Pad Gather Resize Identity FlipSign".split()
 )
 _HELPERS = frozenset({"Reshape", "Transpose", "Identity", "DequantizeLinear"})  # made around the node that is meant
 _TAKEN_DTYPES: Mapping[str, tuple[str, ...]] = {
     "DequantizeLinear": ("int8", "int16", "int32"),
     "FlipSign": ("int8", "uint8"),
     "MaxPool": ("float32", "int8", "int16"),
-    "ReduceMax": ("float32", "int8", "int16"),
-    **dict.fromkeys(sorted(_MOVERS - {"FlipSign", "MaxPool", "ReduceMax"}), tuple(DTYPES)),
+    **dict.fromkeys(sorted(_MOVERS - {"FlipSign", "MaxPool", "ReduceMax", "ReduceMin"}), tuple(DTYPES)),
+    **REDUCED_DTYPES,
+    **dict.fromkeys(("ArgMax", "ArgMin", "TopK"), ORDERED),
+    **dict.fromkeys(("CumSum", "CumProd"), NUMBERS),
 }
 
 

@@ -1,10 +1,8 @@
-"""BatchNormalization, Softmax and LogSoftmax, Dropout."""
+"""BatchNormalization and Dropout."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
-from functools import partial
 
 from tinyopt.ir import Value
 from tinyopt.onnx_import.builder import Builder
@@ -26,19 +24,6 @@ def _batch_normalization(builder: Builder, node: OnnxNode) -> Sequence[Value]:
     return [builder.emit("BatchNormalization", [node.value(0), *parameters], attributes)]
 
 
-def _softmax(op: str, builder: Builder, node: OnnxNode) -> Sequence[Value]:
-    x = node.value(0)
-    rank = x.type.rank
-    if node.opset >= 13:
-        return [builder.emit(op, [x], {"axis": node.axis(node.integer("axis", -1), rank)})]
-    axis = node.axis(node.integer("axis", 1), rank)
-    if axis == rank - 1:
-        return [builder.emit(op, [x], {"axis": axis})]
-    # Before opset 13 the dimensions from `axis` on are one.
-    flat = builder.reshape(x, (math.prod(x.shape[:axis]), math.prod(x.shape[axis:])))
-    return [builder.reshape(builder.emit(op, [flat], {"axis": 1}), x.shape)]
-
-
 def _dropout(builder: Builder, node: OnnxNode) -> Sequence[Value]:
     if node.is_used(1):
         raise Refusal("its second output, the mask, is used")
@@ -50,7 +35,5 @@ def _dropout(builder: Builder, node: OnnxNode) -> Sequence[Value]:
 
 NORMALIZATION_RULES: dict[tuple[str, str], Rule] = {
     ("", "BatchNormalization"): _batch_normalization,
-    ("", "Softmax"): partial(_softmax, "Softmax"),
-    ("", "LogSoftmax"): partial(_softmax, "LogSoftmax"),
     ("", "Dropout"): _dropout,
 }

@@ -65,6 +65,14 @@ class OnnxNode:
             raise self.invalid(f"{what} has {array.size} elements, not one")
         return float(array.reshape(-1)[0])
 
+    def required_scalar(self, index: int, what: str) -> float:
+        """The constant input `index` of one element as a number, which the operator's definition demands."""
+        self.constant(index, what)
+        number = self.scalar_of(index, what)
+        if number is None:
+            raise self.invalid(f"{what} is empty")
+        return number
+
     def has(self, attribute: str) -> bool:
         return attribute in self.attributes
 

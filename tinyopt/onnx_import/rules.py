@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from tinyopt.onnx_import.along_axis import ALONG_AXIS_RULES
 from tinyopt.onnx_import.convolution import import_conv, import_conv_transpose
 from tinyopt.onnx_import.dense import import_gemm, import_matmul
 from tinyopt.onnx_import.elementwise import ELEMENTWISE_RULES, Rule
@@ -34,6 +35,7 @@ RULES: dict[tuple[str, str], Rule] = {
     **SLICING_RULES,
     **RESIZE_RULES,
     **REDUCTION_RULES,
+    **ALONG_AXIS_RULES,
     **QUANTIZATION_RULES,
     **QLINEAR_RULES,
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from tinyopt.ops.along_axis import ALONG_AXIS_OPERATORS
 from tinyopt.ops.conv import CONV_OPERATORS
 from tinyopt.ops.dense import DENSE_OPERATORS
 from tinyopt.ops.elementwise import ELEMENTWISE_OPERATORS
@@ -28,6 +29,7 @@ _FAMILIES: tuple[tuple[Operator, ...], ...] = (
     ELEMENTWISE_OPERATORS,
     SOFTMAX_OPERATORS,
     REDUCE_OPERATORS,
+    ALONG_AXIS_OPERATORS,
     MOVEMENT_OPERATORS,
     RESIZE_OPERATORS,
     QUANTIZE_OPERATORS,

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 from tinyopt.targets.kernel import KernelPlanner
 from tinyopt.targets.kernels.scalar import (
+    along_axis,
     binary,
     clustered,
     convolution,
@@ -59,6 +60,19 @@ SCALAR: Mapping[str, tuple[KernelPlanner, ...]] = {
     "ReduceMean": (reduce.plan_reduce,),
     "ReduceSum": (reduce.plan_reduce,),
     "ReduceMax": (reduce.plan_reduce,),
+    "ReduceMin": (reduce.plan_reduce,),
+    "ReduceProd": (reduce.plan_reduce,),
+    "ReduceSumSquare": (reduce.plan_reduce,),
+    "ReduceL1": (reduce.plan_reduce,),
+    "ReduceL2": (reduce.plan_reduce,),
+    "ReduceLogSum": (reduce.plan_reduce,),
+    "ReduceLogSumExp": (reduce.plan_reduce_log_sum_exp,),
+    "ArgMax": (along_axis.plan_arg,),
+    "ArgMin": (along_axis.plan_arg,),
+    "TopK": (along_axis.plan_top_k,),
+    "CumSum": (along_axis.plan_cumulative,),
+    "CumProd": (along_axis.plan_cumulative,),
+    "Hardmax": (along_axis.plan_hardmax,),
     "QuantizeLinear": (quantize.plan_quantize,),
     "DequantizeLinear": (quantize.plan_dequantize,),
     "FlipSign": (quantize.plan_flip_sign,),

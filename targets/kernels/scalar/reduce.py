@@ -1,17 +1,32 @@
-"""Sums, means and maxima over any axes: ReduceMean, ReduceSum, ReduceMax, QReduceSum."""
+"""Sums, means, products, extremes, norms and logarithms of sums over any axes, and QReduceSum."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from math import prod
+from math import inf, prod
 
-from tinyopt.ir import Node
+import numpy as np
+
+from tinyopt.ir import DTYPES, Node
+from tinyopt.ops.reduce import NUMBERS
 from tinyopt.targets.kernel import InputArgument, Kernel, OutputArgument, Refusal
 from tinyopt.targets.kernels.requantize import Requantization, requantize, type_suffix, zero_point_of
 from tinyopt.targets.kernels.scalar.loops import Walk, row_major, walk_loops
 from tinyopt.targets.kernels.scalar.pool import lowest
-from tinyopt.targets.kernels.tir import Expr, KernelBuilder, PrimFunc, cast, constant, maximum
+from tinyopt.targets.kernels.tir import (
+    Expr,
+    KernelBuilder,
+    PrimFunc,
+    both,
+    cast,
+    constant,
+    math_call,
+    maximum,
+    minimum,
+    select,
+    truncated_quotient,
+)
 
 
 @dataclass(frozen=True)
@@ -44,7 +59,7 @@ class Reduction:
 
 @dataclass(frozen=True)
 class ReduceSpec:
-    """function: mean, sum or max."""
+    """function: a key of `_FUNCTIONS`."""
 
     function: str
     dtype: str
@@ -62,17 +77,92 @@ class IntegerSumSpec:
     to: Requantization
 
 
-_NAMES: Mapping[str, str] = {"ReduceMean": "mean", "ReduceSum": "sum", "ReduceMax": "max"}
+@dataclass(frozen=True)
+class _Function:
+    """How elements become one: start and combine(total, element), then finish(total, count), for a dtype."""
+
+    start: Callable[[str], float]
+    combine: Callable[[Expr, Expr], Expr]
+    finish: Callable[[Expr, int, str], Expr]
+
+
+def _zero(_dtype: str) -> float:
+    return 0
+
+
+def _unit(_dtype: str) -> float:
+    return 1
+
+
+def _add(total: Expr, x: Expr) -> Expr:
+    return total + x
+
+
+def _add_square(total: Expr, x: Expr) -> Expr:
+    return total + x * x
+
+
+def _add_magnitude(total: Expr, x: Expr) -> Expr:
+    return total + maximum(x, 0 - x)
+
+
+def _as_it_is(total: Expr, _count: int, _dtype: str) -> Expr:
+    return total
+
+
+def _divided(total: Expr, count: int, dtype: str) -> Expr:
+    divisor = constant(count, dtype)
+    return total / divisor if dtype == "float32" else truncated_quotient(total, divisor)
+
+
+def _root(total: Expr, _count: int, _dtype: str) -> Expr:
+    return math_call("sqrtf", total)
+
+
+def _logarithm(total: Expr, _count: int, _dtype: str) -> Expr:
+    return math_call("logf", total)
+
+
+_FUNCTIONS: Mapping[str, _Function] = {
+    "mean": _Function(_zero, _add, _divided),
+    "sum": _Function(_zero, _add, _as_it_is),
+    "max": _Function(lowest, maximum, _as_it_is),
+    "min": _Function(highest, minimum, _as_it_is),
+    "prod": _Function(_unit, lambda total, x: total * x, _as_it_is),
+    "sum_square": _Function(_zero, _add_square, _as_it_is),
+    "l1": _Function(_zero, _add_magnitude, _as_it_is),
+    "l2": _Function(_zero, _add_square, _root),
+    "log_sum": _Function(_zero, _add, _logarithm),
+}
+_NAMES: Mapping[str, str] = {
+    "ReduceMean": "mean",
+    "ReduceSum": "sum",
+    "ReduceMax": "max",
+    "ReduceMin": "min",
+    "ReduceProd": "prod",
+    "ReduceSumSquare": "sum_square",
+    "ReduceL1": "l1",
+    "ReduceL2": "l2",
+    "ReduceLogSum": "log_sum",
+}
+_EXTREMES = ("int8", "uint8", "int16", "uint16", "int32", "uint32", "int64", "float32", "float64")
 
 
 def plan_reduce(node: Node) -> Kernel | Refusal:
-    """ReduceMean and ReduceSum in float32, ReduceMax of any signed type."""
+    """The reductions that go through their elements once."""
     dtype = node.input(0).dtype
-    allowed = ("int8", "int16", "int32", "float32") if node.op == "ReduceMax" else ("float32",)
+    allowed = _EXTREMES if _NAMES[node.op] in ("max", "min") else NUMBERS
+    dtype = "uint8" if dtype == "bool" else dtype
     if dtype not in allowed:
         return Refusal(f"{node.op} of {dtype}")
     spec = ReduceSpec(_NAMES[node.op], dtype, Reduction.of(node))
     return Kernel(reduce, spec, f"reduce_{spec.function}_{dtype}", (InputArgument(0), OutputArgument(0)))
+
+
+def plan_reduce_log_sum_exp(node: Node) -> Kernel | Refusal:
+    """ReduceLogSumExp in float32."""
+    spec = Reduction.of(node)
+    return Kernel(reduce_log_sum_exp, spec, "reduce_log_sum_exp_f32", (InputArgument(0), OutputArgument(0)))
 
 
 def plan_qreduce_sum(node: Node) -> Kernel | Refusal:
@@ -82,18 +172,40 @@ def plan_qreduce_sum(node: Node) -> Kernel | Refusal:
     return Kernel(sum_integers, spec, f"reduce_sum_{type_suffix(node)}", (InputArgument(0), OutputArgument(0)))
 
 
+def highest(dtype: str) -> float:
+    """The value that no other is above."""
+    return inf if DTYPES[dtype].kind == "f" else int(np.iinfo(DTYPES[dtype]).max)
+
+
 def reduce(spec: ReduceSpec) -> PrimFunc:
-    """The mean, sum or maximum over the reduced axes."""
+    """One number for the elements over the reduced axes."""
+    function, dtype, count = _FUNCTIONS[spec.function], spec.dtype, spec.reduction.count
+    start = constant(function.start(dtype), dtype)
+    name = f"reduce_{spec.function}_{dtype}"
+    return _reduction(
+        name, (dtype,) * 3, spec.reduction, start, function.combine, lambda total: function.finish(total, count, dtype)
+    )
 
-    def finish(total: Expr) -> Expr:
-        return total / constant(spec.reduction.count, "float32") if spec.function == "mean" else total
 
-    def combine(total: Expr, x: Expr) -> Expr:
-        return maximum(total, x) if spec.function == "max" else total + x
-
-    start = constant(lowest(spec.dtype) if spec.function == "max" else 0, spec.dtype)
-    name = f"reduce_{spec.function}_{spec.dtype}"
-    return _reduction(name, (spec.dtype, spec.dtype, spec.dtype), spec.reduction, start, combine, finish)
+def reduce_log_sum_exp(spec: Reduction) -> PrimFunc:
+    """m + log(sum(exp(x - m))), m the largest element where it is finite, so that no exponential overflows."""
+    kernel = KernelBuilder("reduce_log_sum_exp_f32")
+    with kernel.function():
+        x = kernel.buffer("x", "float32", spec.x_elements)
+        y = kernel.buffer("y", "float32", spec.y_elements)
+        largest, total = kernel.local("float32", 1), kernel.local("float32", 1)
+        with walk_loops(kernel, spec.kept) as (x_start, y_index):
+            largest[0] = constant(-inf, "float32")
+            with walk_loops(kernel, spec.reduced, (x_start,)) as (x_index,):
+                largest[0] = maximum(largest[0], x[x_index])
+            limit = float(np.finfo(np.float32).max)
+            is_finite = both(largest[0] >= constant(-limit, "float32"), largest[0] <= constant(limit, "float32"))
+            shift = kernel.let(select(is_finite, largest[0], constant(0, "float32")))
+            total[0] = constant(0, "float32")
+            with walk_loops(kernel, spec.reduced, (x_start,)) as (x_index,):
+                total[0] = total[0] + math_call("expf", x[x_index] - shift)
+            y[y_index] = shift + math_call("logf", total[0])
+    return kernel.finish()
 
 
 def sum_integers(spec: IntegerSumSpec) -> PrimFunc:
