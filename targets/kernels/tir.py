@@ -147,6 +147,12 @@ def math_call(function: str, *arguments: Expr) -> Expr:
     return _tirx().call_pure_extern("float32", function, *arguments)
 
 
+def real_call(function: str, dtype: str, *arguments: Expr) -> Expr:
+    """A function of libm by its name for double ("exp"), in float32 or float64."""
+    name = f"{function}f" if dtype == "float32" else function
+    return _tirx().call_pure_extern(dtype, name, *arguments)
+
+
 def llvm_call(intrinsic: str, dtype: str, *arguments: Expr) -> Expr:
     """A pure LLVM intrinsic by its full name, e.g. llvm.fma.v4f32 (LLVM targets only)."""
     number = _tirx().llvm_lookup_intrinsic_id(intrinsic)

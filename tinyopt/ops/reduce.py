@@ -1,7 +1,7 @@
 """Reductions over any axes: sums, means, products, extremes, norms, and logarithms of sums.
 
-Sums, means, products and norms are float32, int32 or int64, extremes of any type, what takes a root or a logarithm
-is float32. No axes means that nothing is reduced: then ReduceL1 is the absolute value, ReduceSumSquare the square.
+Sums, means, products and norms are float32, float64, int32 or int64, extremes of any type; what takes a root or a
+logarithm is float32 or float64. No axes means that nothing is reduced: then ReduceL1 is the absolute value, ReduceSumSquare the square.
 """
 
 from __future__ import annotations
@@ -15,7 +15,8 @@ from tinyopt.ir import Array, Node, TensorType
 from tinyopt.ops.record import ChannelRelation, Operator, QuantizationRule
 from tinyopt.ops.rules import one_per_input_element, present, require, require_axis
 
-NUMBERS = ("float32", "int32", "int64")
+REALS = ("float32", "float64")
+NUMBERS = (*REALS, "int32", "int64")
 ANY = ("float32", "float16", "float64", "int8", "uint8", "int16", "uint16", "int32", "uint32", "int64", "bool")
 
 REDUCED_DTYPES: dict[str, tuple[str, ...]] = {
@@ -26,9 +27,9 @@ REDUCED_DTYPES: dict[str, tuple[str, ...]] = {
     "ReduceProd": NUMBERS,
     "ReduceSumSquare": NUMBERS,
     "ReduceL1": NUMBERS,
-    "ReduceL2": ("float32",),
-    "ReduceLogSum": ("float32",),
-    "ReduceLogSumExp": ("float32",),
+    "ReduceL2": REALS,
+    "ReduceLogSum": REALS,
+    "ReduceLogSumExp": REALS,
 }
 """The element types that each reduction takes and gives."""
 

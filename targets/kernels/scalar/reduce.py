@@ -21,9 +21,9 @@ from tinyopt.targets.kernels.tir import (
     both,
     cast,
     constant,
-    math_call,
     maximum,
     minimum,
+    real_call,
     select,
     truncated_quotient,
 )
@@ -86,6 +86,11 @@ class _Function:
     finish: Callable[[Expr, int, str], Expr]
 
 
+def highest(dtype: str) -> float:
+    """The value that no other is above."""
+    return inf if DTYPES[dtype].kind == "f" else int(np.iinfo(DTYPES[dtype]).max)
+
+
 def _zero(_dtype: str) -> float:
     return 0
 
@@ -112,15 +117,15 @@ def _as_it_is(total: Expr, _count: int, _dtype: str) -> Expr:
 
 def _divided(total: Expr, count: int, dtype: str) -> Expr:
     divisor = constant(count, dtype)
-    return total / divisor if dtype == "float32" else truncated_quotient(total, divisor)
+    return total / divisor if dtype.startswith("float") else truncated_quotient(total, divisor)
 
 
-def _root(total: Expr, _count: int, _dtype: str) -> Expr:
-    return math_call("sqrtf", total)
+def _root(total: Expr, _count: int, dtype: str) -> Expr:
+    return real_call("sqrt", dtype, total)
 
 
-def _logarithm(total: Expr, _count: int, _dtype: str) -> Expr:
-    return math_call("logf", total)
+def _logarithm(total: Expr, _count: int, dtype: str) -> Expr:
+    return real_call("log", dtype, total)
 
 
 _FUNCTIONS: Mapping[str, _Function] = {
@@ -160,9 +165,10 @@ def plan_reduce(node: Node) -> Kernel | Refusal:
 
 
 def plan_reduce_log_sum_exp(node: Node) -> Kernel | Refusal:
-    """ReduceLogSumExp in float32."""
-    spec = Reduction.of(node)
-    return Kernel(reduce_log_sum_exp, spec, "reduce_log_sum_exp_f32", (InputArgument(0), OutputArgument(0)))
+    """ReduceLogSumExp in float32 or float64."""
+    spec = ReduceSpec("log_sum_exp", node.input(0).dtype, Reduction.of(node))
+    name = f"reduce_log_sum_exp_{spec.dtype}"
+    return Kernel(reduce_log_sum_exp, spec, name, (InputArgument(0), OutputArgument(0)))
 
 
 def plan_qreduce_sum(node: Node) -> Kernel | Refusal:
@@ -170,11 +176,6 @@ def plan_qreduce_sum(node: Node) -> Kernel | Refusal:
     x, to = node.input(0), Requantization.of(node)
     spec = IntegerSumSpec(Reduction.of(node), x.dtype, zero_point_of(node, x), node.int("multiplier"), to)
     return Kernel(sum_integers, spec, f"reduce_sum_{type_suffix(node)}", (InputArgument(0), OutputArgument(0)))
-
-
-def highest(dtype: str) -> float:
-    """The value that no other is above."""
-    return inf if DTYPES[dtype].kind == "f" else int(np.iinfo(DTYPES[dtype]).max)
 
 
 def reduce(spec: ReduceSpec) -> PrimFunc:
@@ -187,24 +188,25 @@ def reduce(spec: ReduceSpec) -> PrimFunc:
     )
 
 
-def reduce_log_sum_exp(spec: Reduction) -> PrimFunc:
+def reduce_log_sum_exp(spec: ReduceSpec) -> PrimFunc:
     """m + log(sum(exp(x - m))), m the largest element where it is finite, so that no exponential overflows."""
-    kernel = KernelBuilder("reduce_log_sum_exp_f32")
+    reduction, dtype = spec.reduction, spec.dtype
+    limit = float(np.finfo(DTYPES[dtype]).max)
+    kernel = KernelBuilder("reduce_log_sum_exp")
     with kernel.function():
-        x = kernel.buffer("x", "float32", spec.x_elements)
-        y = kernel.buffer("y", "float32", spec.y_elements)
-        largest, total = kernel.local("float32", 1), kernel.local("float32", 1)
-        with walk_loops(kernel, spec.kept) as (x_start, y_index):
-            largest[0] = constant(-inf, "float32")
-            with walk_loops(kernel, spec.reduced, (x_start,)) as (x_index,):
+        x = kernel.buffer("x", dtype, reduction.x_elements)
+        y = kernel.buffer("y", dtype, reduction.y_elements)
+        largest, total = kernel.local(dtype, 1), kernel.local(dtype, 1)
+        with walk_loops(kernel, reduction.kept) as (x_start, y_index):
+            largest[0] = constant(-inf, dtype)
+            with walk_loops(kernel, reduction.reduced, (x_start,)) as (x_index,):
                 largest[0] = maximum(largest[0], x[x_index])
-            limit = float(np.finfo(np.float32).max)
-            is_finite = both(largest[0] >= constant(-limit, "float32"), largest[0] <= constant(limit, "float32"))
-            shift = kernel.let(select(is_finite, largest[0], constant(0, "float32")))
-            total[0] = constant(0, "float32")
-            with walk_loops(kernel, spec.reduced, (x_start,)) as (x_index,):
-                total[0] = total[0] + math_call("expf", x[x_index] - shift)
-            y[y_index] = shift + math_call("logf", total[0])
+            is_finite = both(largest[0] >= constant(-limit, dtype), largest[0] <= constant(limit, dtype))
+            shift = kernel.let(select(is_finite, largest[0], constant(0, dtype)))
+            total[0] = constant(0, dtype)
+            with walk_loops(kernel, reduction.reduced, (x_start,)) as (x_index,):
+                total[0] = total[0] + real_call("exp", dtype, x[x_index] - shift)
+            y[y_index] = shift + real_call("log", dtype, total[0])
     return kernel.finish()
 
 
