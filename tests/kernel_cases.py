@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from tests import tensor_cases
 from tinyopt.ir import Array, Attribute, Clusters, Node, Quantization, TensorType, Value
 from tinyopt.ops import OPERATORS
 
@@ -414,6 +415,8 @@ _FAMILIES: tuple[Callable[[CaseBuilder], None], ...] = (
     _movers,
     _resizes,
     _reductions,
+    tensor_cases.reductions,
+    tensor_cases.along_axis,
     _quantizers,
     _int16,
 )

@@ -165,27 +165,37 @@ def constant(value: float, dtype: str) -> Expr:
     `with_float_literals` makes a readable literal of such bits in the C text.
     """
     const = importlib.import_module("tvm").tirx.const
-    if dtype != "float32" or (np.isfinite(value) and np.float32(f"{value:e}") == np.float32(value)):
+    integer = _BITS_OF.get(dtype)
+    if integer is None or (np.isfinite(value) and np.dtype(dtype).type(f"{value:e}") == np.dtype(dtype).type(value)):
         return const(value, dtype)
-    return reinterpret(const(int(np.float32(value).view(np.int32)), "int32"), "float32")
+    return reinterpret(const(int(np.array(value, dtype).view(integer)), integer), dtype)
 
 
+_BITS_OF = {"float32": "int32", "float64": "int64"}
 _BITS = r"\*\(float \*\)\(&\((-?\d+)\)\)"
+_DOUBLE_BITS = re.compile(r"\n *int64_t (?P<name>\w+) = \(int64_t\)(?P<bits>-?\d+);")
 _FLOAT_BITS = re.compile(rf"(?<!\w)\({_BITS}\)|{_BITS}")  # in parentheses of their own, or not
 
 
 def with_float_literals(c_text: str) -> str:
     """The generated C with floats that TVM printed as reinterpreted integers written as exact literals."""
-    return _FLOAT_BITS.sub(lambda match: _float_literal(int(match[1] or match[2])), c_text)
+    c_text = _FLOAT_BITS.sub(lambda match: _literal(np.int32(match[1] or match[2]).view(np.float32), "f"), c_text)
+    for declared in _DOUBLE_BITS.finditer(c_text):  # TVM gives the bits of a double a name before it reads them
+        read = f"*(double *)(&({declared['name']}))"
+        if read in c_text:
+            literal = _literal(np.int64(declared["bits"]).view(np.float64), "")
+            c_text = c_text.replace(read, literal).replace(declared[0], "")
+    return c_text
 
 
-def _float_literal(bits: int) -> str:
-    value = np.int32(bits).view(np.float32)
+def _literal(value: np.floating[Any], suffix: str) -> str:
+    """The number in C, with all its digits."""
     if np.isnan(value):
         return "NAN"
     if np.isinf(value):
         return "INFINITY" if value > 0 else "(-INFINITY)"
-    return f"{value:.8e}f" if value >= 0 else f"({value:.8e}f)"
+    text = f"{value:.{8 if suffix else 16}e}{suffix}"
+    return text if value >= 0 else f"({text})"
 
 
 def cast(value: Expr, dtype: str) -> Expr:

@@ -16,6 +16,7 @@ from tinyopt.onnx_export.movement_rules import MOVEMENT_RULES
 
 OPSET = 20  # the first with Gelu
 OPSET_INT16 = 21  # the first that quantizes to int16
+OPSETS: Mapping[str, int] = {"CumProd": 26}  # the first opset that has an operator, where OPSET does not
 IR_VERSION = 10  # the first with metadata on nodes
 
 RULES: Mapping[str, ExportRule] = {**FLOAT_RULES, **MOVEMENT_RULES, **INTEGER_RULES}
@@ -45,8 +46,13 @@ def export_model(graph: Graph, extra_outputs: Sequence[Value] = ()) -> ModelProt
         emit.initializers,
         value_info=[_info(v) for node in graph.nodes for v in node.outputs if not any(v is o for o in outputs)],
     )
-    opsets = [helper.make_opsetid("", OPSET_INT16 if any(v.dtype == "int16" for v in graph.values()) else OPSET)]
+    opsets = [helper.make_opsetid("", _opset(graph))]
     return helper.make_model(proto, producer_name="tinyopt", opset_imports=opsets, ir_version=IR_VERSION)
+
+
+def _opset(graph: Graph) -> int:
+    needed = [OPSETS[node.op] for node in graph.nodes if node.op in OPSETS]
+    return max([OPSET, *needed, *(OPSET_INT16 for value in graph.values() if value.dtype == "int16")])
 
 
 def save_model(graph: Graph, path: Path) -> None:

@@ -109,10 +109,10 @@ def _top_k(node: Node, emit: Emitter) -> None:
     emit.bind(places, node.outputs[1])
 
 
-def _cumulative_sum(node: Node, emit: Emitter) -> None:
+def _cumulative(node: Node, emit: Emitter) -> None:
     axis = emit.array(np.array(node.int("axis"), np.int64), f"{node.name}/axis")
     attributes = {"exclusive": node.int("exclusive"), "reverse": node.int("reverse")}
-    emit.bind(emit("CumSum", emit.value(node.input(0)), axis, name=node.name, **attributes), node.output)
+    emit.bind(emit(node.op, emit.value(node.input(0)), axis, name=node.name, **attributes), node.output)
 
 
 MOVEMENT_RULES: Mapping[str, ExportRule] = {
@@ -134,5 +134,6 @@ MOVEMENT_RULES: Mapping[str, ExportRule] = {
     "ArgMax": _arg,
     "ArgMin": _arg,
     "TopK": _top_k,
-    "CumSum": _cumulative_sum,
+    "CumSum": _cumulative,
+    "CumProd": _cumulative,
 }

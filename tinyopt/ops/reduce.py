@@ -1,7 +1,8 @@
 """Reductions over any axes: sums, means, products, extremes, norms, and logarithms of sums.
 
 Sums, means, products and norms are float32, float64, int32 or int64, extremes of any type; what takes a root or a
-logarithm is float32 or float64. No axes means that nothing is reduced: then ReduceL1 is the absolute value, ReduceSumSquare the square.
+logarithm is float32 or float64. No axes means that nothing is reduced: then ReduceL1 is the absolute value,
+ReduceSumSquare the square.
 """
 
 from __future__ import annotations
@@ -104,7 +105,7 @@ def _logarithm_of_exponentials(x: Array, axis: tuple[int, ...], *, keepdims: boo
     """log(sum(exp(x))); the largest element is subtracted before, so that no exponential overflows."""
     largest = np.max(x, axis=axis, keepdims=True)
     largest = np.where(np.isfinite(largest), largest, 0).astype(x.dtype)
-    logarithms = np.log(_sum(np.exp(x - largest), axis, keepdims=True)) + largest
+    logarithms = np.asarray(np.log(_sum(np.exp(x - largest), axis, keepdims=True)) + largest)
     return logarithms if keepdims else logarithms.reshape(_without(x.shape, axis))
 
 

@@ -184,7 +184,12 @@ def reduce(spec: ReduceSpec) -> PrimFunc:
     start = constant(function.start(dtype), dtype)
     name = f"reduce_{spec.function}_{dtype}"
     return _reduction(
-        name, (dtype,) * 3, spec.reduction, start, function.combine, lambda total: function.finish(total, count, dtype)
+        name,
+        (dtype, dtype, dtype),
+        spec.reduction,
+        start,
+        function.combine,
+        lambda total: function.finish(total, count, dtype),
     )
 
 

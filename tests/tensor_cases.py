@@ -1,0 +1,59 @@
+"""Kernel cases of the operators on whole tensors: reductions, what goes along an axis, normalizations, recurrences."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from tinyopt.ir import Array, Attribute, Value
+
+if TYPE_CHECKING:
+    from tests.kernel_cases import CaseBuilder
+
+
+def _typed(build: CaseBuilder, dtype: str, *shape: int) -> tuple[Value, Array]:
+    """Small numbers with both signs and many equal ones."""
+    return build.variable(build.random.integers(-4, 5, shape).astype(dtype))
+
+
+def reductions(build: CaseBuilder) -> None:
+    """Every function over axes in one piece and in several, of every kind of number."""
+    positive = build.variable(np.abs(build.floats(2, 3, 4, 5)) + np.float32(0.1))
+    for axes, keepdims in (((1, 2), 0), ((0, 3), 1), ((), 1)):
+        attributes: Mapping[str, Attribute] = {"axes": axes, "keepdims": keepdims}
+        for op in ("Min", "Prod", "SumSquare", "L1", "L2", "LogSum", "LogSumExp"):
+            build.add(f"Reduce{op}", f"axes {axes}", [positive], attributes)
+    along: Mapping[str, Attribute] = {"axes": (1,), "keepdims": 1}
+    for op in ("Mean", "Sum", "Max", "Min", "Prod", "SumSquare", "L1"):
+        for dtype in ("int32", "int64", "float64"):
+            build.add(f"Reduce{op}", dtype, [_typed(build, dtype, 3, 7, 2)], along)
+    for op in ("L2", "LogSumExp"):
+        build.add(f"Reduce{op}", "float64", [_typed(build, "float64", 3, 7, 2)], along)
+    bits = build.variable(build.random.integers(0, 2, (4, 3)).astype(bool))
+    build.add("ReduceMin", "bool", [bits], along)
+    build.add("ReduceMax", "bool", [bits], along)
+    build.add("ReduceMin", "uint8", [build.variable(build.int8(5, 9).view(np.uint8))], along)
+    large = build.variable(np.array([[1e38, 9e37, -np.inf], [-np.inf, -np.inf, -np.inf], [np.inf, 0, 1]], np.float32))
+    build.add("ReduceLogSumExp", "exponentials that overflow", [large], along)
+
+
+def along_axis(build: CaseBuilder) -> None:
+    """Lines that are the innermost dimension, or strided; equal elements."""
+    for dtype in ("float32", "int8", "uint8", "int32", "int64"):
+        x = build.variable(build.random.integers(0, 5, (2, 6, 3)).astype(dtype))
+        for axis, select_last, keepdims in ((1, 0, 1), (2, 1, 0), (1, 1, 0)):
+            attributes: Mapping[str, Attribute] = {"axis": axis, "select_last": select_last, "keepdims": keepdims}
+            build.add("ArgMax", f"{dtype}, axis {axis}, last {select_last}", [x], attributes, dtype="int64")
+            build.add("ArgMin", f"{dtype}, axis {axis}, last {select_last}", [x], attributes, dtype="int64")
+        for axis, k, largest in ((1, 3, 1), (1, 6, 0), (2, 1, 0)):
+            build.add("TopK", f"{dtype}, {k}", [x], {"axis": axis, "k": k, "largest": largest}, outputs=2)
+    for dtype in ("float32", "float64", "int32", "int64"):
+        for op in ("CumSum", "CumProd"):
+            for exclusive, reverse in ((0, 0), (1, 0), (0, 1), (1, 1)):
+                modes: Mapping[str, Attribute] = {"axis": 1, "exclusive": exclusive, "reverse": reverse}
+                x = _typed(build, dtype, 2, 5, 3)
+                build.add(op, f"{dtype}, exclusive {exclusive}, reverse {reverse}", [x], modes)
+    for axis in (0, 1, 2):
+        build.add("Hardmax", f"axis {axis}", [_typed(build, "float32", 3, 5, 2)], {"axis": axis})
