@@ -9,8 +9,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from tests import tensor_cases
-from tinyopt.ir import Array, Attribute, Clusters, Node, Quantization, TensorType, Value
+from tinyopt.ir import DTYPES, Array, Attribute, Clusters, Node, Quantization, TensorType, Value
 from tinyopt.ops import OPERATORS
+from tinyopt.ops.pointwise import FUNCTIONS
 
 UNCLAMPED: Mapping[str, Attribute] = {"clamp_low": -math.inf, "clamp_high": math.inf}
 WINDOW: Mapping[str, Attribute] = {
@@ -300,6 +301,57 @@ def _functions(build: CaseBuilder) -> None:
         build.add("QSoftmax", title, inputs, {"axis": axis, "ratio": 256}, probability)
 
 
+_POINTWISE_ATTRIBUTES: Mapping[str, Mapping[str, Attribute]] = {
+    "Elu": {"alpha": 1.3},
+    "Selu": {"alpha": 1.67, "gamma": 1.05},
+    "Celu": {"alpha": 0.7},
+    "Shrink": {"bias": 0.2, "threshold": 0.5},
+    "ThresholdedRelu": {"alpha": 0.3},
+    "IsInf": {"positive": 1, "negative": 0},
+    "Mod": {"fmod": 0},  # for floats it is always 1
+    "BitShift": {"direction": "LEFT"},
+}
+
+
+_SAMPLED_DTYPES = ("float32", "bool", "int8", "uint32", "int64")
+
+
+def _samples(build: CaseBuilder, dtype: str, *shape: int) -> Array:
+    """Numbers of all sizes, zero, the extremes and, of floats, what is no finite number."""
+    count = math.prod(shape)
+    if dtype == "bool":
+        return build.random.integers(0, 2, shape).astype(bool)
+    if dtype.startswith("float"):
+        special = [0.0, -0.0, 0.5, 1.5, 2.5, -0.5, 300.7, -300.7, 3e9, -3e9, 1e20, np.inf, -np.inf, np.nan]
+        array = np.concatenate([special, build.random.normal(size=count) * 2])[:count].astype(dtype)
+    else:
+        limits = np.iinfo(dtype)
+        special_integers = np.array([0, 1, limits.max, limits.min, 3, 7, limits.max - 1, limits.min + 1], dtype)
+        array = np.concatenate([special_integers, build.random.integers(0, 100, count).astype(dtype)])[:count]
+    return build.random.permutation(array).reshape(shape)
+
+
+def _pointwise(build: CaseBuilder) -> None:
+    for function in FUNCTIONS:
+        attributes = _POINTWISE_ATTRIBUTES.get(function.name, {})
+        for dtype in [dtype for dtype in _SAMPLED_DTYPES if dtype in function.takes]:
+            several: tuple[tuple[int, ...], ...] = ((5, 1, 7), (4, 7), (5, 4, 1))
+            shapes = ((40,),) if function.operands == 1 else several[: function.operands]
+            operands = [build.variable(_samples(build, dtype, *shape)) for shape in shapes]
+            if function.name == "Where":
+                operands[0] = build.variable(_samples(build, "bool", *shapes[0]))
+            build.add(function.name, dtype, operands, attributes, dtype=dtype)
+    for dtype in ("float32", "int32"):
+        operands = [build.variable(_samples(build, dtype, 40)) for _ in range(2)]
+        build.add("Mod", f"fmod, {dtype}", operands, {"fmod": 1})
+    pair = [build.variable(_samples(build, "uint32", 40)) for _ in range(2)]
+    build.add("BitShift", "right", pair, {"direction": "RIGHT"})
+    plain = [dtype for dtype in DTYPES if dtype != "float16"]
+    pairs = {(source, plain[(i + j) % len(plain)]) for j in (1, 5) for i, source in enumerate(plain)}
+    for source, to in sorted({*pairs, ("float64", "int64"), ("float32", "bool"), ("float32", "uint64")}):
+        build.add("Cast", f"{source} to {to}", [build.variable(_samples(build, source, 40))], {}, dtype=to)
+
+
 def _movers(build: CaseBuilder) -> None:
     def both(
         op: str, title: str, shape: tuple[int, ...], attributes: Mapping[str, Attribute], outputs: int = 1
@@ -412,6 +464,7 @@ _FAMILIES: tuple[Callable[[CaseBuilder], None], ...] = (
     _pools,
     _elementwise,
     _functions,
+    _pointwise,
     _movers,
     _resizes,
     _reductions,

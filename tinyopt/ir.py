@@ -25,6 +25,7 @@ DTYPES: Mapping[str, np.dtype[Any]] = {
         "int32",
         "uint32",
         "int64",
+        "uint64",
         "float16",
         "float32",
         "float64",

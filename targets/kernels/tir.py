@@ -153,6 +153,11 @@ def real_call(function: str, dtype: str, *arguments: Expr) -> Expr:
     return _tirx().call_pure_extern(dtype, name, *arguments)
 
 
+def is_nan(value: Expr) -> Expr:
+    """Whether a float is no number."""
+    return _tirx().isnan(value)
+
+
 def llvm_call(intrinsic: str, dtype: str, *arguments: Expr) -> Expr:
     """A pure LLVM intrinsic by its full name, e.g. llvm.fma.v4f32 (LLVM targets only)."""
     number = _tirx().llvm_lookup_intrinsic_id(intrinsic)
@@ -260,3 +265,13 @@ def both(*conditions: Expr) -> Expr:
 def truncated_quotient(a: Expr, b: Expr) -> Expr:
     """a / b as C divides integers, towards zero; `//` rounds down and costs more where a sign is unknown."""
     return _tirx().truncdiv(a, b)
+
+
+def bitwise_not(value: Expr) -> Expr:
+    """An integer with all bits turned over."""
+    return _tirx().bitwise_not(value)
+
+
+def truncated_remainder(a: Expr, b: Expr) -> Expr:
+    """a % b as C leaves it, with the sign of `a`."""
+    return _tirx().truncmod(a, b)

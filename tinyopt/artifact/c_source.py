@@ -23,14 +23,16 @@ C_TYPES = {
     "int32": "int32_t",
     "uint32": "uint32_t",
     "int64": "int64_t",
+    "uint64": "uint64_t",
     "float16": "uint16_t",  # its bits: C99 has no such type, and kernels only move them
     "float32": "float",
     "float64": "double",
 }
 _NUMBERS_PER_LINE = 20
 _MATH = re.compile(
-    r"\b(INFINITY|NAN"
-    r"|(exp|log|log1p|tanh|erf|sqrt|fabs|floor|ceil|trunc|round|rint|nearbyint|pow|fmin|fmax|fma|fmod|ldexp)f)\b"
+    r"\b(INFINITY\b|NAN\b"
+    r"|(exp|expm1|log|log1p|a?sinh?|a?cosh?|a?tanh?|erf|sqrt|fabs|floor|ceil|trunc|round|rint|nearbyint"
+    r"|pow|fmin|fmax|fma|fmod|ldexp)f?\()"
 )
 
 
@@ -259,7 +261,7 @@ def array_literal(array: Array) -> str:
     '{1,-2}'
     """
     flat = array.reshape(-1)
-    items = _FLOAT_LITERALS.get(array.dtype.name, _integer_literals)(flat)
+    items = _LITERALS.get(array.dtype.name, _integer_literals)(flat)
     lines = [",".join(items[i : i + _NUMBERS_PER_LINE]) for i in range(0, len(items), _NUMBERS_PER_LINE)]
     return "{" + ",\n".join(lines) + "}"
 
@@ -274,7 +276,8 @@ def _double_literal(value: float) -> str:
 
 
 _LOWEST = {-(2**63): "(-9223372036854775807-1)"}  # C reads a minus apart from its number, which is too large
-_FLOAT_LITERALS: Mapping[str, Callable[[Array], list[str]]] = {
+_LITERALS: Mapping[str, Callable[[Array], list[str]]] = {
+    "uint64": lambda flat: [f"{item}u" for item in flat.tolist()],
     "float16": lambda flat: _integer_literals(flat.view(np.uint16)),
     "float32": lambda flat: [float_literal(value) for value in flat],
     "float64": lambda flat: [_double_literal(value) for value in flat],

@@ -16,6 +16,7 @@ from tinyopt.onnx_import.onnx_node import OnnxNode, Refusal
 from tinyopt.ops import OPERATORS
 from tinyopt.ops.along_axis import ORDERED
 from tinyopt.ops.integer_rules import ACTIVATION_DTYPES
+from tinyopt.ops.pointwise import FUNCTIONS
 from tinyopt.ops.reduce import NUMBERS, REDUCED_DTYPES
 
 UNCLAMPED: Mapping[str, Attribute] = {"clamp_low": -np.inf, "clamp_high": np.inf}
@@ -24,6 +25,7 @@ _MOVERS = frozenset(
     "MaxPool ReduceMax ReduceMin Reshape Transpose Concat Split Slice Pad Gather Resize Identity FlipSign".split()
 )
 _HELPERS = frozenset({"Reshape", "Transpose", "Identity", "DequantizeLinear"})  # made around the node that is meant
+_PLAIN = frozenset({"Cast", *(function.name for function in FUNCTIONS)})  # they work on uint8 itself
 _TAKEN_DTYPES: Mapping[str, tuple[str, ...]] = {
     "DequantizeLinear": ("int8", "int16", "int32"),
     "FlipSign": ("int8", "uint8"),
@@ -32,6 +34,8 @@ _TAKEN_DTYPES: Mapping[str, tuple[str, ...]] = {
     **REDUCED_DTYPES,
     **dict.fromkeys(("ArgMax", "ArgMin", "TopK"), ORDERED),
     **dict.fromkeys(("CumSum", "CumProd"), NUMBERS),
+    **{function.name: (*function.takes, "bool") for function in FUNCTIONS},
+    "Cast": tuple(DTYPES),
 }
 
 
@@ -119,7 +123,8 @@ class Builder:
         dtype: str = "float32",
     ) -> list[Value]:
         """The `count` outputs of a new node; `quantization` is theirs, integers that are only moved keep their own."""
-        signed = [value if value is None or op == "FlipSign" else self.signed(value) for value in inputs]
+        is_plain = op == "FlipSign" or op in _PLAIN
+        signed = [value if value is None or is_plain else self.signed(value) for value in inputs]
         _check_dtypes(op, signed)
         is_unsigned = op in _MOVERS and any(value in self.unsigned for value in signed)
         if op in _MOVERS and op != "FlipSign" and quantization is None:
@@ -141,6 +146,33 @@ class Builder:
     def flip(self, value: Value) -> Value:
         """uint8 as int8, or back."""
         return self.emit("FlipSign", [value])
+
+    def pointwise(
+        self, op: str, inputs: Sequence[Value], attributes: Mapping[str, Attribute] | None = None, dtype: str = ""
+    ) -> Value:
+        """The output of a new node of `tinyopt.ops.pointwise`; uint8 is computed with as it is, not as int8.
+
+        dtype: what Cast casts to.
+        """
+        result = self.emit(op, [self.plain(value) for value in inputs], attributes, None, dtype or "float32")
+        if result.dtype != "uint8":
+            return result
+        flipped = self.flip(result)
+        self.unsigned.add(flipped)
+        return flipped
+
+    def plain(self, value: Value) -> Value:
+        """`value` in the type that the ONNX model gives it: uint8 where it is stored as int8."""
+        if value not in self.unsigned:
+            return value
+        if value.constant is not None:
+            return self.constant(value.constant.view(np.uint8) ^ np.uint8(0x80), value.name)
+        producer = self.producer(value)
+        return producer.input(0) if producer is not None and producer.op == "FlipSign" else self.flip(value)
+
+    def dtype(self, value: Value) -> str:
+        """The element type that the ONNX model gives `value`."""
+        return "uint8" if value in self.unsigned else value.dtype
 
     def reshape(self, value: Value, shape: Sequence[int]) -> Value:
         """`value` in `shape`; itself where it has that shape already."""

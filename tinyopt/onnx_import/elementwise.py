@@ -8,30 +8,20 @@ from functools import partial
 
 from tinyopt.ir import Attribute, Value
 from tinyopt.onnx_import.builder import UNCLAMPED, Builder
-from tinyopt.onnx_import.onnx_node import OnnxNode, Refusal
+from tinyopt.onnx_import.onnx_node import OnnxNode
+from tinyopt.onnx_import.pointwise import extreme, general_clip, general_prelu, scalar
 
 Rule = Callable[[Builder, OnnxNode], Sequence[Value]]
-
-
-def _binary(op: str, builder: Builder, node: OnnxNode) -> Sequence[Value]:
-    return [builder.emit(op, [node.value(0), node.value(1)], UNCLAMPED)]
 
 
 def _plain(op: str, builder: Builder, node: OnnxNode) -> Sequence[Value]:
     return [builder.emit(op, [node.value(0)])]
 
 
-def _sum(builder: Builder, node: OnnxNode) -> Sequence[Value]:
-    total = node.value(0)
-    if len(node.inputs) == 1:
-        return [builder.emit("Identity", [total])]
-    for index in range(1, len(node.inputs)):
-        total = builder.emit("Add", [total, node.value(index)], UNCLAMPED)
-    return [total]
-
-
 def clip(builder: Builder, node: OnnxNode) -> Sequence[Value]:
-    """Clip of real numbers."""
+    """Clip of real numbers; to bounds that are not known, or of integers: by Max and Min."""
+    if not _is_limited_by_constants(builder, node):
+        return general_clip(builder, node)
     if node.opset < 11:
         low, high = node.real("min", -math.inf), node.real("max", math.inf)
     else:
@@ -44,13 +34,18 @@ def clip(builder: Builder, node: OnnxNode) -> Sequence[Value]:
     return [builder.emit("Clip", [node.value(0)], {"low": low, "high": high})]
 
 
+def _is_limited_by_constants(builder: Builder, node: OnnxNode) -> bool:
+    bounds = [value for value in node.inputs[1:] if value is not None]
+    return node.value(0).dtype == "float32" and all(builder.is_fixed(bound) for bound in bounds)
+
+
 def _limit(key: str, builder: Builder, node: OnnxNode) -> Sequence[Value]:
-    """Max and Min of one tensor and constants of one element: a Clip."""
+    """Max and Min of one float tensor and constants of one element: a Clip; of anything else an operator."""
     node = builder.with_constants(node)
     varying = [value for value in node.inputs if value is not None and value.constant is None]
     limits = [value.data for value in node.inputs if value is not None and value.constant is not None]
-    if len(varying) != 1 or any(limit.size != 1 for limit in limits):
-        raise Refusal("tinyopt takes it for one tensor and constants of one element")
+    if len(varying) != 1 or not limits or any(limit.size != 1 for limit in limits) or varying[0].dtype != "float32":
+        return extreme(builder, node)
     low_or_high = (max if key == "low" else min)(
         (float(limit.reshape(-1)[0]) for limit in limits), default=-math.inf if key == "low" else math.inf
     )
@@ -64,8 +59,8 @@ def _leaky_relu(builder: Builder, node: OnnxNode) -> Sequence[Value]:
 
 
 def _prelu(builder: Builder, node: OnnxNode) -> Sequence[Value]:
-    if not builder.is_fixed(node.value(1)):
-        raise Refusal(f"non-constant slope '{node.value(1).name}'")
+    if not builder.is_fixed(node.value(1)) or node.value(0).dtype != "float32":
+        return general_prelu(builder, node)
     return [builder.emit("PRelu", [node.value(0), node.value(1)])]
 
 
@@ -82,16 +77,13 @@ def _gelu(builder: Builder, node: OnnxNode) -> Sequence[Value]:
 
 
 def _swish(builder: Builder, node: OnnxNode) -> Sequence[Value]:
-    x = node.value(0)
-    if node.real("alpha", 1.0) != 1:
-        raise Refusal(f"alpha is {node.real('alpha', 1.0)}; tinyopt takes 1")
-    return [builder.emit("Mul", [x, builder.emit("Sigmoid", [x])], UNCLAMPED)]
+    x, alpha = node.value(0), node.real("alpha", 1.0)
+    steep = x if alpha == 1 else builder.emit("Mul", [x, scalar(builder, alpha, x)], UNCLAMPED)
+    return [builder.emit("Mul", [x, builder.emit("Sigmoid", [steep])], UNCLAMPED)]
 
 
 ELEMENTWISE_RULES: dict[tuple[str, str], Rule] = {
-    **{("", op): partial(_binary, op) for op in ("Add", "Sub", "Mul", "Div")},
-    **{("", op): partial(_plain, op) for op in ("Relu", "Sigmoid", "Tanh", "HardSwish")},
-    ("", "Sum"): _sum,
+    **{("", op): partial(_plain, op) for op in ("Sigmoid", "Tanh", "HardSwish")},
     ("", "Max"): partial(_limit, "low"),
     ("", "Min"): partial(_limit, "high"),
     ("", "LeakyRelu"): _leaky_relu,

@@ -162,10 +162,8 @@ class _Importer:
     def _add_input(self, proto: onnx.ValueInfoProto) -> None:
         shape = self._shapes[proto.name]
         dtype = _dtype_name(proto.type.tensor_type.elem_type)
-        if dtype not in _INPUT_DTYPES:
-            self._refused[proto.name] = (
-                f"input '{proto.name}': its type is {dtype}, not one of {', '.join(_INPUT_DTYPES)}"
-            )
+        if dtype not in DTYPES:
+            self._refused[proto.name] = f"input '{proto.name}': its type is {dtype}, not one of {', '.join(DTYPES)}"
             return
         value = Value(proto.name, TensorType(dtype, shape))
         if reason := unusable_type(value.type):

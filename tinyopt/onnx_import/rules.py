@@ -8,6 +8,7 @@ from tinyopt.onnx_import.dense import import_gemm, import_matmul
 from tinyopt.onnx_import.elementwise import ELEMENTWISE_RULES, Rule
 from tinyopt.onnx_import.movement import MOVEMENT_RULES
 from tinyopt.onnx_import.normalization import NORMALIZATION_RULES
+from tinyopt.onnx_import.pointwise import POINTWISE_RULES
 from tinyopt.onnx_import.pooling import (
     import_average_pool,
     import_global_average_pool,
@@ -30,6 +31,7 @@ RULES: dict[tuple[str, str], Rule] = {
     ("", "GlobalMaxPool"): import_global_max_pool,
     ("", "GlobalAveragePool"): import_global_average_pool,
     **ELEMENTWISE_RULES,
+    **POINTWISE_RULES,
     **NORMALIZATION_RULES,
     **MOVEMENT_RULES,
     **SLICING_RULES,

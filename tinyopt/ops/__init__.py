@@ -12,6 +12,7 @@ from tinyopt.ops.integer_pool import INTEGER_POOL_OPERATORS
 from tinyopt.ops.integer_softmax import INTEGER_SOFTMAX_OPERATORS
 from tinyopt.ops.movement import MOVEMENT_OPERATORS
 from tinyopt.ops.normalization import NORMALIZATION_OPERATORS
+from tinyopt.ops.pointwise import POINTWISE_OPERATORS
 from tinyopt.ops.pool import POOL_OPERATORS
 from tinyopt.ops.quantize import QUANTIZE_OPERATORS
 from tinyopt.ops.record import ChannelRelation, Operator, QuantizationRule
@@ -27,6 +28,7 @@ _FAMILIES: tuple[tuple[Operator, ...], ...] = (
     POOL_OPERATORS,
     NORMALIZATION_OPERATORS,
     ELEMENTWISE_OPERATORS,
+    POINTWISE_OPERATORS,
     SOFTMAX_OPERATORS,
     REDUCE_OPERATORS,
     ALONG_AXIS_OPERATORS,

@@ -15,6 +15,7 @@ from tinyopt.targets.kernels.scalar import (
     matmul,
     movement,
     normalization,
+    pointwise,
     pool,
     quantize,
     reduce,
@@ -24,6 +25,7 @@ from tinyopt.targets.kernels.scalar import (
     transposed,
     unary,
 )
+from tinyopt.targets.kernels.scalar.pointwise_expressions import EXPRESSIONS
 
 __all__ = ["SCALAR"]
 
@@ -88,4 +90,6 @@ SCALAR: Mapping[str, tuple[KernelPlanner, ...]] = {
     "QAveragePool": (pool.plan_qaverage_pool,),
     "QReduceSum": (reduce.plan_qreduce_sum,),
     "QSoftmax": (softmax.plan_qsoftmax,),
+    "Cast": (pointwise.plan_pointwise,),
+    **dict.fromkeys(EXPRESSIONS, (pointwise.plan_pointwise,)),
 }

@@ -8,6 +8,7 @@ matrix product) hold what is quicker there, for the integer products only: ask t
 from __future__ import annotations
 
 from tinyopt.targets.kernels.activation_types import reading_int8, without_int16
+from tinyopt.targets.kernels.scalar.pointwise import plan_half_cast
 from tinyopt.targets.kernels.vector.elementwise import (
     plan_binary,
     plan_clip,
@@ -52,6 +53,7 @@ _OTHERS = without_int16(
         "DequantizeLinear": (plan_dequantize,),
         "QAdd": (plan_quantized_add,),
         "QAveragePool": (plan_quantized_average_pool,),
+        "Cast": (plan_half_cast,),
     }
 )
 _WIDENED = reading_int8(
