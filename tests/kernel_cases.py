@@ -374,6 +374,8 @@ def _movers(build: CaseBuilder) -> None:
     for axis, indices in ((0, np.array([[2, 0], [1, 1]])), (1, np.array(3)), (2, np.array([1]))):
         chosen = build.constant(indices.astype(np.int64))
         build.add("Gather", f"axis {axis}", [build.variable(build.floats(3, 4, 2)), chosen], {"axis": axis})
+    for shape, wide in (((3, 1, 2), (3, 4, 2)), ((4,), (2, 3, 4)), ((), (2, 3)), ((1, 3, 1), (2, 3, 5))):
+        both("Expand", f"{shape} to {wide}", shape, {"shape": wide})
     build.add("Gather", "int8", [build.variable(build.int8(5, 4), X), build.constant(np.array([4, 0]))], {"axis": 0}, X)
 
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from kernel_cases import Case, CaseBuilder, all_cases, integer_dense
-from kernel_harness import check_kernel, check_outputs, run_kernel_object
 
 from tests.graph_builder import random_inputs
+from tests.indexing_cases import indexing_cases
 from tests.integer_cases import MIXED_CASES
+from tests.kernel_cases import Case, CaseBuilder, all_cases, integer_dense
+from tests.kernel_harness import check_kernel, check_outputs, run_kernel_object
 from tinyopt.ops import OPERATORS
 from tinyopt.targets.kernel import ConstantArgument, Kernel, Refusal
 from tinyopt.targets.kernels.packing import pack_rows, row_bytes, unpack_rows
@@ -24,7 +25,7 @@ def mixed_case(title: str) -> Case:
     return Case(title, node, tuple(arrays))
 
 
-CASES = [*all_cases(), *(mixed_case(title) for title in MIXED_CASES)]
+CASES = [*all_cases(), *indexing_cases(), *(mixed_case(title) for title in MIXED_CASES)]
 VIEWS = {"Reshape", "Identity"}
 
 

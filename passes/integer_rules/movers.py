@@ -16,9 +16,7 @@ import numpy as np
 from tinyopt.ir import Graph, Node, Quantization, TensorType, Value
 from tinyopt.passes.integer_rules.site import Refusal, is_activation, quantization_of
 
-MOVERS = frozenset(
-    ("Reshape", "Transpose", "Concat", "Split", "Slice", "Pad", "Gather", "Identity", "MaxPool", "ReduceMax", "Resize")
-)
+MOVERS = frozenset("Reshape Transpose Concat Split Slice Pad Gather Expand Identity MaxPool ReduceMax Resize".split())
 
 
 def is_float_mover(node: Node) -> bool:

@@ -11,6 +11,7 @@ from tinyopt.errors import UnsupportedOperatorError
 from tinyopt.ir import DTYPES, Graph, Value
 from tinyopt.onnx_export.emitter import Emitter, ExportRule
 from tinyopt.onnx_export.float_rules import FLOAT_RULES
+from tinyopt.onnx_export.indexing_rules import INDEXING_RULES
 from tinyopt.onnx_export.integer_rules import INTEGER_RULES
 from tinyopt.onnx_export.movement_rules import MOVEMENT_RULES
 from tinyopt.onnx_export.pointwise_rules import POINTWISE_RULES
@@ -20,7 +21,13 @@ OPSET_INT16 = 21  # the first that quantizes to int16
 OPSETS: Mapping[str, int] = {"CumProd": 26}  # the first opset that has an operator, where OPSET does not
 IR_VERSION = 10  # the first with metadata on nodes
 
-RULES: Mapping[str, ExportRule] = {**FLOAT_RULES, **MOVEMENT_RULES, **INTEGER_RULES, **POINTWISE_RULES}
+RULES: Mapping[str, ExportRule] = {
+    **FLOAT_RULES,
+    **MOVEMENT_RULES,
+    **INDEXING_RULES,
+    **INTEGER_RULES,
+    **POINTWISE_RULES,
+}
 
 
 def export_model(graph: Graph, extra_outputs: Sequence[Value] = ()) -> ModelProto:

@@ -18,6 +18,11 @@ def _reshape(node: Node, emit: Emitter) -> None:
     emit.bind(emit("Reshape", emit.value(node.input(0)), shape, name=node.name), node.output)
 
 
+def _expand(node: Node, emit: Emitter) -> None:
+    shape = emit.ints(node.ints("shape"), f"{node.name}/shape")
+    emit.bind(emit("Expand", emit.value(node.input(0)), shape, name=node.name), node.output)
+
+
 def _split(node: Node, emit: Emitter) -> None:
     sizes = emit.ints(node.ints("sizes"), f"{node.name}/sizes")
     count = len(node.outputs)
@@ -117,6 +122,7 @@ def _cumulative(node: Node, emit: Emitter) -> None:
 
 MOVEMENT_RULES: Mapping[str, ExportRule] = {
     "Reshape": _reshape,
+    "Expand": _expand,
     "Split": _split,
     "Slice": _slice,
     "Pad": _pad,

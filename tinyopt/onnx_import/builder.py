@@ -22,11 +22,15 @@ from tinyopt.ops.reduce import NUMBERS, REDUCED_DTYPES
 UNCLAMPED: Mapping[str, Attribute] = {"clamp_low": -np.inf, "clamp_high": np.inf}
 
 _MOVERS = frozenset(
-    "MaxPool ReduceMax ReduceMin Reshape Transpose Concat Split Slice Pad Gather Resize Identity FlipSign".split()
+    """
+    MaxPool ReduceMax ReduceMin Reshape Transpose Concat Split Slice Pad Gather Resize Identity FlipSign Expand
+    DynamicGather GatherElements GatherND ScatterElements ScatterND OneHot ReverseSequence
+    """.split()
 )
 _HELPERS = frozenset({"Reshape", "Transpose", "Identity", "DequantizeLinear"})  # made around the node that is meant
-_PLAIN = frozenset({"Cast", *(function.name for function in FUNCTIONS)})  # they work on uint8 itself
+_PLAIN = frozenset({"Cast", "Trilu", *(function.name for function in FUNCTIONS)})  # they work on uint8 itself
 _TAKEN_DTYPES: Mapping[str, tuple[str, ...]] = {
+    "Trilu": tuple(DTYPES),
     "DequantizeLinear": ("int8", "int16", "int32"),
     "FlipSign": ("int8", "uint8"),
     "MaxPool": ("float32", "int8", "int16"),
@@ -123,7 +127,7 @@ class Builder:
         dtype: str = "float32",
     ) -> list[Value]:
         """The `count` outputs of a new node; `quantization` is theirs, integers that are only moved keep their own."""
-        is_plain = op == "FlipSign" or op in _PLAIN
+        is_plain = op == "FlipSign" or op in _PLAIN or attributes.get("reduction", "none") != "none"
         signed = [value if value is None or is_plain else self.signed(value) for value in inputs]
         _check_dtypes(op, signed)
         is_unsigned = op in _MOVERS and any(value in self.unsigned for value in signed)
@@ -150,7 +154,7 @@ class Builder:
     def pointwise(
         self, op: str, inputs: Sequence[Value], attributes: Mapping[str, Attribute] | None = None, dtype: str = ""
     ) -> Value:
-        """The output of a new node of `tinyopt.ops.pointwise`; uint8 is computed with as it is, not as int8.
+        """The output of a new node that works on uint8 as it is, not as int8: all of `tinyopt.ops.pointwise` do.
 
         dtype: what Cast casts to.
         """

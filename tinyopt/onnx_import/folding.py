@@ -14,10 +14,11 @@ from tinyopt.onnx_import.onnx_node import OnnxNode
 # What exporters compute shapes and constants with. DequantizeLinear is missing on purpose: weights stay integers.
 FOLDABLE = frozenset(
     """
-    Abs Add And Cast Ceil Clip Concat ConstantOfShape CumSum Div Equal Erf Exp Expand Flatten Floor Gather
-    GatherElements GatherND Greater GreaterOrEqual Identity Less LessOrEqual Log Max Mean Min Mod Mul Neg Not Or Pow
-    Range Reciprocal ReduceMax ReduceMean ReduceMin ReduceProd ReduceSum Relu Reshape Round ScatterND Sign Slice Split
-    Sqrt Squeeze Sub Sum Tile Transpose Unsqueeze Where
+    Abs Add And ArgMax ArgMin BlackmanWindow Cast Ceil Clip Compress Concat ConstantOfShape Cos CumSum Div Equal Erf Exp
+    Expand Flatten Floor Gather GatherElements GatherND Greater GreaterOrEqual HammingWindow HannWindow Identity IsInf
+    IsNaN Less LessOrEqual Log Max Mean MelWeightMatrix Min Mod Mul Neg NonZero Not OneHot Or Pow Range Reciprocal
+    ReduceMax ReduceMean ReduceMin ReduceProd ReduceSum Relu Reshape ReverseSequence Round ScatterND Sign Sin Slice
+    Split Sqrt Squeeze Sub Sum Tile Transpose Trilu Unique Unsqueeze Where Xor
     """.split()
 )
 

@@ -101,6 +101,18 @@ def _one_hot(node: OnnxNode) -> int:
     return math.prod(node.value(0).shape) * max(0, int(node.constant(1, "depth").reshape(-1)[0]))
 
 
+def _window(node: OnnxNode) -> int:
+    return max(0, int(node.constant(0, "size").reshape(-1)[0]))
+
+
+def _mel_weights(node: OnnxNode) -> int:
+    """The matrix; the reference fills each of its columns by loops over at most all of its rows."""
+    bins, length, rate, low, high = (float(node.constant(i, "parameter").reshape(-1)[0]) for i in range(5))
+    if not (bins >= 1 and length >= 1 and rate >= 1 and 0 <= low < high <= rate):
+        raise ValueError(f"{bins} bins from {low} to {high} Hz at {rate} Hz in windows of {length}")
+    return int(bins) * (int(length) // 2 + 1)
+
+
 def _pad(node: OnnxNode) -> int:
     shape = node.value(0).shape
     pads = node.integers("pads", ()) if node.has("pads") else node.integers_of(1, "pads")
@@ -168,6 +180,10 @@ _SIZES: Mapping[str, Callable[[OnnxNode], int]] = {
     "Tile": _tile,
     "Range": _range,
     "OneHot": _one_hot,
+    "HannWindow": _window,
+    "HammingWindow": _window,
+    "BlackmanWindow": _window,
+    "MelWeightMatrix": _mel_weights,
     "Pad": _pad,
     "Gather": _gather,
     "GatherND": _gather_nd,

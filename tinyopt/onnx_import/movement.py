@@ -85,6 +85,39 @@ def _concat(builder: Builder, node: OnnxNode) -> Sequence[Value]:
     return [builder.emit("Concat", values, {"axis": axis})]
 
 
+def _expand(builder: Builder, node: OnnxNode) -> Sequence[Value]:
+    x, wanted = node.value(0), node.integers_of(1, "shape")
+    try:
+        shape = tuple(int(size) for size in np.broadcast_shapes(x.shape, wanted))
+    except ValueError:
+        raise node.invalid(f"shape {x.shape} does not expand to {wanted}") from None
+    return [expanded(builder, x, shape)]
+
+
+def expanded(builder: Builder, x: Value, shape: Sequence[int]) -> Value:
+    """`x` repeated along dimensions of size 1; a view where only such dimensions are added."""
+    if math.prod(shape) == x.type.elements:
+        return builder.reshape(x, shape)
+    return builder.emit("Expand", [x], {"shape": tuple(shape)})
+
+
+def _tile(builder: Builder, node: OnnxNode) -> Sequence[Value]:
+    """[a, b] repeated (m, n) times: [1, a, 1, b] expanded to [m, a, n, b], seen as [m * a, n * b]."""
+    x, repeats = node.value(0), node.integers_of(1, "repeats")
+    if len(repeats) != x.type.rank:
+        raise node.invalid(f"repeats {repeats} do not fit shape {x.shape}")
+    if min(repeats, default=1) < 1:
+        raise Refusal(f"repeats {repeats} give a tensor without elements")
+    apart: list[int] = []
+    wanted: list[int] = []
+    for size, count in zip(x.shape, repeats, strict=True):
+        apart += [size] if count == 1 else [1, size]
+        wanted += [size] if count == 1 else [count, size]
+    wide = expanded(builder, builder.reshape(x, apart), wanted)
+    whole = tuple(size * count for size, count in zip(x.shape, repeats, strict=True))
+    return [builder.emit("Reshape", [wide], {"shape": whole})]
+
+
 def _identity(builder: Builder, node: OnnxNode) -> Sequence[Value]:
     return [builder.emit("Identity", [node.value(0)])]
 
@@ -137,7 +170,7 @@ def _depth_to_space(builder: Builder, node: OnnxNode) -> Sequence[Value]:
     if block < 1 or channels % (block * block):
         raise node.invalid(f"blocksize {block} does not divide the {channels} channels")
     depth = channels // (block * block)
-    is_crd = node.text("mode", "DCR") == "CRD"
+    is_crd = _is_crd(node)
     split = (batch, depth, block, block, height, width) if is_crd else (batch, block, block, depth, height, width)
     perm = (0, 1, 4, 2, 5, 3) if is_crd else (0, 3, 4, 1, 5, 2)
     moved = builder.emit("Transpose", [builder.emit("Reshape", [x], {"shape": split})], {"perm": perm})
@@ -150,9 +183,18 @@ def _space_to_depth(builder: Builder, node: OnnxNode) -> Sequence[Value]:
     if block < 1 or height % block or width % block:
         raise node.invalid(f"blocksize {block} does not divide the image of {height} x {width}")
     split = (batch, channels, height // block, block, width // block, block)
-    moved = builder.emit("Transpose", [builder.emit("Reshape", [x], {"shape": split})], {"perm": (0, 3, 5, 1, 2, 4)})
+    perm = (0, 1, 3, 5, 2, 4) if _is_crd(node) else (0, 3, 5, 1, 2, 4)
+    moved = builder.emit("Transpose", [builder.emit("Reshape", [x], {"shape": split})], {"perm": perm})
     shape = (batch, channels * block * block, height // block, width // block)
     return [builder.emit("Reshape", [moved], {"shape": shape})]
+
+
+def _is_crd(node: OnnxNode) -> bool:
+    """Whether the channel counts more than the place in the block; SpaceToDepth knows this since opset 28."""
+    mode = node.text("mode", "DCR")
+    if mode not in ("DCR", "CRD"):
+        raise node.invalid(f"mode '{mode}' is neither DCR nor CRD")
+    return mode == "CRD"
 
 
 def _image_shape(node: OnnxNode, x: Value) -> tuple[int, int, int, int]:
@@ -169,6 +211,8 @@ MOVEMENT_RULES: dict[tuple[str, str], Rule] = {
     ("", "Unsqueeze"): _unsqueeze,
     ("", "Transpose"): _transpose,
     ("", "Concat"): _concat,
+    ("", "Expand"): _expand,
+    ("", "Tile"): _tile,
     ("", "Identity"): _identity,
     ("", "Cast"): _cast,
     ("", "Constant"): _constant,

@@ -1,4 +1,4 @@
-"""BatchNormalization and Dropout."""
+"""BatchNormalization."""
 
 from __future__ import annotations
 
@@ -24,16 +24,6 @@ def _batch_normalization(builder: Builder, node: OnnxNode) -> Sequence[Value]:
     return [builder.emit("BatchNormalization", [node.value(0), *parameters], attributes)]
 
 
-def _dropout(builder: Builder, node: OnnxNode) -> Sequence[Value]:
-    if node.is_used(1):
-        raise Refusal("its second output, the mask, is used")
-    training = node.optional_constant(2, "training mode")
-    if training is not None and training.any():
-        raise Refusal("it is in training mode: export the model for inference")
-    return [builder.emit("Identity", [node.value(0)])]
-
-
 NORMALIZATION_RULES: dict[tuple[str, str], Rule] = {
     ("", "BatchNormalization"): _batch_normalization,
-    ("", "Dropout"): _dropout,
 }

@@ -6,6 +6,8 @@ from tinyopt.onnx_import.along_axis import ALONG_AXIS_RULES
 from tinyopt.onnx_import.convolution import import_conv, import_conv_transpose
 from tinyopt.onnx_import.dense import import_gemm, import_matmul
 from tinyopt.onnx_import.elementwise import ELEMENTWISE_RULES, Rule
+from tinyopt.onnx_import.generators import GENERATOR_RULES
+from tinyopt.onnx_import.indexing import INDEXING_RULES
 from tinyopt.onnx_import.movement import MOVEMENT_RULES
 from tinyopt.onnx_import.normalization import NORMALIZATION_RULES
 from tinyopt.onnx_import.pointwise import POINTWISE_RULES
@@ -35,6 +37,8 @@ RULES: dict[tuple[str, str], Rule] = {
     **NORMALIZATION_RULES,
     **MOVEMENT_RULES,
     **SLICING_RULES,
+    **INDEXING_RULES,
+    **GENERATOR_RULES,
     **RESIZE_RULES,
     **REDUCTION_RULES,
     **ALONG_AXIS_RULES,

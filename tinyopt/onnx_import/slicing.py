@@ -1,10 +1,8 @@
-"""Operators that take parts of a tensor or put something around it: Slice, Split, Gather, Pad."""
+"""Operators that take parts of a tensor or put something around it: Slice, Split, Pad."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-
-import numpy as np
 
 from tinyopt.ir import Value
 from tinyopt.onnx_import.builder import Builder
@@ -65,14 +63,6 @@ def _split(builder: Builder, node: OnnxNode) -> Sequence[Value]:
     return builder.emit_many("Split", [x], {"axis": axis, "sizes": sizes}, count)
 
 
-def _gather(builder: Builder, node: OnnxNode) -> Sequence[Value]:
-    x = node.value(0)
-    axis = node.axis(node.integer("axis", 0), x.type.rank)
-    indices = node.constant(1, "indices").astype(np.int64)
-    positive = np.where(indices < 0, indices + x.shape[axis], indices).astype(np.int64)
-    return [builder.emit("Gather", [x, builder.constant(positive, node.value(1).name)], {"axis": axis})]
-
-
 def _pad(builder: Builder, node: OnnxNode) -> Sequence[Value]:
     x, mode = node.value(0), node.text("mode", "constant")
     if mode not in ("constant", "reflect", "edge"):
@@ -123,6 +113,5 @@ def _cropped(builder: Builder, node: OnnxNode, x: Value, pads: tuple[int, ...]) 
 SLICING_RULES: dict[tuple[str, str], Rule] = {
     ("", "Slice"): _slice,
     ("", "Split"): _split,
-    ("", "Gather"): _gather,
     ("", "Pad"): _pad,
 }

@@ -137,6 +137,18 @@ def _evaluate_gather(node: Node, arrays: Sequence[Array | None]) -> list[Array]:
     return [np.take(present(arrays[0]), present(arrays[1]), axis=node.int("axis"))]
 
 
+def _infer_expand(node: Node) -> list[TensorType]:
+    x, shape = node.input(0), node.ints("shape")
+    missing = len(shape) - x.type.rank
+    fits = missing >= 0 and all(size in (1, whole) for size, whole in zip(x.shape, shape[missing:], strict=True))
+    require(fits and min(shape, default=1) > 0, node, f"shape {x.shape} does not expand to {shape}")
+    return [TensorType(x.dtype, shape)]
+
+
+def _evaluate_expand(node: Node, arrays: Sequence[Array | None]) -> list[Array]:
+    return [np.ascontiguousarray(np.broadcast_to(present(arrays[0]), node.ints("shape"))).reshape(node.ints("shape"))]
+
+
 def _evaluate_identity(node: Node, arrays: Sequence[Array | None]) -> list[Array]:
     del node
     return [present(arrays[0])]
@@ -172,5 +184,6 @@ MOVEMENT_OPERATORS = (
     _mover("Slice", _infer_slice, _evaluate_slice, _MOVING, _SAME),
     _mover("Pad", _infer_pad, _evaluate_pad, _MOVING, _SAME),
     _mover("Gather", _infer_gather, _evaluate_gather, _MOVING, _SAME),
+    _mover("Expand", _infer_expand, _evaluate_expand, ChannelRelation.OPAQUE, _SAME),
     _mover("Identity", like_input, _evaluate_identity, ChannelRelation.PER_CHANNEL, _SAME),
 )

@@ -16,7 +16,7 @@ import numpy as np
 from tinyopt.ir import DTYPES, Array, Node
 from tinyopt.ops.resize import nearest_indices, resized_axes
 from tinyopt.targets.kernel import Argument, ConstantArgument, InputArgument, Kernel, OutputArgument, Refusal
-from tinyopt.targets.kernels.scalar.loops import CONTAINERS, Walk, row_major, walk_loops
+from tinyopt.targets.kernels.scalar.loops import CONTAINERS, Walk, broadcast_strides, row_major, walk_loops
 from tinyopt.targets.kernels.tir import Buffer, Expr, KernelBuilder, PrimFunc, constant
 
 
@@ -73,6 +73,13 @@ def plan_slice(node: Node) -> Kernel | Refusal:
     x_strides = [stride * step for stride, step in zip(strides, steps, strict=True)]
     walk = Walk.collapsed(node.output.shape, x_strides, row_major(node.output.shape))
     return _copy_kernel(node, "slice", walk, x_start=_dot(starts, strides))
+
+
+def plan_expand(node: Node) -> Kernel | Refusal:
+    """Expand."""
+    shape = node.output.shape
+    walk = Walk.collapsed(shape, broadcast_strides(node.input(0).shape, shape), row_major(shape))
+    return _copy_kernel(node, "expand", walk)
 
 
 def plan_pad(node: Node) -> Kernel | Refusal:
