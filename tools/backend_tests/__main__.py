@@ -1,0 +1,47 @@
+"""Compile the onnx package's backend tests for this machine, run them, and print what passes and what is refused.
+
+python -m tools.backend_tests                       a table by category, then the refusals by reason
+python -m tools.backend_tests --match 'reduce_.*'   only tests whose names match, each with its outcome
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+
+from tinyopt.disk_cache import default_cache_dir
+from tools.backend_tests.cases import BackendCase, load_cases
+from tools.backend_tests.running import Outcome
+from tools.backend_tests.suite import run_cases
+from tools.backend_tests.table import refusals, table
+
+
+def main() -> int:
+    """0 where nothing is wrong, crashes or hangs; else 1."""
+    parser = argparse.ArgumentParser(prog="python -m tools.backend_tests", description=__doc__)
+    parser.add_argument("--match", help="a regular expression that the names of the tests to run match")
+    parser.add_argument("--cache", type=Path, help="where compiled kernels are kept (default: tinyopt's own cache)")
+    options = parser.parse_args()
+    started = time.monotonic()
+    cases = [case for case in load_cases() if options.match is None or re.search(options.match, case.name)]
+    outcomes = run_cases(cases, options.cache or default_cache_dir(), lambda text: print(text, file=sys.stderr))
+    if options.match is not None:
+        print("\n".join(_line(case, outcome) for case, outcome in zip(cases, outcomes, strict=True)))
+    print(table(cases, outcomes))
+    print(refusals(cases, outcomes))
+    bad = [outcome for outcome in outcomes if outcome.kind in ("wrong", "crash", "hang")]
+    print("\n".join(f"{outcome.kind}: {outcome.name}: {outcome.reason}" for outcome in bad))
+    print(f"{Counter(outcome.kind for outcome in outcomes)} in {time.monotonic() - started:.0f} s", file=sys.stderr)
+    return 1 if bad else 0
+
+
+def _line(case: BackendCase, outcome: Outcome) -> str:
+    return f"{outcome.kind:8} {case.category or '-':12} {case.name}  {outcome.reason}"
+
+
+if __name__ == "__main__":
+    sys.exit(main())
