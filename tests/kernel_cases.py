@@ -472,6 +472,7 @@ _FAMILIES: tuple[Callable[[CaseBuilder], None], ...] = (
     _reductions,
     tensor_cases.reductions,
     tensor_cases.along_axis,
+    tensor_cases.recurrences,
     _quantizers,
     _int16,
 )

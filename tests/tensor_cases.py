@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
@@ -57,3 +58,50 @@ def along_axis(build: CaseBuilder) -> None:
                 build.add(op, f"{dtype}, exclusive {exclusive}, reverse {reverse}", [x], modes)
     for axis in (0, 1, 2):
         build.add("Hardmax", f"axis {axis}", [_typed(build, "float32", 3, 5, 2)], {"axis": axis})
+
+
+_GATES: Mapping[str, tuple[int, str]] = {
+    "LSTM": (4, "Sigmoid Tanh Tanh"),
+    "GRU": (3, "Sigmoid Tanh"),
+    "RNN": (1, "Tanh"),
+}
+
+
+def recurrences(build: CaseBuilder) -> None:
+    """Both directions, short sequences, states given and not, every activation and variant."""
+    for op, (gates, usual) in _GATES.items():
+        _recurrence(build, op, gates, "plain", usual)
+        _recurrence(build, op, gates, "backwards, short, clipped", usual, reverse=1, clip=0.5, is_full=True)
+        _recurrence(build, op, gates, "short, variant", usual, is_full=True, input_forget=1, linear_before_reset=1)
+    for name in ("Relu", "Softsign", "Softplus", "Affine", "LeakyRelu", "ThresholdedRelu", "ScaledTanh", "HardSigmoid"):
+        _recurrence(build, "RNN", 1, name, name)
+    _recurrence(build, "GRU", 3, "Elu", "HardSigmoid Elu", linear_before_reset=1)
+
+
+def _recurrence(
+    build: CaseBuilder,
+    op: str,
+    gates: int,
+    title: str,
+    activations: str,
+    *,
+    is_full: bool = False,
+    **changed: Attribute,
+) -> None:
+    steps, batch, cells = 4, 3, 5
+    count = len(activations.split())
+    attributes: dict[str, Attribute] = {
+        "reverse": 0, "clip": math.inf, "activations": activations, "alphas": (0.3,) * count, "betas": (0.6,) * count,
+        **({"input_forget": 0} if op == "LSTM" else {"linear_before_reset": 0} if op == "GRU" else {}),
+    }  # fmt: skip
+    attributes |= {key: value for key, value in changed.items() if key in attributes}
+    state = build.variable(build.floats(batch, cells))
+    late = build.constant(build.floats(cells)) if attributes.get("linear_before_reset") else None
+    own = {"LSTM": [state, build.constant(build.floats(3 * cells))], "GRU": [late]}
+    lengths = build.variable(np.array([4, 2, 1], np.int32))
+    inputs = [
+        build.variable(build.floats(steps, batch, gates * cells)),
+        build.constant(build.floats(cells, gates * cells) / np.float32(2)),
+        *((state, lengths, *own.get(op, [])) if is_full else [None] * (2 + len(own.get(op, [])))),
+    ]
+    build.add(op, title, inputs, attributes, outputs=3 if op == "LSTM" else 2)

@@ -15,7 +15,7 @@ from tests.graph_builder import GraphBuilder, graph_of, random_inputs
 from tests.indexing_cases import indexing_cases
 from tests.kernel_cases import Case
 from tinyopt.evaluate import evaluate, evaluate_all
-from tinyopt.ir import Graph, Value
+from tinyopt.ir import Attribute, Graph, Value
 from tinyopt.onnx_export import export_model, save_model
 from tinyopt.onnx_export.export import RULES
 from tinyopt.onnx_session import OnnxSession
@@ -116,6 +116,25 @@ def _resize(b: GraphBuilder, sizes: tuple[int, ...], scales: tuple[float, ...], 
     )
 
 
+def _lstm(b: GraphBuilder) -> list[Value]:
+    """Backwards, with everything that an LSTM may have."""
+    shared: dict[str, Attribute] = {"alphas": (0.0, 0.3, 0.2), "betas": (0.0, 0.1, 0.0)}
+    state = b.input("h", (2, 3))
+    return b.many(
+        "LSTM", b.input("x", (4, 2, 12)), b.random((3, 12)), state, b.constant([4, 1], dtype="int32"), state,
+        b.random((9,)), outputs=3, reverse=1, clip=0.7, input_forget=0, activations="Sigmoid HardSigmoid LeakyRelu",
+        **shared,
+    )  # fmt: skip
+
+
+def _gru(b: GraphBuilder) -> list[Value]:
+    shared: dict[str, Attribute] = {"alphas": (0.0, 0.0), "betas": (0.0, 0.0)}
+    return b.many(
+        "GRU", b.input("x", (4, 2, 9)), b.random((3, 9)), None, None, b.random((3,)), outputs=2, reverse=0,
+        clip=math.inf, linear_before_reset=1, activations="Sigmoid Tanh", **shared,
+    )  # fmt: skip
+
+
 def _split(b: GraphBuilder) -> Value:
     parts = b.many("Split", b.input("x", (2, 6)), outputs=3, axis=1, sizes=(1, 3, 2))
     return b("Concat", parts[2], parts[0], parts[1], axis=1)
@@ -179,6 +198,8 @@ CASES: Mapping[str, Callable[[GraphBuilder], Value]] = {
     "TopK": lambda b: b.many("TopK", b.input("x", (3, 9)), outputs=2, axis=1, k=4, largest=0),
     "CumSum": lambda b: b("CumSum", b.input("x", (3, 9)), axis=1, exclusive=1, reverse=1),
     "CumProd": lambda b: b("CumProd", b.input("x", (3, 9)), axis=0, exclusive=1, reverse=0),
+    "LSTM": _lstm,
+    "GRU": _gru,
     "Hardmax": lambda b: b("Hardmax", b.input("x", (3, 9)), axis=0),
     "Identity": lambda b: b("Identity", b.input("x", (2, 3))),
     "FlipSign to int8": lambda b: b("FlipSign", b.input("x", (300,), "uint8")),

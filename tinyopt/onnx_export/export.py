@@ -15,6 +15,7 @@ from tinyopt.onnx_export.indexing_rules import INDEXING_RULES
 from tinyopt.onnx_export.integer_rules import INTEGER_RULES
 from tinyopt.onnx_export.movement_rules import MOVEMENT_RULES
 from tinyopt.onnx_export.pointwise_rules import POINTWISE_RULES
+from tinyopt.onnx_export.recurrent_rules import RECURRENT_RULES
 
 OPSET = 20  # the first with Gelu
 OPSET_INT16 = 21  # the first that quantizes to int16
@@ -27,6 +28,7 @@ RULES: Mapping[str, ExportRule] = {
     **INDEXING_RULES,
     **INTEGER_RULES,
     **POINTWISE_RULES,
+    **RECURRENT_RULES,
 }
 
 

@@ -17,6 +17,7 @@ from tinyopt.ops import OPERATORS
 from tinyopt.ops.along_axis import ORDERED
 from tinyopt.ops.integer_rules import ACTIVATION_DTYPES
 from tinyopt.ops.pointwise import FUNCTIONS
+from tinyopt.ops.recurrent import GATES
 from tinyopt.ops.reduce import NUMBERS, REDUCED_DTYPES
 
 UNCLAMPED: Mapping[str, Attribute] = {"clamp_low": -np.inf, "clamp_high": np.inf}
@@ -37,6 +38,7 @@ _TAKEN_DTYPES: Mapping[str, tuple[str, ...]] = {
     **dict.fromkeys(sorted(_MOVERS - {"FlipSign", "MaxPool", "ReduceMax", "ReduceMin"}), tuple(DTYPES)),
     **REDUCED_DTYPES,
     **dict.fromkeys(("ArgMax", "ArgMin", "TopK"), ORDERED),
+    **dict.fromkeys(GATES, ("float32", "int32")),
     **dict.fromkeys(("CumSum", "CumProd"), NUMBERS),
     **{function.name: (*function.takes, "bool") for function in FUNCTIONS},
     "Cast": tuple(DTYPES),

@@ -19,6 +19,7 @@ from tinyopt.onnx_import.pooling import (
 )
 from tinyopt.onnx_import.qlinear import QLINEAR_RULES
 from tinyopt.onnx_import.quantization import QUANTIZATION_RULES
+from tinyopt.onnx_import.recurrent import RECURRENT_RULES
 from tinyopt.onnx_import.reduction import REDUCTION_RULES
 from tinyopt.onnx_import.resize import RESIZE_RULES
 from tinyopt.onnx_import.slicing import SLICING_RULES
@@ -42,6 +43,7 @@ RULES: dict[tuple[str, str], Rule] = {
     **RESIZE_RULES,
     **REDUCTION_RULES,
     **ALONG_AXIS_RULES,
+    **RECURRENT_RULES,
     **QUANTIZATION_RULES,
     **QLINEAR_RULES,
 }

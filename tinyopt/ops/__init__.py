@@ -17,6 +17,7 @@ from tinyopt.ops.pointwise import POINTWISE_OPERATORS
 from tinyopt.ops.pool import POOL_OPERATORS
 from tinyopt.ops.quantize import QUANTIZE_OPERATORS
 from tinyopt.ops.record import ChannelRelation, Operator, QuantizationRule
+from tinyopt.ops.recurrent import RECURRENT_OPERATORS
 from tinyopt.ops.reduce import REDUCE_OPERATORS
 from tinyopt.ops.resize import RESIZE_OPERATORS
 from tinyopt.ops.softmax import SOFTMAX_OPERATORS
@@ -33,6 +34,7 @@ _FAMILIES: tuple[tuple[Operator, ...], ...] = (
     SOFTMAX_OPERATORS,
     REDUCE_OPERATORS,
     ALONG_AXIS_OPERATORS,
+    RECURRENT_OPERATORS,
     MOVEMENT_OPERATORS,
     INDEXING_OPERATORS,
     RESIZE_OPERATORS,

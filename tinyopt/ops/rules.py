@@ -79,6 +79,13 @@ def one_per_input_element(node: Node) -> int:
     return node.input(0).type.elements
 
 
+def reals(node: Node, key: str) -> tuple[float, ...]:
+    """The node's attribute `key`, a list of numbers."""
+    value = node.attributes[key]
+    assert isinstance(value, tuple), (key, value)
+    return tuple(float(item) for item in value)
+
+
 def present(array: Array | None) -> Array:
     """An input's array that the shape rule has already found to be there."""
     assert array is not None
