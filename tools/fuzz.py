@@ -4,6 +4,7 @@
     python -m tools.fuzz --seeds 2000:2300 --int8        int8 against the numpy reference, bit by bit
     python -m tools.fuzz --seeds 100 --int8 --target cortex-m4 --target cortex-m55 --target arm
     python -m tools.fuzz --seeds 1000 --passes           each pass alone, without compiling anything
+    python -m tools.fuzz --seeds 100 --sanitize          float32 and int8 as C under ASan and UBSan
     python -m tools.fuzz --seeds 17:18 --keep FOLDER     write the model of seed 17, shrunk if it fails, to FOLDER
 
 A model is made from its seed alone (tools/fuzzing/models.py). Those that onnxruntime cannot run or that are too steep
@@ -28,6 +29,8 @@ from tools.fuzzing.differential import Check, Compilation, Finding, Setting, che
 from tools.fuzzing.models import RandomModel, random_model
 from tools.fuzzing.shrinking import shrink
 
+# signed overflow, shifts, bounds, alignment, conversions of floats that do not fit: each ends the program
+SANITIZED = "gcc -g -fsanitize=address,undefined,float-cast-overflow,bounds-strict -fno-sanitize-recover=all"
 BATCH = 25  # models whose kernels are compiled together
 
 
@@ -102,6 +105,8 @@ def _batches(seeds: Iterable[int]) -> Iterator[list[int]]:
 def _settings(options: argparse.Namespace) -> list[Setting]:
     if options.passes:
         return []
+    if options.sanitize:
+        return [Setting("c", is_quantized, SANITIZED) for is_quantized in (False, True)]
     return [Setting(target, options.int8) for target in options.target or ["host"]]
 
 
@@ -110,6 +115,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--seeds", default="100", help="how many, or FIRST:END")
     parser.add_argument("--int8", action="store_true", help="quantize, and compare with the numpy reference")
     parser.add_argument("--target", action="append", help="default: host")
+    parser.add_argument("--sanitize", action="store_true", help="C with gcc's sanitizers")
     parser.add_argument("--passes", action="store_true", help="each pass alone, nothing compiled")
     parser.add_argument("--keep", type=Path, help="folder for the smallest models that fail")
     parser.add_argument("--cache-dir", type=Path, help="keeps compiled kernels for the next run")

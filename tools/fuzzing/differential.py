@@ -32,6 +32,7 @@ from tinyopt.passes.nhwc_layout import NhwcLayout
 from tinyopt.passes.simplify import Simplify
 from tinyopt.passes.split_rows import SplitRows
 from tinyopt.passes.split_threads import SplitThreads
+from tinyopt.pipeline import graph_inputs
 from tinyopt.targets import target_named
 from tinyopt.toolchain import CompilerChoice
 from tools.fuzzing.models import RandomModel
@@ -62,10 +63,14 @@ class Finding:
 
 @dataclass(frozen=True)
 class Setting:
-    """What a model is compiled for. Quantized ones are held against the numpy reference, layer by layer, bit by bit."""
+    """What a model is compiled for. Quantized ones are held against the numpy reference, layer by layer, bit by bit.
+
+    cc: the C compiler and flags of its own, such as sanitizers; None for the target's.
+    """
 
     target: str = "host"
     is_quantized: bool = False
+    cc: str | None = None
 
     def __str__(self) -> str:
         return f"{'int8' if self.is_quantized else 'float32'} on {self.target}"
@@ -108,16 +113,20 @@ class Compilation:
         path, options = self._written(model, folder)
         compile_model(path, folder / "out", options)
         built = load_built_model(folder / "out")
+        choice = CompilerChoice(self.setting.cc, "O1" if self.setting.cc else "O3")
         if self.setting.is_quantized:
-            return validate(built, model.samples[:2], CompilerChoice(), self.cache).first_difference
-        result = run_built_model(built, [model.inputs], "run", CompilerChoice(), self.cache)
+            samples = [graph_inputs(built.graph, sample) for sample in model.samples[:2]]
+            return validate(built, samples, choice, self.cache).first_difference
+        result = run_built_model(built, [model.inputs], "run", choice, self.cache)
         return difference(model, result.outputs[0])
 
     def _written(self, model: RandomModel, folder: Path) -> tuple[Path, CompileOptions]:
         path = folder / "model.onnx"
         onnx.save(model.model, path)
-        options = CompileOptions(target=self.setting.target, is_quantized=False, cache_dir=self.cache)
-        if not self.setting.is_quantized:
+        options = CompileOptions(
+            target=self.setting.target, is_quantized=False, cc=self.setting.cc, cache_dir=self.cache
+        )
+        if not setting.is_quantized:
             return path, options
         specs: list[str] = []
         for name in model.inputs:
