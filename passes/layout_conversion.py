@@ -21,9 +21,19 @@ SPATIAL = ("Conv", "ConvTranspose", "MaxPool", "AveragePool")
 TO_NHWC: Mapping[int, tuple[int, ...]] = {4: (0, 2, 3, 1), 3: (0, 2, 1)}
 TO_NCHW: Mapping[int, tuple[int, ...]] = {4: (0, 3, 1, 2), 3: (0, 2, 1)}
 
-_ALONG_AXIS = ("BatchNormalization", "Softmax", "LogSoftmax", "Concat", "Split", "Gather")
+_ALONG_AXIS = ("BatchNormalization", "Softmax", "LogSoftmax", "Concat", "Split", "Gather", "Interpolate")
 _REDUCTIONS = tuple(REDUCED_DTYPES)
-_OF_ONE_IMAGE = ("BatchNormalization", "Softmax", "LogSoftmax", "Split", "Gather", "Slice", "Pad", "Resize")
+_OF_ONE_IMAGE = (
+    "BatchNormalization",
+    "Softmax",
+    "LogSoftmax",
+    "Split",
+    "Gather",
+    "Slice",
+    "Pad",
+    "Resize",
+    "Interpolate",
+)
 _RESIDUAL = 3
 
 _Item = TypeVar("_Item", int, float)

@@ -14,6 +14,7 @@ def indexing_cases() -> list[Case]:
     _gathers(build)
     _scatters(build)
     _rows(build)
+    _interpolations(build)
     return build.cases
 
 
@@ -89,3 +90,12 @@ def _rows(build: CaseBuilder) -> None:
         build.add(
             "ReverseSequence", f"time {time}", [build.variable(build.floats(*shape)), lengths], {"time_axis": time}
         )
+
+
+def _interpolations(build: CaseBuilder) -> None:
+    x = build.variable(build.floats(2, 5, 3))
+    for axis, size in enumerate((2, 5, 3)):
+        for taps in (1, 4, 7):
+            indices = build.constant(build.random.integers(0, size, (4, taps)))
+            tables = [indices, build.constant(build.floats(4, taps))]
+            build.add("Interpolate", f"axis {axis}, {taps} taps", [x, *tables], {"axis": axis})

@@ -62,6 +62,17 @@ def _reverse_sequence(node: Node, emit: Emitter) -> None:
     emit.bind(result, node.output)
 
 
+def _interpolate(node: Node, emit: Emitter) -> None:
+    """A product with the matrix of all weights, along the last axis."""
+    x, indices, weights, axis = node.input(0), node.input(1).data, node.input(2).data, node.int("axis")
+    matrix = np.zeros((x.shape[axis], indices.shape[0]), np.float32)
+    np.add.at(matrix, (indices, np.arange(len(indices))[:, None]), weights)
+    perm = [*(i for i in range(x.type.rank) if i != axis), axis]
+    product = emit("MatMul", emit.transposed(x, perm), emit.array(matrix, f"{node.name}/weights"), name=node.name)
+    back = emit("Transpose", product, perm=[perm.index(i) for i in range(len(perm))])
+    emit.bind(back, node.output)
+
+
 INDEXING_RULES: Mapping[str, ExportRule] = {
     "DynamicGather": _dynamic_gather,
     "GatherElements": _gather_elements,
@@ -70,5 +81,6 @@ INDEXING_RULES: Mapping[str, ExportRule] = {
     "ScatterND": _scatter,
     "OneHot": _one_hot,
     "Trilu": _trilu,
+    "Interpolate": _interpolate,
     "ReverseSequence": _reverse_sequence,
 }

@@ -34,6 +34,7 @@ _TAKEN_DTYPES: Mapping[str, tuple[str, ...]] = {
     "Trilu": tuple(DTYPES),
     "DequantizeLinear": ("int8", "int16", "int32"),
     "FlipSign": ("int8", "uint8"),
+    "Interpolate": ("float32", "int64"),
     "MaxPool": ("float32", "int8", "int16"),
     **dict.fromkeys(sorted(_MOVERS - {"FlipSign", "MaxPool", "ReduceMax", "ReduceMin"}), tuple(DTYPES)),
     **REDUCED_DTYPES,

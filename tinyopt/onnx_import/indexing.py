@@ -35,7 +35,7 @@ def _gather_elements(builder: Builder, node: OnnxNode) -> Sequence[Value]:
     _check_elements(node, x, indices.constant, axis)
     places = list(np.indices(indices.shape))
     places[axis] = _from_the_front(node, indices.constant, x.shape[axis])
-    flat = np.ravel_multi_index(places, x.shape).astype(np.int64)
+    flat = np.asarray(np.ravel_multi_index(tuple(places), x.shape), np.int64)
     return [_picked(builder, x, flat, x.shape, indices)]
 
 

@@ -11,6 +11,7 @@ from tinyopt.ops.integer_conv import INTEGER_CONV_OPERATORS
 from tinyopt.ops.integer_elementwise import INTEGER_ELEMENTWISE_OPERATORS
 from tinyopt.ops.integer_pool import INTEGER_POOL_OPERATORS
 from tinyopt.ops.integer_softmax import INTEGER_SOFTMAX_OPERATORS
+from tinyopt.ops.interpolate import INTERPOLATE_OPERATORS
 from tinyopt.ops.movement import MOVEMENT_OPERATORS
 from tinyopt.ops.normalization import NORMALIZATION_OPERATORS
 from tinyopt.ops.pointwise import POINTWISE_OPERATORS
@@ -38,6 +39,7 @@ _FAMILIES: tuple[tuple[Operator, ...], ...] = (
     MOVEMENT_OPERATORS,
     INDEXING_OPERATORS,
     RESIZE_OPERATORS,
+    INTERPOLATE_OPERATORS,
     QUANTIZE_OPERATORS,
     INTEGER_CONV_OPERATORS,
     INTEGER_ELEMENTWISE_OPERATORS,
