@@ -33,6 +33,24 @@ def data_dir() -> Path:
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--update-golden", action="store_true", help="write the texts in tests/golden anew")
+    parser.addoption("--full-grids", action="store_true", help="run every shape of the kernels' grids, not a sample")
+
+
+@pytest.fixture(scope="session")
+def is_full_grid(request: pytest.FixtureRequest) -> bool:
+    """Whether every shape of the kernels' grids was asked for."""
+    return bool(request.config.getoption("--full-grids"))
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    """Under --full-grids, what the tests recorded as "grid": family, CPU, shapes, largest error."""
+    if not config.getoption("--full-grids"):
+        return
+    reports = terminalreporter.stats.get("passed", [])
+    lines = [str(value) for report in reports for name, value in report.user_properties if name == "grid"]
+    if lines:
+        terminalreporter.section("grids: shapes, largest error as a share of the largest output")
+        terminalreporter.write_line("\n".join(sorted(lines)))
 
 
 @pytest.fixture

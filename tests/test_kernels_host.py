@@ -41,8 +41,8 @@ ENDINGS: tuple[dict[str, Any], ...] = (
 # wide ones, for rounding is judged by the largest output
 CLAMPS: tuple[dict[str, Any], ...] = ({}, {"low": 0.0}, {"low": -9.0, "high": 40.0})
 
-FULL = 1  # every sample on the best level; on the others, which share most of the code, some of them
-SOME = 10
+OTHERS = 10  # the best level takes so many times as many samples as the others, which share most of the code
+SAMPLE = 5  # and so many times as many with --full-grids
 
 _BEST = X86_LEVELS.index(host_level()) if host_level() in X86_LEVELS else len(X86_LEVELS)
 LEVELS = X86_LEVELS[_BEST:]
@@ -86,11 +86,12 @@ def dense(make: Callable[..., Sample]) -> Iterator[Sample]:
         yield make(rows, depth, channels)
 
 
-def chosen(samples: Iterator[Sample], level: HostLevel, names: tuple[str, ...]) -> list[Case]:
-    """The kernel of this level for each sample (for some of them where the level is not the best); refused are none."""
+def chosen(samples: Iterator[Sample], level: HostLevel, names: tuple[str, ...], is_full: bool) -> list[Case]:
+    """The kernels of this level for the samples, or for some of them, which do not change; refused are none."""
     result: list[Case] = []
-    for number, (node, arrays) in enumerate(samples):
-        if number % (FULL if level is LEVELS[0] else SOME):
+    random = np.random.default_rng(3)
+    for node, arrays in samples:
+        if random.integers(one_of(level, is_full)):
             continue
         plans = [planner(node) for planner in level.kernels[node.op]]
         plan = next((plan for plan in plans if isinstance(plan, Kernel)), plans[-1])
@@ -100,40 +101,50 @@ def chosen(samples: Iterator[Sample], level: HostLevel, names: tuple[str, ...]) 
     return result
 
 
-def check(made: list[Case], level: HostLevel) -> None:
-    assert len(made) >= (200 if level is LEVELS[0] else 200 // SOME)
+def one_of(level: HostLevel, is_full: bool) -> int:
+    """Samples of which one is taken."""
+    return (1 if level is LEVELS[0] else OTHERS) * (1 if is_full else SAMPLE)
+
+
+def check(made: list[Case], level: HostLevel, is_full: bool) -> None:
+    assert len(made) >= 150 // one_of(level, is_full)
+    assert len(made) >= 200 or one_of(level, is_full) > 1
     run_cases(made, Machine(level.tvm, "gcc", ()))
 
 
 @pytest.mark.slow
 @on_each_level
-def test_float_products_are_the_references_within_rounding(level: HostLevel) -> None:
+def test_float_products_are_the_references_within_rounding(level: HostLevel, is_full_grid: bool) -> None:
     samples = [*convolutions(cases.float_convolution, CLAMPS), *dense(cases.float_dense)]
-    check(chosen(iter(samples), level, ("conv_vector", "dense_vector")), level)
+    check(chosen(iter(samples), level, ("conv_vector", "dense_vector"), is_full_grid), level, is_full_grid)
 
 
 @pytest.mark.slow
 @on_each_level
-def test_float_depthwise_convolutions_are_the_references_within_rounding(level: HostLevel) -> None:
+def test_float_depthwise_convolutions_are_the_references_within_rounding(level: HostLevel, is_full_grid: bool) -> None:
     samples = depthwise(cases.float_convolution, CLAMPS, (4, 7, 8, 16, 20, 33))
-    check(chosen(samples, level, ("depthwise_vector",)), level)
+    check(chosen(samples, level, ("depthwise_vector",), is_full_grid), level, is_full_grid)
 
 
 @pytest.mark.slow
 @on_each_level
-def test_integer_products_give_every_bit(level: HostLevel) -> None:
+def test_integer_products_give_every_bit(level: HostLevel, is_full_grid: bool) -> None:
     if "QConv" not in level.kernels:
         pytest.skip("this level takes the kernels of any LLVM target")
     samples = [*convolutions(cases.integer_convolution, ENDINGS), *dense(cases.integer_dense)]
-    check(chosen(iter(samples), level, ("conv_vnni", "dense_vnni", "conv_madd", "dense_madd")), level)
+    check(
+        chosen(iter(samples), level, ("conv_vnni", "dense_vnni", "conv_madd", "dense_madd"), is_full_grid),
+        level,
+        is_full_grid,
+    )
 
 
 @pytest.mark.slow
-def test_integer_depthwise_convolutions_give_every_bit_with_vnni() -> None:
+def test_integer_depthwise_convolutions_give_every_bit_with_vnni(is_full_grid: bool) -> None:
     if LEVELS[:1] != X86_LEVELS[:1]:
         pytest.skip("this machine has no AVX-512 VNNI")
     samples = depthwise(cases.integer_convolution, ENDINGS, (16, 24, 32, 64, 80, 100))
-    check(chosen(samples, LEVELS[0], ("depthwise_vnni",)), LEVELS[0])
+    check(chosen(samples, LEVELS[0], ("depthwise_vnni",), is_full_grid), LEVELS[0], is_full_grid)
 
 
 def test_few_channels_fill_a_vector_with_several_pixels_where_windows_step_by_one() -> None:

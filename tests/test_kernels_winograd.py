@@ -1,4 +1,7 @@
-"""Winograd convolutions against the reference, in many shapes, cut into blocks in many ways."""
+"""Winograd convolutions: the transforms, when the planner takes them, and what memory they need.
+
+Their outputs are compared with the reference in test_kernels_vector.
+"""
 
 from __future__ import annotations
 
@@ -7,84 +10,12 @@ from typing import Any
 import numpy as np
 import pytest
 import vector_cases as cases
-from vector_harness import HOST, Case, Machine, run_cases
+from vector_cases import SAME
 
-from tinyopt.ir import Array, Node
 from tinyopt.targets.kernel import Kernel, Refusal, ScratchArgument
-from tinyopt.targets.kernels.vector.window import Window, window_of
-from tinyopt.targets.kernels.vector.winograd import plan_winograd, winograd_kernel
-from tinyopt.targets.kernels.vector.winograd_tiling import SCRATCH_BYTES, WinogradSpec, winograd_specs
+from tinyopt.targets.kernels.vector.winograd import plan_winograd
+from tinyopt.targets.kernels.vector.winograd_tiling import SCRATCH_BYTES
 from tinyopt.targets.kernels.vector.winograd_transforms import BIAS_POSITION, TAPS, TRANSFORMS, Transform
-
-Sample = tuple[Node, tuple[Array | None, ...]]
-SAME = (1, 1, 1, 1)
-PADS: tuple[cases.Pads, ...] = (SAME, SAME, (0, 0, 0, 0), (0, 1, 2, 0), (2, 3, 1, 1))
-AARCH64 = {"kind": "llvm", "mtriple": "aarch64-linux-gnu", "mcpu": "cortex-a53"}  # runs on all of them
-CPUS = ("max,sve=off,pauth-impdef=on", "cortex-a72", "cortex-a53")
-
-
-def any_convolution(random: np.random.Generator) -> Sample:
-    height, width = (int(cells) for cells in random.integers(3, 15, 2))
-    depth, channels = (int(count) for count in random.integers(4, 22, 2))
-    return cases.float_convolution(
-        (height, width, depth),
-        channels,
-        (3, 3),
-        pads=PADS[random.integers(len(PADS))],
-        residual=bool(random.integers(2)),
-        low=(-np.inf, 0.0)[random.integers(2)],
-        high=(np.inf, 9.0)[random.integers(2)],
-    )
-
-
-def specs_of(node: Node, outputs: int) -> list[WinogradSpec]:
-    window = window_of(node, (3, 3))
-    assert isinstance(window, Window)
-    specs = winograd_specs(window, node.output.shape[3], node.optional_input(3) is not None)
-    return [spec for spec in specs if spec.outputs == outputs]
-
-
-def any_cases(count: int) -> list[Case]:
-    """Random shapes, each cut in a random way; both transforms in turn."""
-    random = np.random.default_rng(11)
-    chosen: list[Case] = []
-    while len(chosen) < count:
-        node, arrays = any_convolution(random)
-        specs = specs_of(node, (2, 4)[len(chosen) % 2])
-        if specs:
-            chosen.append(Case(node, winograd_kernel(node, specs[random.integers(len(specs))]), arrays))
-    return chosen
-
-
-def planned_cases() -> list[Case]:
-    """As the planner cuts them: a strip of one row of tiles, a whole image, tiles beyond the edge, many channels."""
-    conv = cases.float_convolution
-    samples = [
-        conv((32, 32, 16), 16, (3, 3), pads=SAME, residual=True, low=0),
-        conv((8, 8, 256), 12, (3, 3), pads=SAME),
-        conv((30, 29, 8), 9, (3, 3), pads=(0, 1, 2, 1), low=-9, high=10),
-        conv((12, 10, 64), 64, (3, 3)),
-    ]
-    return [Case(node, kernel_of(node), arrays) for node, arrays in samples]
-
-
-def kernel_of(node: Node) -> Kernel:
-    kernel = plan_winograd(node)
-    assert isinstance(kernel, Kernel), kernel
-    return kernel
-
-
-@pytest.mark.qemu
-@pytest.mark.slow
-@pytest.mark.parametrize("cpu", CPUS)
-def test_it_gives_the_reference_on_aarch64(cpu: str) -> None:
-    machine = Machine(AARCH64, "aarch64-linux-gnu-gcc", ("qemu-aarch64", "-cpu", cpu))
-    run_cases([*planned_cases(), *any_cases(12)], machine)
-
-
-@pytest.mark.slow
-def test_it_gives_the_reference_on_this_machine() -> None:
-    run_cases([*planned_cases(), *any_cases(2)], HOST)
 
 
 class Numbers:
@@ -140,6 +71,8 @@ def test_what_it_does_not_take_or_would_not_speed_up_is_refused_with_a_reason(
 
 def test_scratch_memory_does_not_grow_with_the_image() -> None:
     node, _ = cases.float_convolution((150, 200, 32), 32, (3, 3), pads=SAME)
-    scratch = [argument.bytes for argument in kernel_of(node).arguments if isinstance(argument, ScratchArgument)]
+    kernel = plan_winograd(node)
+    assert isinstance(kernel, Kernel)
+    scratch = [argument.bytes for argument in kernel.arguments if isinstance(argument, ScratchArgument)]
     assert scratch[0] <= SCRATCH_BYTES
     assert scratch[1] == 4 * (6 * 202 * 32 + 4)  # six rows with their padding, and a vector's slack

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -12,9 +13,16 @@ from tinyopt.ops.requantize import multiplier_and_shift
 
 Pair = tuple[int, int]
 Pads = tuple[int, int, int, int]
+Sample = tuple[Node, tuple[Array | None, ...]]  # a node and its inputs' arrays, constants included
 NO_PADS: Pads = (0, 0, 0, 0)
+SAME: Pads = (1, 1, 1, 1)
 
 _random = np.random.default_rng(7)
+
+
+def begin_with(seed: int) -> None:
+    """Let the data of the samples that follow depend on the seed, and not on what was drawn before."""
+    _random.bit_generator.state = np.random.default_rng(seed).bit_generator.state
 
 
 def floats(*shape: int) -> Array:
@@ -70,7 +78,7 @@ def float_convolution(
     residual: bool = False,
     low: float = -math.inf,
     high: float = math.inf,
-) -> tuple[Node, tuple[Array | None, ...]]:
+) -> Sample:
     """A float Conv of an NHWC image to `channels`."""
     x = floats(1, *image)
     inputs: list[Value | None] = [
@@ -87,11 +95,21 @@ def float_convolution(
     return node, (x, inputs[1].data, inputs[2].data, added)  # type: ignore[union-attr]
 
 
-def float_dense(rows: int, depth: int, channels: int, low: float = -math.inf) -> tuple[Node, tuple[Array | None, ...]]:
+def float_dense(
+    rows: int,
+    depth: int,
+    channels: int,
+    low: float = -math.inf,
+    high: float = math.inf,
+    residual: bool = False,
+) -> Sample:
     """A float Dense."""
     x, w, b = floats(rows, depth), floats(channels, depth), floats(channels)
+    added = floats(rows, channels) if residual else None
     inputs: list[Value | None] = [Value("x", TensorType.of(x)), Value.of("w", w), Value.of("b", b), None]
-    return finished("Dense", inputs, clamp(low)), (x, w, b, None)
+    if added is not None:
+        inputs[3] = Value("r", TensorType.of(added))
+    return finished("Dense", inputs, clamp(low, high)), (x, w, b, added)
 
 
 def _requantization(depth: int, channels: int, scale: float) -> tuple[Array, int]:
@@ -111,27 +129,47 @@ def integer_convolution(
     low: int = -128,
     high: int = 127,
     scale: float = 1.0,
-) -> tuple[Node, tuple[Array | None, ...]]:
-    """A QConv of an NHWC image to `channels`; scale 1 fills the range of int8 well."""
+    zero_points: Pair = (11, -7),
+) -> Sample:
+    """A QConv of an NHWC image to `channels`; scale 1 fills the range of int8 well.
+
+    zero_points: of input and output.
+    """
     x, w = levels(1, *image), weights(channels, *kernel, image[2] // group)
+    attributes: dict[str, Attribute] = {**window(strides, pads, dilations), "group": group, "low": low, "high": high}
+    return _weighted("QConv", x, w, attributes, residual, scale, zero_points)
+
+
+def integer_dense(
+    rows: int,
+    depth: int,
+    channels: int,
+    scale: float = 1.0,
+    residual: bool = False,
+    low: int = -128,
+    high: int = 127,
+    zero_points: Pair = (-128, 3),
+) -> Sample:
+    """A QDense; scale and zero points as in `integer_convolution`."""
+    x, w = levels(rows, depth), weights(channels, depth)
+    return _weighted("QDense", x, w, {"low": low, "high": high}, residual, scale, zero_points)
+
+
+def _weighted(
+    op: str, x: Array, w: Array, attributes: dict[str, Attribute], residual: bool, scale: float, zero_points: Pair
+) -> Sample:
+    channels = len(w)
     multiplier, shift = _requantization(w[0].size, channels, scale)
     bias = _random.integers(-20000, 20000, channels).astype(np.int32)
     inputs: list[Value | None] = [
-        quantized(x, 11),
+        quantized(x, zero_points[0]),
         Value.of("w", w, Quantization.per_channel([0.01] * channels, [0] * channels, 0)),
         Value.of("b", bias),
         Value.of("m", multiplier),
         None,
     ]
-    attributes = {
-        **window(strides, pads, dilations),
-        "group": group,
-        "residual_multiplier": 0,
-        "shift": shift,
-        "low": low,
-        "high": high,
-    }
-    node = finished("QConv", inputs, attributes, Quantization.per_tensor(0.1, -7))
+    rounding = {"residual_multiplier": 0, "shift": shift}
+    node = finished(op, inputs, {**attributes, **rounding}, Quantization.per_tensor(0.1, zero_points[1]))
     added = levels(*node.output.shape) if residual else None
     if added is not None:
         node.inputs[4] = quantized(added, 5)
@@ -139,56 +177,56 @@ def integer_convolution(
     return node, (x, w, bias, multiplier, added)
 
 
-def integer_dense(rows: int, depth: int, channels: int, scale: float = 1.0) -> tuple[Node, tuple[Array | None, ...]]:
-    """A QDense."""
-    x, w = levels(rows, depth), weights(channels, depth)
-    multiplier, shift = _requantization(depth, channels, scale)
-    bias = _random.integers(-20000, 20000, channels).astype(np.int32)
-    inputs: list[Value | None] = [
-        quantized(x, -128),
-        Value.of("w", w, Quantization.per_channel([0.01] * channels, [0] * channels, 0)),
-        Value.of("b", bias),
-        Value.of("m", multiplier),
-        None,
-    ]
-    attributes: dict[str, Attribute] = {"residual_multiplier": 0, "shift": shift, "low": -128, "high": 127}
-    return finished("QDense", inputs, attributes, Quantization.per_tensor(0.1, 3)), (x, w, bias, multiplier, None)
-
-
-def elementwise(
-    op: str, *shape: int, attributes: dict[str, Attribute] | None = None
-) -> tuple[Node, tuple[Array | None, ...]]:
+def elementwise(op: str, *shape: int, attributes: dict[str, Attribute] | None = None) -> Sample:
     """A float operator of one or two inputs of equal shape."""
-    arrays = tuple(floats(*shape) for _ in range(1 if op in ("Relu", "Clip") else 2))
+    return elementwise_of(op, [shape] * (1 if op in ("Relu", "Clip") else 2), attributes or {})
+
+
+def elementwise_of(op: str, shapes: Sequence[tuple[int, ...]], attributes: dict[str, Attribute]) -> Sample:
+    """A float operator of inputs of these shapes, broadcast where they differ."""
+    arrays = tuple(floats(*shape) for shape in shapes)
     inputs: list[Value | None] = [Value(f"x{i}", TensorType.of(array)) for i, array in enumerate(arrays)]
-    return finished(op, inputs, attributes or {}), arrays
+    return finished(op, inputs, attributes), arrays
 
 
-def integer_sum(*shape: int, multiplier_b: int, low: int = -128) -> tuple[Node, tuple[Array | None, ...]]:
+def integer_sum(*shape: int, multiplier_b: int, low: int = -128) -> Sample:
     """A QAdd of equal shapes."""
-    a, b = levels(*shape), levels(*shape)
+    return integer_sum_of([shape, shape], (1_048_577, multiplier_b), 20, low)
+
+
+def integer_sum_of(
+    shapes: Sequence[tuple[int, ...]],
+    multipliers: Pair,
+    shift: int,
+    low: int = -128,
+    high: int = 127,
+    zero_points: tuple[int, int, int] = (-128, 17, -20),
+) -> Sample:
+    """A QAdd, broadcast where the shapes differ. zero_points: of the inputs and the output."""
+    arrays = tuple(levels(*shape) for shape in shapes)
     attributes: dict[str, Attribute] = {
-        "multiplier_a": 1_048_577,
-        "multiplier_b": multiplier_b,
-        "shift": 20,
+        "multiplier_a": multipliers[0],
+        "multiplier_b": multipliers[1],
+        "shift": shift,
         "low": low,
-        "high": 127,
+        "high": high,
     }
-    inputs: list[Value | None] = [quantized(a, -128), quantized(b, 17)]
-    return finished("QAdd", inputs, attributes, Quantization.per_tensor(0.1, -20)), (a, b)
+    inputs: list[Value | None] = [quantized(array, zero) for array, zero in zip(arrays, zero_points, strict=False)]
+    return finished("QAdd", inputs, attributes, Quantization.per_tensor(0.1, zero_points[2])), arrays
 
 
-def to_levels(count: int) -> tuple[Node, tuple[Array | None, ...]]:
+def to_levels(count: int, scale: float = 0.5, zero_point: int = -3) -> Sample:
     """A QuantizeLinear; the input has halves between two levels, and values far beyond the ends."""
-    x = np.concatenate([floats(count - 6) * 8, np.array([0.25, 0.75, -0.25, -1.25, 1e9, -1e9], np.float32)])
+    ends = np.array([0.5, 1.5, -0.5, -2.5, 2e9, -2e9], np.float32) * np.float32(scale)
+    x = np.concatenate([floats(count) * np.float32(16 * scale), ends])[-count:]
     inputs: list[Value | None] = [Value("x", TensorType.of(x))]
-    return finished("QuantizeLinear", inputs, {}, Quantization.per_tensor(0.5, -3)), (x,)
+    return finished("QuantizeLinear", inputs, {}, Quantization.per_tensor(scale, zero_point)), (x,)
 
 
-def from_levels(count: int) -> tuple[Node, tuple[Array | None, ...]]:
+def from_levels(count: int, scale: float = 0.013, zero_point: int = 9) -> Sample:
     """A DequantizeLinear."""
     x = levels(count)
-    return finished("DequantizeLinear", [quantized(x, 9, 0.013)], {}), (x,)
+    return finished("DequantizeLinear", [quantized(x, zero_point, scale)], {}), (x,)
 
 
 def pool(
@@ -200,19 +238,29 @@ def pool(
     dilations: Pair = (1, 1),
     counted_pads: Pads = NO_PADS,
     dtype: str = "float32",
-) -> tuple[Node, tuple[Array | None, ...]]:
-    """AveragePool, MaxPool (float32 or int8) or QAveragePool."""
+    low: int = -128,
+    high: int = 127,
+    zero_points: Pair = (-5, 4),
+    has_factors: bool = False,
+) -> Sample:
+    """AveragePool, MaxPool (float32 or int8) or QAveragePool, whose are the clamp, the zero points and the factors.
+
+    has_factors: a multiplier for each output position.
+    """
     attributes: dict[str, Attribute] = {**window(strides, pads, dilations), "kernel": kernel}
     is_integer = dtype == "int8"
     x = levels(1, *image) if is_integer else floats(1, *image)
-    inputs: list[Value | None] = [quantized(x, -5) if is_integer else Value("x", TensorType.of(x))]
-    arrays: list[Array | None] = [x]
+    inputs: list[Value | None] = [quantized(x, zero_points[0]) if is_integer else Value("x", TensorType.of(x))]
     if op == "AveragePool":
         attributes |= {"counted_pads": counted_pads, **clamp(-0.5)}
-    if op == "QAveragePool":
-        multiplier, shift = multiplier_and_shift(np.array([1.3 / (kernel[0] * kernel[1])]))
-        inputs.append(Value.of("m", multiplier))
-        arrays.append(multiplier)
-        attributes |= {"shift": shift, "low": -128, "high": 127}
-    same = inputs[0].quantization if inputs[0] is not None and op == "MaxPool" else Quantization.per_tensor(0.1, 4)
-    return finished(op, inputs, attributes, same if is_integer else None), tuple(arrays)
+    if op != "QAveragePool":
+        same = Quantization.per_tensor(0.1, zero_points[0]) if is_integer else None
+        return finished(op, inputs, attributes, same), (x,)
+    multiplier, shift = multiplier_and_shift(np.array([1.3 / (kernel[0] * kernel[1])]))
+    inputs.append(Value.of("m", multiplier))
+    attributes |= {"shift": shift, "low": low, "high": high}
+    node = finished(op, inputs, attributes, Quantization.per_tensor(0.1, zero_points[1]))
+    if has_factors:
+        shares = _random.uniform(0.6, 1.0, node.output.shape[1] * node.output.shape[2])
+        node.inputs[1] = Value.of("m", (multiplier * shares).astype(np.int32))
+    return node, (x, node.input(1).data)
