@@ -6,8 +6,18 @@ import re
 
 import pytest
 
+from tinyopt.errors import TinyoptError
 from tinyopt.targets import target_named
-from tools.inner_loops import CPUS, LAYERS, PRODUCTS, InnerLoop, Instruction, inner_loop, kernel_of, resource_pressure
+from tools.inner_loop_analysis import (
+    PRODUCTS,
+    Instruction,
+    product_loop,
+    products_of,
+    resource_pressure,
+    stored_vectors_of,
+    transform_loops,
+)
+from tools.inner_loops import CPUS, LAYERS, InnerLoop, kernel_of
 
 NESTED = """\
 10 ldr q0, [x0]
@@ -20,6 +30,19 @@ NESTED = """\
 2c b.eq 34 <kernel+0x24>
 30 b 10 <kernel>
 34 ret"""
+WINOGRAD = """\
+10 stp q0, q1, [x0]
+14 b.ne 10 <kernel>
+18 fsub v2.4s, v0.4s, v1.4s
+1c stp q0, q1, [x0]
+20 stur q2, [x0, #32]
+24 str q2, [sp, #16]
+28 b.ne 18 <kernel+0x8>
+2c fmla v2.4s, v0.4s, v1.s[0]
+30 b.ne 2c <kernel+0x1c>
+34 fsub v2.4s, v0.4s, v1.4s
+38 str q2, [x0, #32]
+3c b.ne 34 <kernel+0x24>"""
 REPORT = """\
 Resources:
 [0]   - A57UnitL
@@ -33,12 +56,23 @@ Resource pressure per iteration:
 """
 
 
+def parsed(text: str) -> list[Instruction]:
+    lines = re.findall(r"(\w+) (\S+) ?(.*)", text)
+    return [Instruction(int(address, 16), mnemonic, operands) for address, mnemonic, operands in lines]
+
+
 def test_the_loop_without_a_loop_inside_is_the_inner_one() -> None:
-    lines = re.findall(r"(\w+) (\S+) ?(.*)", NESTED)
-    function = [Instruction(int(address, 16), mnemonic, operands) for address, mnemonic, operands in lines]
-    loop = inner_loop(function)
+    loop = product_loop(parsed(NESTED))
     assert [instruction.address for instruction in loop] == [0x14, 0x18, 0x1C, 0x20]
-    assert sum(instruction.products for instruction in loop) == PRODUCTS["sdot"]["4s"]
+    assert products_of(loop) == PRODUCTS["sdot"]["4s"]
+
+
+def test_winograd_s_transforms_are_told_from_copying_and_from_each_other() -> None:
+    inputs, outputs = transform_loops(parsed(WINOGRAD))
+    assert (inputs[0].address, outputs[0].address) == (0x18, 0x34)
+    assert stored_vectors_of(inputs) == 3  # but for the one on the stack
+    with pytest.raises(TinyoptError, match="0 transforms before"):
+        transform_loops(parsed(WINOGRAD)[7:])
 
 
 def test_the_products_of_a_requantization_do_not_count() -> None:
@@ -47,10 +81,10 @@ def test_the_products_of_a_requantization_do_not_count() -> None:
 
 
 def test_units_of_one_kind_share_their_work() -> None:
-    assert resource_pressure(REPORT) == {"L": 2.0, "I": 1.0}
+    assert resource_pressure(REPORT) == ("A57", {"L": 2.0, "I": 1.0})
 
 
 @pytest.mark.parametrize("entry", LAYERS, ids=str)
 def test_every_row_of_the_table_has_the_same_kernel_on_both_cpus(entry: InnerLoop) -> None:
-    names = {kernel_of(entry, target_named(targets[entry.level])).name for targets in CPUS.values()}
+    names = {kernel_of(entry, target_named(targets[entry.level])).name for targets in (cpu.targets for cpu in CPUS)}
     assert len(names) == 1
