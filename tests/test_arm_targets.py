@@ -76,7 +76,7 @@ def test_every_cpu_that_the_manuals_describe_has_a_target() -> None:
 
 
 @pytest.mark.qemu
-@pytest.mark.parametrize("cpu", ["cortex-a53", "cortex-a72", "cortex-a55", "cortex-a510", "neoverse-v1", "apple-m1"])
+@pytest.mark.parametrize("cpu", ["cortex-a53", "apple-m1", "cortex-a510", "neoverse-v1"])  # each kind, SVE and SVE2
 def test_a_library_has_the_instructions_of_its_cpu_and_gives_the_reference_s_bytes_on_it(cpu: str) -> None:
     need_tools()
     built = load_built_model(compiled_digits(cpu))

@@ -22,8 +22,8 @@ STATIC: tuple[tuple[str, ...], ...] = (
     ("lint-imports",),
 )
 TESTS: dict[str, tuple[tuple[str, ...], ...]] = {
-    "": (("pytest", "-q", "-n", "2", "-m", "not qemu and not slow"),),
-    "--all": (("pytest", "-q", "-n", "2"),),
+    "": (("pytest", "-q", "-n", "2", "--dist", "loadfile", "-m", "not qemu and not slow"),),
+    "--all": (("pytest", "-q", "-n", "2", "--dist", "loadfile"),),
     "--static": (),
 }
 
