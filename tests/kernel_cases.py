@@ -473,6 +473,7 @@ _FAMILIES: tuple[Callable[[CaseBuilder], None], ...] = (
     tensor_cases.reductions,
     tensor_cases.along_axis,
     tensor_cases.recurrences,
+    tensor_cases.normalizations,
     _quantizers,
     _int16,
 )

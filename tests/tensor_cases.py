@@ -105,3 +105,19 @@ def _recurrence(
         *((state, lengths, *own.get(op, [])) if is_full else [None] * (2 + len(own.get(op, [])))),
     ]
     build.add(op, title, inputs, attributes, outputs=3 if op == "LSTM" else 2)
+
+
+def normalizations(build: CaseBuilder) -> None:
+    """Rows of one and of several dimensions, with and without scale, bias and statistics; LRN at both ends."""
+    x, scale, bias = build.variable(build.floats(3, 4, 5)), build.constant(build.floats(4, 5)), build.floats(5)
+    last, rows = build.constant(bias), build.variable(build.floats(4, 5))
+    eps: Mapping[str, Attribute] = {"axis": 1, "epsilon": 0.01}
+    build.add("LayerNormalization", "two dimensions, no bias", [x, scale, None], eps)
+    build.add("LayerNormalization", "bias that is computed", [x, scale, rows], eps)
+    build.add("LayerNormalization", "statistics", [x, last, last], {**eps, "axis": 2}, outputs=3)
+    build.add("LayerNormalization", "neither scale nor bias", [x, None, None], {**eps, "axis": 0})
+    build.add("RMSNormalization", "scaled", [x, scale], eps)
+    build.add("RMSNormalization", "not scaled", [x, None], {**eps, "axis": 2})
+    response: Mapping[str, Attribute] = {"alpha": 0.3, "beta": 0.6, "bias": 1.5}
+    for size in (1, 2, 5):
+        build.add("LRN", f"size {size}", [build.variable(build.floats(2, 4, 3, 2))], {**response, "size": size})

@@ -200,6 +200,13 @@ CASES: Mapping[str, Callable[[GraphBuilder], Value]] = {
     "CumProd": lambda b: b("CumProd", b.input("x", (3, 9)), axis=0, exclusive=1, reverse=0),
     "LSTM": _lstm,
     "GRU": _gru,
+    "LayerNormalization": lambda b: b.many(
+        "LayerNormalization", b.input("x", (2, 3, 4)), None, b.random((4,)), outputs=3, axis=2, epsilon=0.01
+    ),
+    "RMSNormalization": lambda b: b(
+        "RMSNormalization", b.input("x", (2, 3, 4)), b.random((3, 4)), axis=1, epsilon=0.01
+    ),
+    "LRN": lambda b: b("LRN", b.input("x", (2, 6, 3, 4)), size=3, alpha=0.2, beta=0.6, bias=1.1),
     "Hardmax": lambda b: b("Hardmax", b.input("x", (3, 9)), axis=0),
     "Identity": lambda b: b("Identity", b.input("x", (2, 3))),
     "FlipSign to int8": lambda b: b("FlipSign", b.input("x", (300,), "uint8")),

@@ -48,3 +48,34 @@ def test_arg_max_of_integers_picks_the_first_or_the_last_of_equal_ones(last: int
     arg = node("ArgMax", "x", axis=1, select_last_index=last, keepdims=0)
     model = model_of([arg], {"x": ("int8", (3, 5000))}, opset=13, output_dtypes={"y": "int64"})
     assert_same_as_runtime(model, 0)
+
+
+@pytest.mark.parametrize(
+    ("opset", "layer", "shapes"),
+    [
+        (17, node("LayerNormalization", "x s b", epsilon=0.1), ((4,), (4,))),
+        (17, node("LayerNormalization", "x s b", axis=1), ((4,), (3, 1))),
+        (23, node("RMSNormalization", "x s", axis=-2), ((3, 4),)),
+        (17, node("InstanceNormalization", "x s b", epsilon=0.1), ((3,), (3,))),
+        (21, node("GroupNormalization", "x s b", num_groups=3), ((3,), (3,))),
+        (17, node("LpNormalization", "x", axis=1, p=1), ()),
+        (17, node("LpNormalization", "x"), ()),
+    ],
+)
+def test_normalizations(opset: int, layer: onnx.NodeProto, shapes: tuple[tuple[int, ...], ...]) -> None:
+    random = np.random.default_rng(1)
+    arrays = {name: random.normal(size=shape).astype(np.float32) for name, shape in zip("sb", shapes, strict=False)}
+    assert_same_as_runtime(model_of([layer], _X, arrays, opset=opset))
+    computed = {**_X, **{name: array.shape for name, array in arrays.items()}}
+    assert_same_as_runtime(model_of([layer], computed, opset=opset))
+
+
+def test_batch_normalization_with_computed_parameters() -> None:
+    inputs = {**_X, "s": (3,), "b": (3,), "m": (3,)}
+    layer = node("BatchNormalization", "x s b m v", epsilon=0.2)
+    assert_same_as_runtime(model_of([layer], inputs, {"v": np.array([4, 9, 0.5], np.float32)}))
+
+
+def test_local_response_normalization() -> None:
+    layer = node("LRN", "x", size=5, alpha=0.4, beta=0.6, bias=2.0)
+    assert_same_as_runtime(model_of([layer], {"x": (2, 7, 3, 2)}))

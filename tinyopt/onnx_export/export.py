@@ -19,7 +19,10 @@ from tinyopt.onnx_export.recurrent_rules import RECURRENT_RULES
 
 OPSET = 20  # the first with Gelu
 OPSET_INT16 = 21  # the first that quantizes to int16
-OPSETS: Mapping[str, int] = {"CumProd": 26}  # the first opset that has an operator, where OPSET does not
+OPSETS: Mapping[str, int] = {
+    "CumProd": 26,
+    "RMSNormalization": 23,
+}  # the first opset that has an operator, where OPSET does not
 IR_VERSION = 10  # the first with metadata on nodes
 
 RULES: Mapping[str, ExportRule] = {

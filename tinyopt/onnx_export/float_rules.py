@@ -171,6 +171,25 @@ def _clip(node: Node, emit: Emitter) -> None:
     emit.bind(result, node.output)
 
 
+def _layer_normalization(node: Node, emit: Emitter) -> None:
+    """ONNX demands a scale."""
+    x, axis = node.input(0), node.int("axis")
+    scale = node.optional_input(1)
+    ones = emit.array(np.ones(x.shape[axis:], np.float32), f"{node.name}/ones") if scale is None else emit.value(scale)
+    results = emit.many(
+        node.op,
+        emit.value(x),
+        ones,
+        emit.value(node.optional_input(2)),
+        name=node.name,
+        outputs=len(node.outputs),
+        axis=axis,
+        epsilon=node.float("epsilon"),
+    )
+    for result, output in zip(results, node.outputs, strict=True):
+        emit.bind(result, output)
+
+
 def _as_named(*attributes: str) -> ExportRule:
     """For operators that ONNX has under the same name, with these attributes of the same names."""
 
@@ -204,6 +223,9 @@ FLOAT_RULES: Mapping[str, ExportRule] = {
     "Gelu": _as_named("approximate"),
     "Softmax": _as_named("axis"),
     "LogSoftmax": _as_named("axis"),
+    "LayerNormalization": _layer_normalization,
+    "RMSNormalization": _layer_normalization,
+    "LRN": _as_named("size", "alpha", "beta", "bias"),
     "Hardmax": _as_named("axis"),
     "Identity": _as_named(),
     "Transpose": _as_named("perm"),

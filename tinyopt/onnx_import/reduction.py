@@ -45,22 +45,22 @@ def _reduce(op: str, builder: Builder, node: OnnxNode) -> Sequence[Value]:
 
 def _reduced_nothing(op: str, builder: Builder, node: OnnxNode, axes: tuple[int, ...]) -> Value:
     """The constant that a reduction of a tensor without elements gives."""
-    x = node.value(0)
+    x, dtype = node.value(0), builder.dtype(node.value(0))
     if op in _OF_NOTHING:
         fill = _OF_NOTHING[op]
-    elif x.dtype == "bool":
+    elif dtype == "bool":
         fill = op == "ReduceMin"
-    elif x.dtype.startswith("float"):
+    elif dtype.startswith("float"):
         fill = np.inf if op == "ReduceMin" else -np.inf
     else:
-        limits = np.iinfo(DTYPES[x.dtype])
+        limits = np.iinfo(DTYPES[dtype])
         fill = limits.max if op == "ReduceMin" else limits.min
-    if np.isnan(fill) and not x.dtype.startswith("float"):
+    if np.isnan(fill) and not dtype.startswith("float"):
         raise Refusal("it divides by the number of no elements")
     shape = [1 if i in axes else size for i, size in enumerate(x.shape)]
     if not node.integer("keepdims", 1):
         shape = [size for i, size in enumerate(x.shape) if i not in axes]
-    return builder.constant(np.full(shape, fill, DTYPES[x.dtype]), node.name)
+    return builder.constant(np.full(shape, fill, DTYPES[dtype]), node.name)
 
 
 REDUCTION_RULES: dict[tuple[str, str], Rule] = {("", op): partial(_reduce, op) for op in REDUCED_DTYPES}

@@ -12,6 +12,7 @@ from tinyopt.ops.integer_elementwise import INTEGER_ELEMENTWISE_OPERATORS
 from tinyopt.ops.integer_pool import INTEGER_POOL_OPERATORS
 from tinyopt.ops.integer_softmax import INTEGER_SOFTMAX_OPERATORS
 from tinyopt.ops.interpolate import INTERPOLATE_OPERATORS
+from tinyopt.ops.layer_normalization import LAYER_NORMALIZATION_OPERATORS
 from tinyopt.ops.movement import MOVEMENT_OPERATORS
 from tinyopt.ops.normalization import NORMALIZATION_OPERATORS
 from tinyopt.ops.pointwise import POINTWISE_OPERATORS
@@ -36,6 +37,7 @@ _FAMILIES: tuple[tuple[Operator, ...], ...] = (
     REDUCE_OPERATORS,
     ALONG_AXIS_OPERATORS,
     RECURRENT_OPERATORS,
+    LAYER_NORMALIZATION_OPERATORS,
     MOVEMENT_OPERATORS,
     INDEXING_OPERATORS,
     RESIZE_OPERATORS,

@@ -11,7 +11,7 @@ from tinyopt.ops.record import ChannelRelation, Operator, QuantizationRule
 from tinyopt.ops.reduce import NUMBERS, reduced_shape
 from tinyopt.ops.rules import one_per_input_element, present, require, require_axis
 
-ORDERED = ("float32", "int8", "uint8", "int16", "uint16", "int32", "uint32", "int64")
+ORDERED = ("float32", "int8", "uint8", "int16", "uint16", "int32", "uint32", "int64", "uint64")
 
 
 def _check(node: Node, taken: Sequence[str]) -> None:

@@ -12,13 +12,13 @@ from typing import Protocol
 
 import numpy as np
 
-from tinyopt.ir import Array, Node, TensorType
+from tinyopt.ir import DTYPES, Array, Node, TensorType
 from tinyopt.ops.record import ChannelRelation, Operator, QuantizationRule
 from tinyopt.ops.rules import one_per_input_element, present, require, require_axis
 
 REALS = ("float32", "float64")
 NUMBERS = (*REALS, "int32", "int64")
-ANY = ("float32", "float16", "float64", "int8", "uint8", "int16", "uint16", "int32", "uint32", "int64", "bool")
+ANY = tuple(DTYPES)
 
 REDUCED_DTYPES: dict[str, tuple[str, ...]] = {
     "ReduceMean": NUMBERS,

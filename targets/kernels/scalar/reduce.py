@@ -150,7 +150,7 @@ _NAMES: Mapping[str, str] = {
     "ReduceL2": "l2",
     "ReduceLogSum": "log_sum",
 }
-_EXTREMES = ("int8", "uint8", "int16", "uint16", "int32", "uint32", "int64", "float32", "float64")
+_EXTREMES = ("int8", "uint8", "int16", "uint16", "int32", "uint32", "int64", "uint64", "float32", "float64")
 
 
 def plan_reduce(node: Node) -> Kernel | Refusal:
