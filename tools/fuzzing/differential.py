@@ -123,9 +123,8 @@ class Compilation:
     def _written(self, model: RandomModel, folder: Path) -> tuple[Path, CompileOptions]:
         path = folder / "model.onnx"
         onnx.save(model.model, path)
-        options = CompileOptions(
-            target=self.setting.target, is_quantized=False, cc=self.setting.cc, cache_dir=self.cache
-        )
+        setting = self.setting
+        options = CompileOptions(target=setting.target, is_quantized=False, cc=setting.cc, cache_dir=self.cache)
         if not setting.is_quantized:
             return path, options
         specs: list[str] = []
