@@ -369,7 +369,7 @@ def _movers(build: CaseBuilder) -> None:
     build.add("Transpose", "int32", [build.variable(build.int32(-9, 9, 3, 4))], {"perm": (1, 0)})
     both("Slice", "steps", (5, 6, 7), {"starts": (4, 0, 1), "steps": (-2, 1, 3), "sizes": (3, 6, 2)})
     both("Slice", "channels", (2, 3, 8), {"starts": (0, 0, 2), "steps": (1, 1, 1), "sizes": (2, 3, 4)})
-    for mode in ("constant", "reflect", "edge"):
+    for mode in ("constant", "reflect", "edge", "wrap"):
         both("Pad", mode, (1, 3, 4, 2), {"pads": (0, 1, 2, 0, 0, 2, 0, 1), "mode": mode, "value": -3.0})
     for axis, indices in ((0, np.array([[2, 0], [1, 1]])), (1, np.array(3)), (2, np.array([1]))):
         chosen = build.constant(indices.astype(np.int64))

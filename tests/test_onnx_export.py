@@ -184,6 +184,7 @@ CASES: Mapping[str, Callable[[GraphBuilder], Value]] = {
     "Pad of int8": lambda b: b("Pad", b.input("x", (2, 3), "int8"), pads=(0, 1, 2, 0), value=-7.0),
     "Pad by reflection": lambda b: b("Pad", b.input("x", (2, 3)), pads=(1, 2, 0, 0), mode="reflect"),
     "Pad by the edge": lambda b: b("Pad", b.input("x", (2, 3), "int8"), pads=(1, 2, 0, 0), mode="edge"),
+    "Pad by wrapping": lambda b: b("Pad", b.input("x", (2, 3)), pads=(1, 2, 0, 1), mode="wrap"),
     "Gather": lambda b: b("Gather", b.input("x", (4, 3)), b.constant([2, 0], dtype="int64"), axis=0),
     "Expand": lambda b: b("Expand", b.input("x", (3, 1)), shape=(2, 3, 4)),
     "Resize to the nearest": lambda b: _resize(b, (1, 3, 8, 10), (1.0, 1.0, 2.0, 2.0), "nearest", "asymmetric"),

@@ -13,6 +13,7 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from tinyopt.ir import Node
+from tinyopt.ops.movement import padded_positions
 from tinyopt.ops.pool import average_divisors
 from tinyopt.ops.resize import linear_taps, nearest_indices, resized_axes
 from tinyopt.passes.distillation.torch_door import Tensor, load_torch
@@ -225,9 +226,9 @@ def _pad(node: Node, x: Tensor) -> Tensor:
         backwards = [pads[axis + side] for axis in reversed(range(rank)) for side in (0, rank)]
         return functional.pad(x, backwards, value=node.float("value"))
     for axis in range(rank):
-        widths, indices = (pads[axis], pads[axis + rank]), np.arange(x.shape[axis + 1])
-        if any(widths):
-            x = _picked(x, axis, np.pad(indices, widths, mode="reflect" if mode == "reflect" else "edge"))
+        begin, end = pads[axis], pads[axis + rank]
+        if begin or end:
+            x = _picked(x, axis, padded_positions(x.shape[axis + 1], begin, end, mode))
     return x
 
 

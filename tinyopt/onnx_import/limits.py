@@ -23,6 +23,7 @@ LONGEST_NAME_BYTES = 4_096
 OLDEST_OPSET, NEWEST_OPSET = 7, 26
 OLDEST_IR_VERSION, NEWEST_IR_VERSION = 3, 13
 
+LARGEST_TABLE_ELEMENTS = 2**22  # coefficients or places that are made of a node's attributes: DFT, Resize, Col2Im
 FREE_FOLDED_BYTES = 64 * 2**20
 FOLDED_BYTES_PER_WEIGHT_BYTE = 8  # weights that pass through a few nodes: Cast, Sub, Mul, Transpose, Reshape
 MOST_EXPANDED_BYTES = 256 * 2**20  # how much larger a model may become when its functions are expanded

@@ -18,6 +18,7 @@ from tinyopt.onnx_import.elementwise import Rule
 from tinyopt.onnx_import.limits import LARGEST_TENSOR_ELEMENTS
 from tinyopt.onnx_import.onnx_node import OnnxNode, Refusal
 from tinyopt.onnx_import.resize_tables import crop_positions, taps
+from tinyopt.onnx_import.tabulated import check_table
 from tinyopt.ops.resize import COORDINATE_MODES, NEAREST_MODES, RESIZE_MODES
 
 _LARGEST_SCALE = 2**31
@@ -250,6 +251,7 @@ def _resized_axis(builder: Builder, x: Value, request: _Request, axis: int, posi
         rounded = np.clip(NEAREST_MODES[request.nearest](positions), 0, size_in - 1).astype(np.int64)
         return builder.emit("Gather", [x, builder.constant(rounded, "indices")], {"axis": axis})
     shrinking = min(request.scales[axis], 1.0) if request.antialias else 1.0
+    check_table(round(len(positions) * (2 + 4 / shrinking)), f"interpolation along a dimension of {size_in}")
     indices, weights = taps(positions, size_in, shrinking, request.cubic_a, request.exclude_outside)
     tables = [builder.constant(indices, "indices"), builder.constant(weights, "weights")]
     return builder.emit("Interpolate", [x, *tables], {"axis": axis})

@@ -21,7 +21,7 @@ def crop_positions(size_in: int, size_out: int, begin: float, end: float) -> Arr
 
 def linear_weights(distances: Array) -> Array:
     """The triangle that linear interpolation weighs elements with."""
-    return np.clip(1 - np.abs(distances), 0, 1)
+    return np.asarray(np.clip(1 - np.abs(distances), 0, 1))
 
 
 def cubic_weights(distances: Array, a: float) -> Array:

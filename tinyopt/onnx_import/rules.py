@@ -23,6 +23,7 @@ from tinyopt.onnx_import.recurrent import RECURRENT_RULES
 from tinyopt.onnx_import.reduction import REDUCTION_RULES
 from tinyopt.onnx_import.resize import RESIZE_RULES
 from tinyopt.onnx_import.slicing import SLICING_RULES
+from tinyopt.onnx_import.tabulated import TABULATED_RULES
 
 RULES: dict[tuple[str, str], Rule] = {
     ("", "Conv"): import_conv,
@@ -40,6 +41,7 @@ RULES: dict[tuple[str, str], Rule] = {
     **SLICING_RULES,
     **INDEXING_RULES,
     **GENERATOR_RULES,
+    **TABULATED_RULES,
     **RESIZE_RULES,
     **REDUCTION_RULES,
     **ALONG_AXIS_RULES,

@@ -8,6 +8,9 @@ from tinyopt.ir import Value
 from tinyopt.onnx_import.builder import Builder
 from tinyopt.onnx_import.elementwise import Rule
 from tinyopt.onnx_import.onnx_node import OnnxNode, Refusal
+from tinyopt.ops.movement import PAD_MODES
+
+_LARGEST_EXACT = 2**53  # integers up to here are numbers of float64
 
 
 def _slice(builder: Builder, node: OnnxNode) -> Sequence[Value]:
@@ -65,8 +68,8 @@ def _split(builder: Builder, node: OnnxNode) -> Sequence[Value]:
 
 def _pad(builder: Builder, node: OnnxNode) -> Sequence[Value]:
     x, mode = node.value(0), node.text("mode", "constant")
-    if mode not in ("constant", "reflect", "edge"):
-        raise Refusal(f"mode '{mode}'; tinyopt takes constant, reflect and edge")
+    if mode not in PAD_MODES:
+        raise Refusal(f"mode '{mode}'; tinyopt takes {', '.join(PAD_MODES)}")
     pads = _full_pads(node, x.type.rank)
     if min(pads, default=0) < 0 and mode != "constant":
         raise Refusal(f"negative pads in mode '{mode}'")
@@ -95,7 +98,10 @@ def _full_pads(node: OnnxNode, rank: int) -> tuple[int, ...]:
 def _pad_value(node: OnnxNode) -> float:
     if node.opset < 11:
         return node.real("value", 0.0)
-    return node.scalar_of(2, "padding value") or 0.0
+    value = node.scalar_of(2, "padding value") or 0.0
+    if abs(value) > _LARGEST_EXACT and node.value(0).dtype in ("int64", "uint64"):
+        raise Refusal(f"it pads with {value:.0f}; tinyopt takes integers up to {_LARGEST_EXACT}")
+    return value
 
 
 def _cropped(builder: Builder, node: OnnxNode, x: Value, pads: tuple[int, ...]) -> Value:
@@ -110,8 +116,28 @@ def _cropped(builder: Builder, node: OnnxNode, x: Value, pads: tuple[int, ...]) 
     return builder.emit("Slice", [x], {"starts": starts, "steps": (1,) * rank, "sizes": sizes})
 
 
+def _center_crop_pad(builder: Builder, node: OnnxNode) -> Sequence[Value]:
+    x, wanted = node.value(0), node.integers_of(1, "shape")
+    rank = x.type.rank
+    axes = [node.axis(axis, rank) for axis in node.integers("axes", tuple(range(rank)))]
+    if len(axes) != len(wanted) or len(set(axes)) != len(axes) or min(wanted, default=1) < 1:
+        raise node.invalid(f"shape {wanted} does not fit axes {axes} of shape {x.shape}")
+    starts, sizes, begins, ends = [0] * rank, list(x.shape), [0] * rank, [0] * rank
+    for axis, size in zip(axes, wanted, strict=True):
+        missing = size - x.shape[axis]
+        starts[axis], sizes[axis] = max(-missing, 0) // 2, min(size, x.shape[axis])
+        begins[axis] = max(missing, 0) // 2
+        ends[axis] = max(missing, 0) - begins[axis]
+    cropped = builder.emit("Slice", [x], {"starts": tuple(starts), "steps": (1,) * rank, "sizes": tuple(sizes)})
+    if not any((*begins, *ends)):
+        return [cropped]
+    value = -128.0 if x in builder.unsigned else 0.0
+    return [builder.emit("Pad", [cropped], {"pads": (*begins, *ends), "mode": "constant", "value": value})]
+
+
 SLICING_RULES: dict[tuple[str, str], Rule] = {
     ("", "Slice"): _slice,
     ("", "Split"): _split,
     ("", "Pad"): _pad,
+    ("", "CenterCropPad"): _center_crop_pad,
 }

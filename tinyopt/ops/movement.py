@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
@@ -11,7 +11,7 @@ from tinyopt.ir import DTYPES, Array, Node, TensorType
 from tinyopt.ops.record import ChannelRelation, Operator, QuantizationRule
 from tinyopt.ops.rules import like_input, no_macs, present, require, require_axis
 
-PAD_MODES = ("constant", "reflect", "edge")
+PAD_MODES = ("constant", "reflect", "edge", "wrap")
 
 
 def _infer_reshape(node: Node) -> list[TensorType]:
@@ -116,9 +116,19 @@ def _evaluate_pad(node: Node, arrays: Sequence[Array | None]) -> list[Array]:
     if mode == "constant":
         value = DTYPES[x.dtype.name].type(node.float("value"))
         return [np.pad(x, widths, constant_values=value)]
-    if mode == "reflect":
-        return [np.pad(x, widths, mode="reflect")]
-    return [np.pad(x, widths, mode="edge")]
+    return [_PADDED[mode](x, widths)]
+
+
+_PADDED: Mapping[str, Callable[[Array, list[tuple[int, int]]], Array]] = {
+    "reflect": lambda x, widths: np.pad(x, widths, mode="reflect"),
+    "edge": lambda x, widths: np.pad(x, widths, mode="edge"),
+    "wrap": lambda x, widths: np.pad(x, widths, mode="wrap"),
+}
+
+
+def padded_positions(size: int, begin: int, end: int, mode: str) -> Array:
+    """int64: which of the `size` elements along an axis stands at each place after a Pad that is not constant."""
+    return _PADDED[mode](np.arange(size, dtype=np.int64), [(begin, end)])
 
 
 def _infer_gather(node: Node) -> list[TensorType]:

@@ -14,6 +14,7 @@ from math import prod
 import numpy as np
 
 from tinyopt.ir import DTYPES, Array, Node
+from tinyopt.ops.movement import padded_positions
 from tinyopt.ops.resize import nearest_indices, resized_axes
 from tinyopt.targets.kernel import Argument, ConstantArgument, InputArgument, Kernel, OutputArgument, Refusal
 from tinyopt.targets.kernels.scalar.loops import CONTAINERS, Walk, broadcast_strides, row_major, walk_loops
@@ -96,9 +97,7 @@ def plan_pad(node: Node) -> Kernel | Refusal:
     ends = node.ints("pads")[x.type.rank :]
     indices: list[Array | None] = []
     for size, begin, end in zip(x.shape, begins, ends, strict=True):
-        positions = np.arange(size)
-        padded = np.pad(positions, (begin, end), mode="edge" if node.str("mode") == "edge" else "reflect")
-        indices.append(padded if begin or end else None)
+        indices.append(padded_positions(size, begin, end, node.str("mode")) if begin or end else None)
     return _table_kernel(node, "pad", indices)
 
 
