@@ -81,26 +81,30 @@ def load_cases() -> list[BackendCase]:
         warnings.simplefilter("ignore")
         for kind in KINDS:
             for case in load_model_tests(kind=kind):
-                model, data = case.model, case.data_sets
-                if model is None:
-                    folder = Path(case.model_dir)
-                    model = onnx.load(folder / "model.onnx")
-                    data = list(_stored_sets(folder, model))
+                model, data = _content(case)
                 backend_case = BackendCase(case.name, _category(case.name, model), model, data, case.rtol, case.atol)
                 found.setdefault(case.name, backend_case)
     return [found[name] for name in sorted(found)]
 
 
-def _stored_sets(folder: Path, model: onnx.ModelProto) -> Iterator[tuple[list[Array], list[Array]]]:
+def _content(case: Any) -> tuple[onnx.ModelProto, Sequence[tuple[Sequence[Any], Sequence[Any]]]]:
+    """The model and its data, from files where the case holds none."""
+    if case.model is not None:
+        return case.model, case.data_sets
+    folder = Path(case.model_dir)
+    return onnx.load(folder / "model.onnx"), list(_stored_sets(folder))
+
+
+def _stored_sets(folder: Path) -> Iterator[tuple[list[Array], list[Array]]]:
     for place in sorted(folder.glob("test_data_set_*")):
-        yield tuple(  # type: ignore[misc]
-            [_tensor(place / f"{kind}_{index}.pb") for index in range(len(list(place.glob(f"{kind}_*.pb"))))]
-            for kind in ("input", "output")
-        )
+        yield _tensors(place, "input"), _tensors(place, "output")
 
 
-def _tensor(path: Path) -> Array:
-    return to_array(onnx.TensorProto.FromString(path.read_bytes()))
+def _tensors(folder: Path, kind: str) -> list[Array]:
+    count = len(list(folder.glob(f"{kind}_*.pb")))
+    return [
+        to_array(onnx.TensorProto.FromString((folder / f"{kind}_{index}.pb").read_bytes())) for index in range(count)
+    ]
 
 
 def _category(name: str, model: onnx.ModelProto) -> str | None:

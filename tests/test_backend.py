@@ -1,0 +1,77 @@
+"""The onnx package's backend tests through the target host: a sample of them, or all with `--full-backend`.
+
+Each case is compiled and run. What is refused stands in backend_expected.toml with its reason; what is not refused
+must be right.
+"""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper
+
+from tools.backend_tests.cases import BackendCase, load_cases
+from tools.backend_tests.expectations import expected_refusals, surprises
+from tools.backend_tests.guard import Guarded, Lost
+from tools.backend_tests.running import Outcome, difference_of
+from tools.backend_tests.suite import run_cases
+
+SAMPLE = 250  # of about 2,000, the same ones in every run
+
+
+def test_the_backend_tests_pass_or_are_refused_as_expected(pytestconfig: pytest.Config) -> None:
+    cases = load_cases()
+    if not pytestconfig.getoption("full_backend"):
+        cases = random.Random(8).sample([case for case in cases if case.category is not None], SAMPLE)
+    outcomes = run_cases(cases, None)
+    assert surprises(cases, outcomes, expected_refusals()) == []
+
+
+def _case(name: str, expected: float, shape: tuple[int, ...] = (2,)) -> BackendCase:
+    x, y = (helper.make_tensor_value_info(tensor, TensorProto.FLOAT, shape) for tensor in "xy")
+    graph = helper.make_graph([helper.make_node("Neg", ["x"], ["y"])], "graph", [x], [y])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    data = [([np.ones(shape, np.float32)], [np.full(shape, expected, np.float32)])]
+    return BackendCase(name, "float32", model, data, 1e-3, 1e-7)
+
+
+def test_a_wrong_answer_is_seen_and_is_never_expected() -> None:
+    cases = [_case("right", -1), _case("wrong", 1), _case("empty", -1, (0,))]
+    outcomes = run_cases(cases, None)
+    assert [outcome.kind for outcome in outcomes] == ["pass", "wrong", "refused"]
+    said = surprises(cases, outcomes, {"wrong": "it is wrong", "right": "it is refused"})
+    assert [line.split()[:2] for line in said] == [["right", "passes:"], ["wrong:", "wrong:"], ["empty", "is"]]
+
+
+def test_a_case_that_ends_its_process_or_never_ends_costs_itself_only() -> None:
+    def work(item: str) -> str:
+        if item == "dies":
+            import os
+
+            os._exit(3)
+        while item == "hangs":
+            pass
+        return item
+
+    results = Guarded(work, 1.0)(["one", "dies", "two", "hangs", "three"])
+    assert results == ["one", Lost("crash", "the process ended with code 3"), "two", results[3], "three"]
+    assert isinstance(results[3], Lost)
+    assert results[3].how == "hang"
+
+
+@pytest.mark.parametrize(
+    ("got", "wanted", "is_same"),
+    [
+        (np.float32([1, np.nan]), np.float32([1.0005, np.nan]), True),
+        (np.float32([1, 2]), np.float32([1, 2.01]), False),
+        (np.int32([1000]), np.int32([1001]), False),
+        (np.int32([1]), np.int64([1]), False),
+        (np.float32([1]), np.float32([[1]]), False),
+    ],
+)
+def test_outputs_are_compared_by_type_shape_and_tolerance(got: object, wanted: object, is_same: bool) -> None:
+    assert (difference_of(np.asarray(got), np.asarray(wanted), 1e-3, 1e-7) == "") == is_same
