@@ -51,6 +51,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
     if lines:
         terminalreporter.section("grids: shapes, largest error as a share of the largest output")
         terminalreporter.write_line("\n".join(sorted(lines)))
+    parser.addoption("--full-backend", action="store_true", help="run all of the onnx package's backend tests")
 
 
 @pytest.fixture

@@ -308,7 +308,7 @@ _POINTWISE_ATTRIBUTES: Mapping[str, Mapping[str, Attribute]] = {
     "Shrink": {"bias": 0.2, "threshold": 0.5},
     "ThresholdedRelu": {"alpha": 0.3},
     "IsInf": {"positive": 1, "negative": 0},
-    "Mod": {"fmod": 0},  # for floats it is always 1
+    "Mod": {"fmod": 0},
     "BitShift": {"direction": "LEFT"},
 }
 
@@ -344,8 +344,9 @@ def _pointwise(build: CaseBuilder) -> None:
     for dtype in ("float32", "int32"):
         operands = [build.variable(_samples(build, dtype, 40)) for _ in range(2)]
         build.add("Mod", f"fmod, {dtype}", operands, {"fmod": 1})
-    pair = [build.variable(_samples(build, "uint32", 40)) for _ in range(2)]
-    build.add("BitShift", "right", pair, {"direction": "RIGHT"})
+    for dtype in ("uint32", "int32", "int8"):
+        pair = [build.variable(_samples(build, dtype, 40)) for _ in range(2)]
+        build.add("BitShift", f"right, {dtype}", pair, {"direction": "RIGHT"})
     plain = [dtype for dtype in DTYPES if dtype != "float16"]
     pairs = {(source, plain[(i + j) % len(plain)]) for j in (1, 5) for i, source in enumerate(plain)}
     for source, to in sorted({*pairs, ("float64", "int64"), ("float32", "bool"), ("float32", "uint64")}):

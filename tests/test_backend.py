@@ -7,17 +7,15 @@ must be right.
 from __future__ import annotations
 
 import random
-from pathlib import Path
 
 import numpy as np
-import onnx
 import pytest
 from onnx import TensorProto, helper
 
 from tools.backend_tests.cases import BackendCase, load_cases
 from tools.backend_tests.expectations import expected_refusals, surprises
 from tools.backend_tests.guard import Guarded, Lost
-from tools.backend_tests.running import Outcome, difference_of
+from tools.backend_tests.running import difference_of
 from tools.backend_tests.suite import run_cases
 
 SAMPLE = 250  # of about 2,000, the same ones in every run

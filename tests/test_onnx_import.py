@@ -259,13 +259,41 @@ def test_files_that_are_no_models_are_refused_in_one_line(tmp_path: Path) -> Non
 
 @pytest.mark.parametrize(
     ("opset", "ir_version", "message"),
-    [(6, 8, "opset 6; tinyopt reads 7 to 28"), (29, 8, "opset 29"), (17, 15, "IR version 15")],
+    [(0, 8, "opset 0; tinyopt reads 1 to 28"), (29, 8, "opset 29"), (17, 15, "IR version 15")],
 )
 def test_versions_outside_of_what_is_known_are_refused(opset: int, ir_version: int, message: str) -> None:
     model = model_of([node("Relu", "x")], {"x": (2,)}, opset=opset)
     model.ir_version = ir_version
     with pytest.raises(InvalidModelError, match=message):
         import_proto(model, "m", {})
+
+
+def test_operators_of_opset_6_broadcast_along_their_axis() -> None:
+    slope, offset = np.array([0.1, 0.2, 0.3], _F32), np.array([1, 2, 3], _F32)
+    nodes = [node("Add", "x offset", "sum", broadcast=1, axis=1), node("PRelu", "sum slope")]
+    graph = import_proto(model_of(nodes, {"x": (2, 3, 4)}, {"slope": slope, "offset": offset}, opset=6), "m", {}).graph
+    x = _floats(2, 3, 4)
+    total = x + offset[:, None]
+    (result,) = evaluate(graph, {"x": x}).values()
+    np.testing.assert_allclose(result, np.where(total < 0, total * slope[:, None], total), rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("operator", "opset", "reason"),
+    [("Add", 5, "its version of opset 5 is not known"), ("Dropout", 6, "it is in training mode")],
+)
+def test_operators_of_old_opsets_that_meant_something_else_are_refused(operator: str, opset: int, reason: str) -> None:
+    model = model_of([node(operator, "x x" if operator == "Add" else "x")], {"x": (2,)}, opset=opset)
+    with pytest.raises(UnsupportedOperatorError, match=reason):
+        import_proto(model, "m", {})
+
+
+def test_an_input_without_elements_is_a_constant() -> None:
+    model = model_of([node("CastLike", "x like")], {"x": (2,), "like": ("int32", (0,))}, opset=19)
+    result = import_proto(model, "m", {})
+    assert [value.name for value in result.graph.inputs] == ["x"]
+    assert result.graph.outputs[0].dtype == "int32"
+    assert "input 'like' has no elements: it is left out" in result.notes
 
 
 def test_an_empty_graph_is_refused() -> None:

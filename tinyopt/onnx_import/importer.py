@@ -18,6 +18,7 @@ from tinyopt.onnx_import.builder import Builder, unusable_type
 from tinyopt.onnx_import.folding import FOLDABLE, can_fold, fold
 from tinyopt.onnx_import.folding_budget import FoldingBudget
 from tinyopt.onnx_import.functions import expand_functions
+from tinyopt.onnx_import.older_opsets import as_newer, is_older
 from tinyopt.onnx_import.onnx_node import OnnxNode, Refusal
 from tinyopt.onnx_import.reading import check_structure, read_model
 from tinyopt.onnx_import.rules import RULES
@@ -166,6 +167,10 @@ class _Importer:
             self._refused[proto.name] = f"input '{proto.name}': its type is {dtype}, not one of {', '.join(DTYPES)}"
             return
         value = Value(proto.name, TensorType(dtype, shape))
+        if not value.type.elements:  # all that can be known of it is known
+            self._values[proto.name] = Value.of(proto.name, np.zeros(shape, DTYPES[dtype]))
+            self._notes.append(f"input '{proto.name}' has no elements: it is left out")
+            return
         if reason := unusable_type(value.type):
             raise InvalidModelError(f"input '{proto.name}' {reason}")
         self._inputs.append(value)
@@ -196,13 +201,14 @@ class _Importer:
 
     def _apply(self, onnx_node: OnnxNode, node: gs.Node) -> None:
         self._builder.begin(onnx_node)
-        if can_fold(onnx_node):
+        if not is_older(onnx_node) and can_fold(onnx_node):
             proto = self._model.graph.node[self._positions[node.outputs[0].name]]
             self._folding.spend(onnx_node)
             arrays = fold(onnx_node, proto)
             results = [self._builder.constant(array, onnx_node.name) for array in arrays]
         elif (onnx_node.domain, onnx_node.op) in RULES:
-            results = list(RULES[onnx_node.domain, onnx_node.op](self._builder, onnx_node))
+            newer = as_newer(self._builder, onnx_node)
+            results = list(RULES[onnx_node.domain, onnx_node.op](self._builder, newer))
         else:
             raise Refusal("it is supported on constants only")
         self._builder.finish(onnx_node, results)

@@ -20,7 +20,7 @@ MOST_NUMBERS_PER_ATTRIBUTE = 1_000_000
 MOST_ATTRIBUTES = 256  # of one node
 DEEPEST_NESTING = 100  # messages inside messages, and functions that call functions
 LONGEST_NAME_BYTES = 4_096
-OLDEST_OPSET, NEWEST_OPSET = 7, 28
+OLDEST_OPSET, NEWEST_OPSET = 1, 28
 OLDEST_IR_VERSION, NEWEST_IR_VERSION = 3, 14
 
 LARGEST_TABLE_ELEMENTS = 2**22  # coefficients or places that are made of a node's attributes: DFT, Resize, Col2Im

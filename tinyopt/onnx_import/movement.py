@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from tinyopt.ir import Array, Quantization, Value
+from tinyopt.ir import Array, Value
 from tinyopt.onnx_import.builder import Builder
 from tinyopt.onnx_import.elementwise import Rule
 from tinyopt.onnx_import.onnx_node import OnnxNode, Refusal
@@ -122,19 +122,6 @@ def _identity(builder: Builder, node: OnnxNode) -> Sequence[Value]:
     return [builder.emit("Identity", [node.value(0)])]
 
 
-def _cast(builder: Builder, node: OnnxNode) -> Sequence[Value]:
-    """On data that varies: float32 to itself, and 8-bit integers to float32, which is a DequantizeLinear of scale 1."""
-    x, is_to_float = node.value(0), node.integer("to", 0) == 1
-    if not is_to_float or x.dtype not in ("float32", "int8"):
-        raise Refusal(
-            f"it casts '{x.name}', which is no constant, from {x.dtype}; tinyopt takes int8 or uint8 to float32"
-        )
-    if x.dtype == "float32":
-        return [builder.emit("Identity", [x])]
-    levels = Quantization.per_tensor(1.0, -128 if x in builder.unsigned else 0)
-    return [builder.emit("DequantizeLinear", [builder.with_quantization(x, levels)])]
-
-
 _CONSTANT_DTYPES = {
     "value_float": np.float32,
     "value_floats": np.float32,
@@ -214,7 +201,6 @@ MOVEMENT_RULES: dict[tuple[str, str], Rule] = {
     ("", "Expand"): _expand,
     ("", "Tile"): _tile,
     ("", "Identity"): _identity,
-    ("", "Cast"): _cast,
     ("", "Constant"): _constant,
     ("", "Shape"): _shape,
     ("", "Size"): _size,

@@ -8,7 +8,7 @@ from functools import partial, reduce
 import numpy as np
 import onnx
 
-from tinyopt.ir import DTYPES, Attribute, Value
+from tinyopt.ir import DTYPES, Attribute, Quantization, Value
 from tinyopt.onnx_import.builder import UNCLAMPED, Builder
 from tinyopt.onnx_import.onnx_node import OnnxNode, Refusal
 
@@ -63,7 +63,7 @@ def _is_inf(builder: Builder, node: OnnxNode) -> Sequence[Value]:
 
 def _mod(builder: Builder, node: OnnxNode) -> Sequence[Value]:
     fmod = node.integer("fmod", 0)
-    if not fmod and builder.dtype(node.value(0)).startswith("float"):
+    if not fmod and node.opset < 28 and builder.dtype(node.value(0)).startswith("float"):
         raise node.invalid("fmod must be 1 for floats")
     return [builder.pointwise("Mod", [node.value(0), node.value(1)], {"fmod": fmod})]
 
@@ -147,6 +147,10 @@ def _cast_like(builder: Builder, node: OnnxNode) -> Sequence[Value]:
 
 
 def _cast_to(builder: Builder, value: Value, dtype: str) -> Value:
+    """Of 8-bit integers to float32: a DequantizeLinear of scale 1, so that what follows may be quantized."""
+    if dtype == "float32" and value.dtype == "int8":
+        levels = Quantization.per_tensor(1.0, -128 if value in builder.unsigned else 0)
+        return builder.emit("DequantizeLinear", [builder.with_quantization(value, levels)])
     result = cast(builder, value, dtype)
     return builder.emit("Identity", [value]) if result is value else result
 

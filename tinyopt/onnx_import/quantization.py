@@ -73,12 +73,15 @@ def _clip(builder: Builder, node: OnnxNode) -> Sequence[Value]:
     if x.dtype not in ("int8", "int16"):
         return clip(builder, node)
     quantize = builder.producer(x)
+    is_quantized = quantize is not None and quantize.op == "QuantizeLinear" and x.quantization is not None
+    if x.constant is None and not is_quantized:
+        return clip(builder, node)
     low, high = _integer_limits(builder, node, x)
     if x.constant is not None:
         result = builder.constant(np.clip(x.constant, low, high).astype(x.constant.dtype), x.name, x.quantization)
-    elif quantize is None or quantize.op != "QuantizeLinear" or x.quantization is None:
-        raise Refusal(f"it clips '{x.name}' of {x.dtype}, which no QuantizeLinear gives")
     else:
+        assert quantize is not None
+        assert x.quantization is not None
         real = x.quantization.dequantize(np.array([low, high]))
         limits: dict[str, Attribute] = {"low": float(real[0]), "high": float(real[1])}
         clipped = builder.emit("Clip", [quantize.input(0)], limits)

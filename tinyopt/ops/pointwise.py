@@ -107,19 +107,21 @@ def _divide(node: Node, a: Array, b: Array) -> Array:
 
 
 def _modulo(node: Node, a: Array, b: Array) -> Array:
-    """The remainder with the divisor's sign, or the dividend's (fmod, always so for floats); by zero: zero, or NaN."""
-    function = np.fmod if node.int("fmod") or a.dtype.kind == "f" else np.mod
+    """The remainder with the divisor's sign, or the dividend's (fmod); by zero: zero for integers, NaN for floats."""
+    function = np.fmod if node.int("fmod") else np.mod
     if a.dtype.kind == "f":
         return np.asarray(function(a, b))
     a, b = np.broadcast_arrays(a, b)
-    return np.where(b == 0, a.dtype.type(0), function(a, np.where(b == 0, b.dtype.type(1), b)))
+    return np.asarray(np.where(b == 0, a.dtype.type(0), function(a, np.where(b == 0, b.dtype.type(1), b))))
 
 
 def _shift(node: Node, a: Array, b: Array) -> Array:
+    """By less than zero, or by the width or more: zero. To the right, the sign goes with it."""
     bits = a.dtype.itemsize * 8
     function = np.left_shift if node.str("direction") == "LEFT" else np.right_shift
     a, b = np.broadcast_arrays(a, b)
-    return np.where(b >= bits, a.dtype.type(0), function(a, np.where(b >= bits, b.dtype.type(0), b)))
+    is_outside = (b < 0) | (b >= bits)
+    return np.asarray(np.where(is_outside, a.dtype.type(0), function(a, np.where(is_outside, b.dtype.type(0), b))))
 
 
 FUNCTIONS: tuple[Function, ...] = (
@@ -178,7 +180,7 @@ FUNCTIONS: tuple[Function, ...] = (
     Function("BitwiseAnd", 2, INTEGERS, _plain(np.bitwise_and)),
     Function("BitwiseOr", 2, INTEGERS, _plain(np.bitwise_or)),
     Function("BitwiseXor", 2, INTEGERS, _plain(np.bitwise_xor)),
-    Function("BitShift", 2, UNSIGNED, _shift),
+    Function("BitShift", 2, INTEGERS, _shift),
     # of two or more
     Function("Max", 2, NUMBERS, _plain(np.maximum)),
     Function("Min", 2, NUMBERS, _plain(np.minimum)),

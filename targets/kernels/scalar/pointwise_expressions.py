@@ -119,9 +119,17 @@ def _divide(operation: Operation, a: Expr, b: Expr) -> Expr:
     return select(b == zero, zero, select(b == minus_one, _negated(operation, a), quotient))
 
 
+def _float_modulo(operation: Operation, a: Expr, b: Expr) -> Expr:
+    rest, zero = math_call("fmodf", a, b), _real(0)
+    if operation.parameters[0]:
+        return rest
+    is_other_sign = select(b < zero, rest > zero, rest < zero)
+    return select(is_other_sign, rest + b, rest)
+
+
 def _modulo(operation: Operation, a: Expr, b: Expr) -> Expr:
     if operation.is_float:
-        return math_call("fmodf", a, b)
+        return _float_modulo(operation, a, b)
     zero, one = operation.literal(0), operation.literal(1)
     if not operation.is_signed:
         return select(b == zero, zero, truncated_remainder(a, select(b == zero, one, b)))
@@ -135,12 +143,16 @@ def _modulo(operation: Operation, a: Expr, b: Expr) -> Expr:
 
 
 def _shift(operation: Operation, a: Expr, b: Expr) -> Expr:
-    bits, wide = DTYPES[operation.dtype].itemsize * 8, _wide_unsigned(operation.dtype)
-    is_wide = b >= operation.literal(bits)
-    distance = cast(select(is_wide, operation.literal(0), b), wide)
-    value = cast(a, wide)
-    shifted = value << distance if operation.parameters[0] == "LEFT" else value >> distance
-    return select(is_wide, operation.literal(0), cast(shifted, operation.dtype))
+    zero, bits = operation.literal(0), DTYPES[operation.dtype].itemsize * 8
+    is_outside = b >= operation.literal(bits)
+    if operation.is_signed:
+        is_outside = select(b < zero, b < zero, is_outside)
+    distance = select(is_outside, zero, b)
+    if operation.parameters[0] == "LEFT":
+        shifted = _wrapped(operation, lambda value, by: value << by, a, distance)
+    else:
+        shifted = a >> distance
+    return select(is_outside, zero, shifted)
 
 
 def _larger(operation: Operation, a: Expr, b: Expr) -> Expr:
