@@ -34,6 +34,7 @@ def data_dir() -> Path:
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--update-golden", action="store_true", help="write the texts in tests/golden anew")
     parser.addoption("--full-grids", action="store_true", help="run every shape of the kernels' grids, not a sample")
+    parser.addoption("--full-backend", action="store_true", help="run all of the onnx package's backend tests")
 
 
 @pytest.fixture(scope="session")
@@ -51,7 +52,6 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
     if lines:
         terminalreporter.section("grids: shapes, largest error as a share of the largest output")
         terminalreporter.write_line("\n".join(sorted(lines)))
-    parser.addoption("--full-backend", action="store_true", help="run all of the onnx package's backend tests")
 
 
 @pytest.fixture

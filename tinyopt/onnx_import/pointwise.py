@@ -11,6 +11,7 @@ import onnx
 from tinyopt.ir import DTYPES, Attribute, Quantization, Value
 from tinyopt.onnx_import.builder import UNCLAMPED, Builder
 from tinyopt.onnx_import.onnx_node import OnnxNode, Refusal
+from tinyopt.ops.pointwise import cast_array
 
 Rule = Callable[[Builder, OnnxNode], Sequence[Value]]
 
@@ -148,6 +149,8 @@ def _cast_like(builder: Builder, node: OnnxNode) -> Sequence[Value]:
 
 def _cast_to(builder: Builder, value: Value, dtype: str) -> Value:
     """Of 8-bit integers to float32: a DequantizeLinear of scale 1, so that what follows may be quantized."""
+    if value.constant is not None:
+        return builder.constant(cast_array(builder.plain(value).data, dtype), value.name)
     if dtype == "float32" and value.dtype == "int8":
         levels = Quantization.per_tensor(1.0, -128 if value in builder.unsigned else 0)
         return builder.emit("DequantizeLinear", [builder.with_quantization(value, levels)])

@@ -27,6 +27,7 @@ from tools.backend_tests.cases import BackendCase, bound
 
 _NOT_CONSTANT = re.compile(r"(\w+) \(node '[^']*'\): non-constant [^']*'([^']+)'")
 
+_ON_CONSTANTS_ONLY = re.compile(r"(\w+) \(node '[^']*'\): it is supported on constants only")
 
 Place: TypeAlias = ArenaSlot | FlashConstant
 
@@ -75,7 +76,7 @@ def prepare(case: BackendCase) -> Prepared | Refused:
             name = _input_to_bind(case, str(error), given)
             if name is None:
                 return Refused(case.name, reason_of(error))
-            given[name] = case.inputs(0)[name]
+            given[name] = np.asarray(case.inputs(0)[name])
 
 
 def reason_of(error: TinyoptError) -> str:
@@ -85,10 +86,14 @@ def reason_of(error: TinyoptError) -> str:
 
 
 def _input_to_bind(case: BackendCase, message: str, given: dict[str, Array]) -> str | None:
+    """An input of the case that the message asks to be constant, and that is not bound yet."""
     inputs = case.inputs(0)
-    for _operator, name in _NOT_CONSTANT.findall(message):
+    wanted = [name for _operator, name in _NOT_CONSTANT.findall(message)]
+    for operator in _ON_CONSTANTS_ONLY.findall(message):
+        wanted += [name for node in case.model.graph.node if node.op_type == operator for name in node.input]
+    for name in wanted:
         source = next((known for known in inputs if name in (known, f"{known}_int8")), None)
-        if source is not None and source not in given and isinstance(inputs[source], np.ndarray):
+        if source is not None and source not in given and isinstance(inputs[source], np.ndarray | np.generic):
             return source
     return None
 
