@@ -12,7 +12,22 @@ from tinyopt.onnx_import.onnx_node import OnnxNode
 
 
 def import_matmul(builder: Builder, node: OnnxNode) -> Sequence[Value]:
-    return [builder.emit("MatMul", [node.value(0), node.value(1)])]
+    """MatMul of matrices: a vector becomes one, so that the output's last axis is always that of the columns."""
+    a, b = node.value(0), node.value(1)
+    if min(a.type.rank, b.type.rank) < 1:
+        raise node.invalid(f"inputs of shapes {a.shape} and {b.shape} are no vectors or matrices")
+    product = builder.emit("MatMul", [_as_matrix(builder, a, 0), _as_matrix(builder, b, 1)])
+    rows, columns = a.shape[-2:-1], b.shape[1:][-1:]  # none of a vector
+    return [builder.reshape(product, (*product.shape[:-2], *rows, *columns))]
+
+
+def _as_matrix(builder: Builder, value: Value, new_axis: int) -> Value:
+    """A vector as a matrix of one row (`new_axis` 0) or one column (1); others as they are."""
+    if value.type.rank != 1:
+        return value
+    if builder.is_fixed(value):
+        return builder.rearranged(value, lambda array: np.expand_dims(array, new_axis), (1 - new_axis,))
+    return builder.reshape(value, (1, *value.shape) if new_axis == 0 else (*value.shape, 1))
 
 
 def import_gemm(builder: Builder, node: OnnxNode) -> Sequence[Value]:

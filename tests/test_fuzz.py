@@ -1,0 +1,64 @@
+"""Random models compute what onnxruntime says: each pass alone, compiled, and quantized; and the search is no pretence."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from io import StringIO
+from pathlib import Path
+
+import onnx
+import pytest
+from rich.console import Console
+
+from tinyopt.evaluate import evaluate_all
+from tinyopt.ir import Array, Graph, Value
+from tools.fuzz import fuzz
+from tools.fuzzing import differential
+from tools.fuzzing.differential import Setting
+from tools.fuzzing.models import RandomModel, random_model
+
+
+@pytest.fixture
+def console() -> Console:
+    return Console(file=StringIO(), width=200)
+
+
+def _said(console: Console) -> str:
+    assert isinstance(console.file, StringIO)
+    return console.file.getvalue()
+
+
+@pytest.mark.parametrize("first", [0, 50, 100, 150])
+def test_no_pass_changes_what_random_models_compute(first: int, console: Console, tmp_path: Path) -> None:
+    assert not list(fuzz(range(first, first + 50), [], tmp_path, console)), _said(console)
+
+
+def test_compiled_random_models_compute_what_onnxruntime_says(console: Console, tmp_path: Path) -> None:
+    assert not list(fuzz(range(1000, 1020), [Setting("host")], tmp_path, console)), _said(console)
+
+
+def test_quantized_random_models_give_the_bytes_of_the_reference(console: Console, tmp_path: Path) -> None:
+    settings = [Setting("host", is_quantized=True)]
+    assert not list(fuzz(range(2000, 2012), settings, tmp_path, console)), _said(console)
+
+
+def test_a_mistake_is_found_and_shrunk_to_the_node_that_shows_it(
+    monkeypatch: pytest.MonkeyPatch, console: Console, tmp_path: Path
+) -> None:
+    seed = next(seed for seed in range(100) if _is_large_and_has_relu(random_model(seed)))
+    evaluate: Callable[[Graph, Mapping[str, Array]], dict[Value, Array]] = evaluate_all
+
+    def evaluate_wrongly(graph: Graph, inputs: Mapping[str, Array]) -> dict[Value, Array]:
+        has_relu = any(node.op == "Relu" for node in graph.nodes)
+        return {value: array + array.dtype.type(has_relu) for value, array in evaluate(graph, inputs).items()}
+
+    monkeypatch.setattr(differential, "evaluate_all", evaluate_wrongly)
+    findings = list(fuzz([seed], [], tmp_path, console, tmp_path / "kept"))
+    assert [finding.kind for finding in findings] == ["wrong"]
+    kept = onnx.load(tmp_path / "kept" / f"seed-{seed}.onnx")
+    assert [node.op_type for node in kept.graph.node] == ["Relu"], _said(console)
+
+
+def _is_large_and_has_relu(model: RandomModel | None) -> bool:
+    operators = [] if model is None else [node.op_type for node in model.model.graph.node]
+    return len(operators) > 4 and "Relu" in operators
