@@ -1,4 +1,4 @@
-"""Random models compute what onnxruntime says: each pass alone, compiled, and quantized; and the search is no pretence."""
+"""Random models compute what onnxruntime says: each pass alone, compiled, and quantized; and mistakes are found."""
 
 from __future__ import annotations
 
