@@ -178,11 +178,11 @@ def test_all_unsupported_nodes_are_listed_at_once() -> None:
         node("Foo", "t", "f", domain="acme", name="foo"),
         node("Det", "x", "unused"),
     ]
-    model = model_of(nodes, {"x": (1, 1, 4, 4, 4)}, {"w": _floats(2, 1, 3, 3, 3), "k": _ints(1)}, outputs="f")
+    model = model_of(nodes, {"x": (1, 1, 4, 4, 4, 4)}, {"w": _floats(2, 1, 3, 3, 3, 3), "k": _ints(1)}, outputs="f")
     with pytest.raises(UnsupportedOperatorError) as caught:
         import_proto(model, "m", {})
     text = str(caught.value)
-    assert "Conv (node 'volume'): it is 3-D" in text
+    assert "Conv (node 'volume'): it is 4-D" in text
     assert "StringSplit (node 'top'): no rule" in text
     assert "Foo (node 'foo'): tinyopt has no rule for it in domain 'acme'" in text
     assert "Det" not in text

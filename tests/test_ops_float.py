@@ -33,6 +33,9 @@ def _weights(*shape: int) -> np.ndarray[Any, Any]:
         ((1, 3, 10, 7), (4, 3, 4, 3), {"auto_pad": "VALID", "strides": [2, 2]}),
         ((1, 3, 11), (4, 3, 3), {"pads": [1, 2], "strides": [2], "dilations": [2]}),
         ((1, 3, 11), (4, 3, 4), {"auto_pad": "SAME_UPPER", "strides": [2]}),
+        ((2, 3, 5, 6, 4), (4, 3, 3, 2, 2), {"pads": [1, 0, 1, 2, 1, 0], "strides": [2, 1, 1]}),
+        ((1, 4, 7, 5, 4), (4, 2, 2, 3, 2), {"group": 2, "dilations": [3, 1, 2]}),
+        ((1, 2, 6, 5, 4), (3, 2, 3, 3, 2), {"auto_pad": "SAME_LOWER", "strides": [2, 1, 2]}),
     ],
 )
 def test_conv(x: tuple[int, ...], weights: tuple[int, ...], attributes: dict[str, Any]) -> None:
@@ -71,6 +74,9 @@ def test_conv_transpose(x: tuple[int, ...], weights: tuple[int, ...], attributes
         ((1, 2, 9, 8), {"kernel_shape": [2, 3], "strides": [2, 2], "auto_pad": "SAME_UPPER"}),
         ((1, 2, 9, 8), {"kernel_shape": [2, 3], "strides": [2, 2], "auto_pad": "SAME_LOWER"}),
         ((1, 2, 9), {"kernel_shape": [3], "strides": [2], "pads": [1, 1]}),
+        ((2, 2, 6, 7, 5), {"kernel_shape": [3, 2, 2], "strides": [2, 1, 3], "pads": [1, 0, 1, 1, 1, 0]}),
+        ((1, 2, 6, 7, 5), {"kernel_shape": [2, 3, 2], "auto_pad": "SAME_UPPER", "strides": [2, 2, 2]}),
+        ((1, 2, 6, 7, 6), {"kernel_shape": [3, 3, 3], "strides": [2, 2, 2], "ceil_mode": 1}),
     ],
 )
 def test_pools(op: str, x: tuple[int, ...], attributes: dict[str, Any]) -> None:
@@ -89,7 +95,7 @@ def test_average_pool_that_counts_its_pads(ceil_mode: int) -> None:
 
 
 @pytest.mark.parametrize("op", ["GlobalAveragePool", "GlobalMaxPool"])
-@pytest.mark.parametrize("x", [(1, 3, 5, 4), (2, 3, 7)])
+@pytest.mark.parametrize("x", [(1, 3, 5, 4), (2, 3, 7), (2, 3, 4, 2, 5)])
 def test_global_pools(op: str, x: tuple[int, ...]) -> None:
     assert_same_as_runtime(model_of([node(op, "x")], {"x": x}))
 

@@ -1,9 +1,10 @@
-"""Conv and ConvTranspose, 1-D and 2-D."""
+"""Conv, 1-D, 2-D and 3-D, and ConvTranspose, 1-D and 2-D."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 
 from tinyopt.ir import Value
 from tinyopt.onnx_import.builder import UNCLAMPED, Builder
@@ -17,6 +18,7 @@ from tinyopt.onnx_import.spatial import (
     window_of,
     with_auto_pad,
 )
+from tinyopt.onnx_import.volumes import convolve_volume
 
 
 def import_conv(builder: Builder, node: OnnxNode) -> Sequence[Value]:
@@ -25,6 +27,8 @@ def import_conv(builder: Builder, node: OnnxNode) -> Sequence[Value]:
 
 def convolution(builder: Builder, node: OnnxNode, x: Value, weights: Value, bias: Value | None) -> Value:
     """A Conv with the attributes of `node`."""
+    if x.type.rank == 5:
+        return convolve_volume(builder, node, (x, weights, bias), partial(convolution, builder))
     rank = check_spatial_rank(node, x)
     window = window_of(node, _kernel(node, builder, x, weights, bias))
     image = lifted(builder, x)

@@ -1,4 +1,4 @@
-"""MaxPool, AveragePool and their global forms, 1-D and 2-D."""
+"""MaxPool, AveragePool and their global forms, 1-D, 2-D and 3-D."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from tinyopt.ir import Attribute, Value
 from tinyopt.onnx_import.builder import UNCLAMPED, Builder
 from tinyopt.onnx_import.onnx_node import OnnxNode, Refusal
 from tinyopt.onnx_import.spatial import check_spatial_rank, lifted, lowered, window_of, with_auto_pad, with_ceil_mode
+from tinyopt.onnx_import.volumes import pool_volume
 
 
 def import_max_pool(builder: Builder, node: OnnxNode) -> Sequence[Value]:
@@ -39,6 +40,8 @@ def global_average_pool(builder: Builder, node: OnnxNode, x: Value) -> Value:
 
 
 def _pool(builder: Builder, node: OnnxNode, x: Value, op: str) -> Value:
+    if x.type.rank == 5:
+        return pool_volume(builder, node, x, lambda part, planes: _pool(builder, part, planes, op))
     rank = check_spatial_rank(node, x)
     kernel = tuple(int(size) for size in node.required("kernel_shape"))
     if len(kernel) != rank:
@@ -55,6 +58,9 @@ def _pool(builder: Builder, node: OnnxNode, x: Value, op: str) -> Value:
 
 
 def _global_pool(builder: Builder, node: OnnxNode, x: Value, op: str, more: dict[str, Attribute]) -> Value:
+    if x.type.rank == 5:
+        image = builder.reshape(x, (*x.shape[:3], x.shape[3] * x.shape[4]))
+        return builder.reshape(_global_pool(builder, node, image, op, more), (*x.shape[:2], 1, 1, 1))
     rank = check_spatial_rank(node, x)
     image = lifted(builder, x)
     attributes: dict[str, Attribute] = {

@@ -2,7 +2,9 @@
 
 A compiled model has its parameters as constants, while many tests feed them as inputs: weights, shapes, axes, scales.
 An input that the importer refuses because it "is not constant" is bound to its value in the test, and the case tried
-again; such cases are counted apart. At least one input stays an input, unless the operator has none but shapes.
+again. Such cases are counted apart as "bound", and as "folded" where nothing is left to feed, because the operator has
+no inputs but sizes (Range, ConstantOfShape): then only what the importer computes is tested. Inputs behind other nodes
+are bound only where they are integers of one dimension or none.
 """
 
 from __future__ import annotations
@@ -25,7 +27,7 @@ from tinyopt.pipeline import build_pipeline
 from tinyopt.targets.host import HOST
 from tools.backend_tests.cases import BackendCase, bound
 
-_NOT_CONSTANT = re.compile(r"(\w+) \(node '[^']*'\): non-constant [^']*'([^']+)'")
+_NOT_CONSTANT = re.compile(r"(\w+) \((node) '[^']*'\): non-constant [^']*'([^']+)'")
 
 _ON_CONSTANTS_ONLY = re.compile(r"(\w+) \(node '[^']*'\): it is supported on constants only")
 
@@ -88,14 +90,39 @@ def reason_of(error: TinyoptError) -> str:
 def _input_to_bind(case: BackendCase, message: str, given: dict[str, Array]) -> str | None:
     """An input of the case that the message asks to be constant, and that is not bound yet."""
     inputs = case.inputs(0)
-    wanted = [name for _operator, name in _NOT_CONSTANT.findall(message)]
+    open_inputs = [name for name in inputs if name not in given and isinstance(inputs[name], np.ndarray | np.generic)]
+    known = {name for node in case.model.graph.node for name in (*node.input, *node.output)}
+    for operator, _name, wanted in _NOT_CONSTANT.findall(message):
+        direct = next((name for name in open_inputs if wanted in (name, f"{name}_int8")), None)
+        if direct is not None:
+            return direct
+        if wanted not in known:  # something that the importer made of a parameter
+            return next((name for name in _parameters(case, operator) if name in open_inputs), None)
+        return next((name for name in _sizes_behind(case, wanted) if name in open_inputs), None)
     for operator in _ON_CONSTANTS_ONLY.findall(message):
-        wanted += [name for node in case.model.graph.node if node.op_type == operator for name in node.input]
-    for name in wanted:
-        source = next((known for known in inputs if name in (known, f"{known}_int8")), None)
-        if source is not None and source not in given and isinstance(inputs[source], np.ndarray | np.generic):
-            return source
+        tensors = [name for node in case.model.graph.node if node.op_type == operator for name in node.input]
+        sizes = [size for tensor in tensors for size in (tensor, *_sizes_behind(case, tensor))]
+        return next((name for name in sizes if name in open_inputs), None)
     return None
+
+
+def _parameters(case: BackendCase, operator: str) -> list[str]:
+    """The inputs of the nodes of an operator, but for the first."""
+    return [name for node in case.model.graph.node if node.op_type == operator for name in node.input[1:]]
+
+
+def _sizes_behind(case: BackendCase, tensor: str) -> list[str]:
+    """The case's integer inputs of one dimension or none that `tensor` is computed from."""
+    makers = {name: node for node in case.model.graph.node for name in node.output}
+    waiting, seen = [tensor], set[str]()
+    while waiting:
+        name = waiting.pop()
+        if name not in seen:
+            seen.add(name)
+            waiting.extend(makers[name].input if name in makers else ())
+    inputs = case.inputs(0)
+    arrays = {name: np.asarray(inputs[name]) for name in inputs if name in seen}
+    return [name for name, array in arrays.items() if array.dtype.kind in "iu" and array.ndim <= 1]
 
 
 def _lowered(name: str, graph: Graph, given: tuple[str, ...]) -> Prepared:

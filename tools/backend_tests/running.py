@@ -58,7 +58,10 @@ def link(functions: dict[str, bytes], symbols: Sequence[str], library: Path) -> 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of a case: kind is pass, bound (passed with inputs bound), refused, wrong, crash or hang."""
+    """What became of a case.
+
+    kind: pass, bound (passed with inputs bound), folded (passed with all inputs bound), refused, wrong, crash or hang.
+    """
 
     name: str
     kind: str
@@ -86,7 +89,8 @@ class Runner:
             for index, (got, wanted) in enumerate(zip(given, expected, strict=True)):
                 if difference := difference_of(got, np.asarray(wanted), case.rtol, case.atol):
                     return Outcome(case.name, "wrong", f"output {index}: {difference}")
-        return Outcome(case.name, "bound" if prepared.bound else "pass")
+        is_folded = bool(prepared.bound) and not prepared.inputs
+        return Outcome(case.name, "folded" if is_folded else "bound" if prepared.bound else "pass")
 
     def _run(self, prepared: Prepared, feeds: dict[str, Array]) -> list[Array]:
         arena = _Arena(prepared.arena_bytes)

@@ -9,7 +9,9 @@ from collections.abc import Sequence
 from tools.backend_tests.cases import CATEGORIES, BackendCase
 from tools.backend_tests.running import Outcome
 
-KINDS = ("pass", "bound", "refused", "wrong", "crash", "hang")
+KINDS = ("pass", "bound", "folded", "refused", "wrong", "crash", "hang")
+
+PASSED = KINDS[:3]
 
 
 def table(cases: Sequence[BackendCase], outcomes: Sequence[Outcome]) -> str:
@@ -20,7 +22,7 @@ def table(cases: Sequence[BackendCase], outcomes: Sequence[Outcome]) -> str:
             outcome.kind for case, outcome in zip(cases, outcomes, strict=True) if case.category == category
         )
         count = kinds.total()
-        share = f"{100 * (kinds['pass'] + kinds['bound']) / count:.1f} %" if count else "-"
+        share = f"{100 * sum(kinds[kind] for kind in PASSED) / count:.1f} %" if count else "-"
         numbers = " | ".join(str(kinds[kind]) for kind in KINDS)
         lines.append(f"| {category or 'not counted'} | {count} | {numbers} | {share} |")
     return "\n".join(lines)
@@ -37,5 +39,5 @@ def refusals(cases: Sequence[BackendCase], outcomes: Sequence[Outcome]) -> str:
 
 
 def generalized(reason: str) -> str:
-    """A reason without the names and numbers of one model."""
-    return re.sub(r"\(node '[^']*'\)", "", re.sub(r"(?<=')[^']*(?=')", "_", reason))[:160]
+    """A reason without the names of one model."""
+    return re.sub(r"'[^']*'", "'_'", re.sub(r" \(node '[^']*'\)", "", reason))[:160].rstrip()
