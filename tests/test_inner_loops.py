@@ -22,6 +22,7 @@ from tools.inner_loops import CPUS, LAYERS, InnerLoop, kernel_of
 NESTED = """\
 10 ldr q0, [x0]
 14 ldr q1, [x1], #16
+16 tbl v1.16b, {v1.16b}, v5.16b
 18 sdot v2.4s, v0.16b, v1.16b
 1c subs x3, x3, #0x1
 20 b.ne 14 <kernel+0x4>
@@ -63,7 +64,7 @@ def parsed(text: str) -> list[Instruction]:
 
 def test_the_loop_without_a_loop_inside_is_the_inner_one() -> None:
     loop = product_loop(parsed(NESTED))
-    assert [instruction.address for instruction in loop] == [0x14, 0x18, 0x1C, 0x20]
+    assert [instruction.address for instruction in loop] == [0x14, 0x16, 0x18, 0x1C, 0x20]
     assert products_of(loop) == PRODUCTS["sdot"]["4s"]
 
 

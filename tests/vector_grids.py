@@ -43,7 +43,7 @@ from tinyopt.targets.kernels.vector.winograd import plan_winograd, winograd_kern
 from tinyopt.targets.kernels.vector.winograd_tiling import winograd_specs
 from tinyopt.targets.target import layered
 
-SHAPES, RANDOM = 210, 16  # of a grid; layers of a sample beside the edges
+SHAPES, RANDOM = 210, 10  # of a grid; layers of a sample beside the edges
 Draw = Callable[[np.random.Generator], Sample]
 PlanAny = Callable[[Node, np.random.Generator], Kernel | Refusal]
 

@@ -37,7 +37,7 @@ class Instruction:
     @property
     def jumps_to(self) -> int | None:
         """The address that a branch within the function goes to."""
-        if self.mnemonic != "b" and not self.mnemonic.startswith(("b.", "cb", "tb")):
+        if not re.fullmatch(r"b|b\.\w+|cbn?z|tbn?z", self.mnemonic):  # tbl is no branch
             return None
         return int(self.operands.split(",")[-1].split()[0], 16)
 

@@ -54,7 +54,7 @@ class Cpu:
 CPUS = (
     Cpu("cortex-a55", "cortex-a55", {"neon": "cortex-a53", "dotprod": "cortex-a55", "i8mm": "cortex-a510"}),
     Cpu("cortex-a76", "neoverse-n1", {"neon": "cortex-a72", "dotprod": "cortex-a76", "i8mm": "cortex-a710"}),
-    Cpu("cortex-a710", "cortex-a710", {"neon": "cortex-a72", "dotprod": "cortex-a78", "i8mm": "cortex-a710"}),
+    Cpu("cortex-a710", "cortex-a710", {"neon": "cortex-a72", "dotprod": "cortex-a76", "i8mm": "cortex-a710"}),
 )
 PIPELINES = {  # what a model is, by LLVM's name of its pipeline
     "CortexA55": "the Cortex-A55, which issues in order",
@@ -208,16 +208,16 @@ def page(rows: Sequence[tuple[InnerLoop, Sequence[Analysis]]]) -> str:
 def _row(entry: InnerLoop, analyses: Sequence[Analysis]) -> str:
     kernel = analyses[0].kernel
     figures = [f"{a.instructions / a.macs:.3f} | {a.cycles / a.macs:.3f} | {a.bound}" for a in analyses]
-    return f"| {entry.text} | {kernel.name} {_tile(kernel)} | {' | '.join(figures)} |"
+    return f"| {entry.text} | {kernel.name}{_tile(kernel)} | {' | '.join(figures)} |"
 
 
 def _tile(kernel: Kernel) -> str:
     """What a pass works on, where the kernel's spec says it: pixels x channels."""
     if isinstance(kernel.spec, WinogradKernelSpec):
         tiling = kernel.spec.tiling
-        return f"F({tiling.outputs}x{tiling.outputs}), {tiling.pixels}x{tiling.channels}"
+        return f" F({tiling.outputs}x{tiling.outputs}), {tiling.pixels}x{tiling.channels}"
     tile = getattr(kernel.spec, "tile", None)
-    return f"{tile.pixels}x{tile.channels}" if tile is not None else ""
+    return f" {tile.pixels}x{tile.channels}" if tile is not None else ""
 
 
 TEXT = """\
@@ -228,8 +228,8 @@ Instructions and cycles for each multiply-accumulate, of the innermost loop alon
 
 {models}
 
-Loops without dot product (neon) are compiled for Cortex-A53 and A72, those with it (dotprod, and float32) for A55, A76
-and A78, those with the matrix product (i8mm) for A510 and A710. Of these CPUs the A710 alone has SMMLA; the others'
+Loops without dot product (neon) are compiled for Cortex-A53 and A72, those with it (dotprod, and float32) for A55 and
+A76, those with the matrix product (i8mm) for A510 and A710. Of these CPUs the A710 alone has SMMLA; the others'
 models count what they take other vector products for.
 
 What bounds a loop is the unit that is busy for nine tenths of the cycles: FPALU and FPMAC are the A55's pipes for
