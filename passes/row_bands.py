@@ -70,33 +70,45 @@ def _is_spatial(node: Node) -> bool:
     return why_not_spatial(node) is None
 
 
+def aligned_rows(image: Value) -> int:
+    """Rows at multiples of so many begin at aligned bytes."""
+    _, _, columns, channels = image.shape
+    return ALIGNMENT // math.gcd(ALIGNMENT, columns * channels * DTYPES[image.dtype].itemsize)
+
+
 def band_borders(result: Value, bands: int) -> list[int]:
     """The rows at which bands begin, and the end: about equally many each, where the result's bytes are aligned."""
-    _, rows, columns, channels = result.shape
-    row_bytes = columns * channels * DTYPES[result.dtype].itemsize
-    unit = ALIGNMENT // math.gcd(ALIGNMENT, row_bytes)
+    rows, unit = result.shape[ROWS], aligned_rows(result)
     borders = {round(rows * band / bands / unit) * unit for band in range(1, bands)}
     return [0, *sorted(border for border in borders if 0 < border < rows), rows]
 
 
-def split_into_bands(segment: Segment, borders: Sequence[int], mark: str) -> list[Node] | None:
-    """The nodes that take the segment's place; None where a band would see nothing but padding.
+def compute_bands(segment: Segment, borders: Sequence[int], mark: str) -> list[tuple[list[Node], Value]] | None:
+    """For each band the nodes that compute it and what they make; None where a band would see nothing but padding.
 
     mark: what the names of new nodes and values have in them, and no other name has.
     """
-    bands: list[Value] = []
-    nodes: list[Node] = []
+    bands: list[tuple[list[Node], Value]] = []
     for number, rows in enumerate(pairwise(borders)):
         needed = _needed_rows(segment, rows)
         if needed is None:
             return None
         band = _Band(segment, needed, f"{mark}{number}")
         band.build()
-        nodes += band.nodes
-        bands.append(band.made[segment.result])
-    name = f"{segment.nodes[-1].name}_{mark}s"
-    nodes.append(Node("Concat", name, list(bands), [segment.result], {"axis": ROWS}, segment.nodes[-1].origins))
-    return nodes
+        bands.append((band.nodes, band.made[segment.result]))
+    return bands
+
+
+def split_into_bands(segment: Segment, borders: Sequence[int], mark: str) -> list[Node] | None:
+    """The nodes that take the segment's place, one band after the other; otherwise as `compute_bands`."""
+    bands = compute_bands(segment, borders, mark)
+    if bands is None:
+        return None
+    last = segment.nodes[-1]
+    joint = Node(
+        "Concat", f"{last.name}_{mark}s", [made for _, made in bands], [segment.result], {"axis": ROWS}, last.origins
+    )
+    return [*(node for nodes, _ in bands for node in nodes), joint]
 
 
 def unused_mark(graph: Graph, mark: str) -> str:
@@ -114,7 +126,7 @@ def _needed_rows(segment: Segment, rows: Rows) -> dict[Value, Rows] | None:
         for index, value in enumerate(node.inputs):
             if value is None or value.is_constant:
                 continue
-            first, end = _rows_read(node, index, needed[node.output])
+            first, end = rows_read(node, index, needed[node.output])
             if first >= end:
                 return None
             known = needed.get(value, (first, end))
@@ -122,7 +134,7 @@ def _needed_rows(segment: Segment, rows: Rows) -> dict[Value, Rows] | None:
     return needed
 
 
-def _rows_read(node: Node, index: int, rows: Rows) -> Rows:
+def rows_read(node: Node, index: int, rows: Rows) -> Rows:
     """Rows of input `index` that `rows` of the output are computed from, inside the image."""
     if node.op not in _WINDOWED or index == _WEIGHTED.get(node.op):
         return rows
@@ -167,7 +179,7 @@ class _Band:
             return value
         if value.is_constant:
             return self._constant(node, value, rows)
-        return self._rows_of(value, _rows_read(node, index, rows))
+        return self._rows_of(value, rows_read(node, index, rows))
 
     def _constant(self, node: Node, value: Value, rows: Rows) -> Value:
         """A constant operand's rows: a multiplier for each output pixel, or an operand that is spread to the output."""

@@ -2,18 +2,36 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from itertools import pairwise
+from typing import ClassVar, TypeAlias
 
 from tinyopt.errors import UsageError
-from tinyopt.ir import Graph, Node
+from tinyopt.ir import Graph, Node, TensorType, Value
 from tinyopt.ops import OPERATORS
 from tinyopt.pass_manager import Pass, PassContext, TargetFacts
+from tinyopt.passes.aligned_channels import align_channels
 from tinyopt.passes.channel_links import label_of
-from tinyopt.passes.row_bands import Segment, band_borders, split_into_bands, unused_mark, why_not_spatial
+from tinyopt.passes.output_channels import split_channels
+from tinyopt.passes.row_bands import (
+    ROWS,
+    Rows,
+    Segment,
+    aligned_rows,
+    band_borders,
+    compute_bands,
+    rows_read,
+    unused_mark,
+    why_not_spatial,
+)
 
 MOST_THREADS = 64
-_WORTHWHILE_MACS = 400_000  # of a layer: waking a thread takes about as long as so many in vectors
+_WORTHWHILE_MACS = 100_000  # of a layer: below, calling a kernel twice costs more than is won
+_MACS_OF_ELEMENT = 4  # which an elementwise operator's element takes about as long as
+_MOST_SHARED = 0.6  # of a band: where neighbours read more of it, it is not worth computing that part first
+
+Borders: TypeAlias = Mapping[Node, Sequence[int]]
 
 
 @dataclass(frozen=True)
@@ -22,15 +40,19 @@ class SplitThreads(Pass):
 
     What: each convolution, pool or elementwise operator on one image that is worth a thread's time is copied, once for
         each thread: a copy reads the rows that its band of the result needs, pads only at the image's borders, and
-        writes its rows of the result. The copies share weights; rows are neither copied nor joined, where they begin at
-        aligned bytes. What else does not depend on each other runs at the same time as well.
+        writes its rows of the result. The rows that a neighbour's windows reach for are computed before the rest of the
+        band, so that threads need not wait for each other where they are about equally fast. A dense layer is cut by
+        outputs. The copies share weights; rows are neither copied nor joined, where they begin at aligned bytes: for
+        that a few channels of zeros are added to convolutions where need be. What else does not depend on each other
+        runs at the same time as well.
     Before -> After:
         x -> QConv -> y  ->  Slice(x) -> QConv, for each thread -> Concat -> y
     Exactness: exact, for any number of threads: the same sums of the same numbers, each in the same order.
-    Refuses when: `threads` is 1 (the default); the layer has less than 400,000 multiply-accumulates, more than one
+    Refuses when: `threads` is 1 (the default); the layer has less than 100,000 multiply-accumulates, more than one
         image, or too few rows; the target may compute it by Winograd's algorithm, whose rounding is another for a band.
     Source: bands with the rows that windows reach over: Alwani et al., Fused-layer CNN accelerators, MICRO 2016, for
-        one layer each; sections that threads fork into and join after, as OpenMP's.
+        one layer each; what neighbours need first: overlap of communication and computation in stencil codes, e.g.
+        Kamil et al., Implicit and explicit optimizations for stencil computations, MSPC 2006.
     """
 
     name: ClassVar[str] = "split-threads"
@@ -43,35 +65,125 @@ class SplitThreads(Pass):
         if self.threads == 1:
             context.note("not asked for: --threads 2 lets two threads share the large layers")
             return False
-        mark = unused_mark(graph, "part")
+        is_changed = False
+        for node, channels in align_channels(graph, [node for node in graph.nodes if _is_worthwhile(node)]):
+            context.did(f"{label_of(node)}: {channels} channels of zeros, for rows that begin at aligned bytes", [node])
+            is_changed = True
+        splitting = _Splitting(graph, self.threads, context.facts)
         nodes: list[Node] = []
-        for index, node in enumerate(graph.nodes):
-            if OPERATORS[node.op].macs(node) < _WORTHWHILE_MACS:
-                nodes.append(node)
-                continue
-            parts = self._parts(node, f"{mark}{index}_", context.facts)
+        for node in graph.nodes:
+            parts = splitting.parts(node) if _is_worthwhile(node) else [node]
             if isinstance(parts, str):
                 context.declined(f"{label_of(node)}: one thread computes it: {parts}", [node])
-                nodes.append(node)
-                continue
-            bands = sum(part.op == node.op for part in parts)
-            context.did(f"{label_of(node)}: {bands} bands of rows", [node], parts)
+                parts = [node]
+            elif len(parts) > 1:
+                count = sum(part.op == node.op for part in parts)
+                context.did(f"{label_of(node)}: {count} bands", [node], parts)
             nodes += parts
-        is_changed = nodes != graph.nodes
+        is_changed = is_changed or nodes != graph.nodes
         graph.nodes = nodes
         return is_changed
 
-    def _parts(self, node: Node, mark: str, facts: TargetFacts) -> list[Node] | str:
+
+def _is_worthwhile(node: Node) -> bool:
+    operator = OPERATORS[node.op]
+    elements = node.outputs[0].type.elements * _MACS_OF_ELEMENT if operator.is_elementwise else 0
+    return max(operator.macs(node), elements) >= _WORTHWHILE_MACS
+
+
+class _Splitting:
+    """What is known of a graph whose layers are split one by one."""
+
+    def __init__(self, graph: Graph, threads: int, facts: TargetFacts) -> None:
+        self._threads = threads
+        self._facts = facts
+        self._mark = unused_mark(graph, "part")
+        self._numbers = {node: number for number, node in enumerate(graph.nodes)}
+        self._readers = graph.consumers()
+        self._borders: Borders = {
+            node: band_borders(node.output, threads)
+            for node in graph.nodes
+            if _is_worthwhile(node) and self._why_not_rows(node) is None
+        }
+
+    def parts(self, node: Node) -> list[Node] | str:
         """The nodes in the place of a node, or why it is not split."""
+        mark = f"{self._mark}{self._numbers[node]}_"
+        if node.op in ("Dense", "QDense"):
+            return split_channels(node, self._threads, mark) or "its outputs cannot be cut into aligned parts"
+        if reason := self._why_not_rows(node):
+            return reason
+        if len(self._borders[node]) < 3:
+            return "it has too few rows"
+        return self._bands(node, mark) or "a band would be nothing but padding"
+
+    def _why_not_rows(self, node: Node) -> str | None:
         if reason := why_not_spatial(node):
             return reason
-        if facts.has_winograd and _may_be_winograd(node):
+        if self._facts.has_winograd and _may_be_winograd(node):
             return "a float convolution of 3 x 3 is computed in tiles, and rounds by where they begin"
-        segment = Segment((node,), node.input(0), node.output)
-        borders = band_borders(segment.result, self.threads)
-        if len(borders) < 3:
-            return "it has too few rows"
-        return split_into_bands(segment, borders, mark) or "a band would be nothing but padding"
+        return None
+
+    def _bands(self, node: Node, mark: str) -> list[Node] | None:
+        """Parts that neighbours need, the other parts, and what joins them: first to bands, then to the result."""
+        cuts = [self._cuts(node, number) for number in range(len(self._borders[node]) - 1)]
+        borders = [0, *(end for rows in cuts for _, end in rows)]
+        made = compute_bands(Segment((node,), node.input(0), node.output), borders, mark)
+        if made is None:
+            return None
+        parts = iter(made)
+        first: list[Node] = []
+        later: list[Node] = []
+        joints: list[Node] = []
+        bands: list[Value] = []
+        for number, rows in enumerate(cuts):
+            own = [next(parts) for _ in rows]
+            inner = max(range(len(rows)), key=lambda i: rows[i][1] - rows[i][0])
+            for position, (nodes, _) in enumerate(own):
+                (later if position == inner else first).extend(nodes)
+            bands.append(own[0][1])
+            if len(own) > 1:
+                joints.append(_joint(node, [value for _, value in own], f"{mark}band{number}"))
+                bands[-1] = joints[-1].output
+        joints.append(Node("Concat", f"{node.name}_{mark}s", list(bands), [node.output], {"axis": ROWS}, node.origins))
+        return [*first, *later, *joints]
+
+    def _cuts(self, node: Node, number: int) -> list[Rows]:
+        """The rows of a band: those at its borders apart that others read, where these are not most of it."""
+        begin, end = self._borders[node][number : number + 2]
+        unit = aligned_rows(node.output)
+        top, bottom = begin, end
+        for first, last in self._rows_read_by_others(node, number):
+            if first <= begin < last:
+                top = max(top, -(-last // unit) * unit)
+            elif first < end <= last:
+                bottom = min(bottom, first // unit * unit)
+        if end - begin - (bottom - top) > _MOST_SHARED * (end - begin):
+            return [(begin, end)]
+        return [(a, b) for a, b in pairwise((begin, top, bottom, end)) if a < b]
+
+    def _rows_read_by_others(self, node: Node, number: int) -> list[Rows]:
+        """For each band of a reader that is another thread's the rows that it reads of the node's result."""
+        owner = self._owner(node, number)
+        return [
+            rows_read(reader, index, rows)
+            for reader in self._readers[node.output]
+            for other, rows in enumerate(pairwise(self._borders.get(reader, ())))
+            for index, value in enumerate(reader.inputs)
+            if value is node.output and self._owner(reader, other) != owner
+        ]
+
+    def _owner(self, node: Node, number: int) -> int:
+        """The thread that will run a band."""
+        return number * self._threads // (len(self._borders[node]) - 1)
+
+
+def _joint(node: Node, parts: Sequence[Value], mark: str) -> Node:
+    result = node.output
+    rows = sum(part.shape[ROWS] for part in parts)
+    kind = TensorType(result.dtype, (1, rows, *result.shape[2:]))
+    band = Value(f"{result.name}_{mark}", kind, None, result.quantization)
+    return Node("Concat", f"{node.name}_{mark}", list(parts), [band], {"axis": ROWS}, node.origins)
 
 
 def _may_be_winograd(node: Node) -> bool:

@@ -11,7 +11,7 @@ import numpy as np
 
 from tinyopt.artifact.names import c_comment
 from tinyopt.ir import Array, Value
-from tinyopt.lowering.program import ArenaSlot, FlashConstant, KernelCall, Location, Program, Scalar
+from tinyopt.lowering.program import ArenaSlot, FlashConstant, KernelCall, Location, Program, Scalar, Turn, Wait
 from tinyopt.targets.kernels.intrinsic import Intrinsic
 
 C_TYPES = {
@@ -83,15 +83,28 @@ class Layer:
 
 
 @dataclass(frozen=True)
+class ThreadTurn:
+    """A layer that a thread runs, and what it waits for before.
+
+    done: how many layers the thread has run then, where another one waits for so many; else 0.
+    """
+
+    layer: Layer
+    waits: tuple[Wait, ...]
+    done: int
+
+
+@dataclass(frozen=True)
 class CallSequence:
     """All layers of a variant, and the feature that a CPU must have for it: empty for none.
 
-    sections: of layers that threads may run at the same time.
+    threads: what each thread runs where several share the work.
     """
 
     name: str
     feature: str
-    sections: list[list[Layer]]
+    layers: list[Layer]
+    threads: list[list[ThreadTurn]]
 
 
 @dataclass(frozen=True)
@@ -179,12 +192,10 @@ class CSource:
     def variants(self) -> list[CallSequence]:
         """What is run: one sequence of calls, or one for each set of kernels that a CPU may have."""
         return [
-            CallSequence(variant.name, variant.feature, self._sections(variant.calls))
+            CallSequence(variant.name, variant.feature, layers, _thread_turns(layers, variant.turns))
             for variant in self.program.variants
+            for layers in [[self._layer(call) for call in variant.calls]]
         ]
-
-    def _sections(self, calls: Sequence[KernelCall]) -> list[list[Layer]]:
-        return [[self._layer(calls[index]) for index in section] for section in self.program.sections]
 
     def _layer(self, call: KernelCall) -> Layer:
         shape = "x".join(str(size) for size in call.node.outputs[0].shape)
@@ -238,6 +249,17 @@ class CSource:
             scale=None if quantization is None else float_literal(quantization.scale[0]),
             zero_point=None if quantization is None else quantization.zero_point[0],
         )
+
+
+def _thread_turns(layers: Sequence[Layer], turns: Sequence[Sequence[Turn]]) -> list[list[ThreadTurn]]:
+    awaited = {(wait.thread, wait.calls) for own in turns for turn in own for wait in turn.waits}
+    return [
+        [
+            ThreadTurn(layers[turn.call], turn.waits, done if (thread, done) in awaited else 0)
+            for done, turn in enumerate(own, start=1)
+        ]
+        for thread, own in enumerate(turns)
+    ]
 
 
 def float_literal(value: float) -> str:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 from tinyopt.ir import Graph, Node, Value
-from tinyopt.lowering.lifetimes import value_lifetimes
+from tinyopt.lowering.lifetimes import section_steps, value_lifetimes
 from tinyopt.lowering.overlaps import forbidden_distances
 from tinyopt.lowering.program import ARENA_ALIGNMENT, ArenaBuffer, ArenaSlot, UsedRegion
 from tinyopt.lowering.regions import place_in_regions
@@ -18,6 +18,10 @@ from tinyopt.memory_search import plan_memory
 from tinyopt.ops import OPERATORS
 from tinyopt.options import MemoryRegion
 from tinyopt.targets.kernel import Kernel, ScratchArgument
+
+# Multiply-accumulates by which a thread may be ahead of another before it waits for memory to be free: some tens of
+# microseconds, in which one wakes up. More costs memory.
+THREADS_LEAD = 6_000_000
 
 Step: TypeAlias = tuple[Node, Kernel]
 BufferKey: TypeAlias = "Value | tuple[Node, int]"  # a value with memory of its own, or a kernel's argument: scratch
@@ -42,7 +46,7 @@ class Arena:
 class ArenaProblem:
     """What has to be placed. keys, buffers: one for each other.
 
-    steps: the nodes that run, with their kernels. sections: those that may run at the same time.
+    steps: the nodes that run, with their kernels. sections: those together that do not depend on each other.
     """
 
     steps: tuple[Step, ...]
@@ -57,7 +61,7 @@ class ArenaProblem:
         """All that changes at run time. Call k is step k + 1; scratch lives while its kernel's section runs."""
         steps = tuple((node, kernels[node]) for node in graph.nodes if node not in views.nodes)
         sections = sections_of((node for node, _ in steps), views, threads)
-        lifetimes = _lifetimes(graph, sections, kernels, views)
+        lifetimes = _lifetimes(graph, sections, kernels, views, THREADS_LEAD if threads > 1 else 0)
         indices = {key: index for index, key in enumerate(lifetimes)}
         # what runs at the same time as others must leave their inputs alone
         together = {node for section in sections if len(section) > 1 for node in section}
@@ -90,17 +94,15 @@ def plan_regions(problem: ArenaProblem, memory: Sequence[MemoryRegion]) -> Arena
 
 
 def _lifetimes(
-    graph: Graph, sections: Sequence[Section], kernels: Mapping[Node, Kernel], views: Views
+    graph: Graph, sections: Sequence[Section], kernels: Mapping[Node, Kernel], views: Views, lead: int
 ) -> dict[BufferKey, BufferLifetime]:
     lifetimes: dict[BufferKey, BufferLifetime] = {}
-    end = 0
-    for section in sections:
-        begin, end = end + 1, end + len(section)
+    for section, (begin, end) in zip(sections, section_steps(sections, lead), strict=True):
         for node in section:
             for number, argument in enumerate(kernels[node].arguments):
                 if isinstance(argument, ScratchArgument):
                     lifetimes[node, number] = BufferLifetime(f"scratch of {node.name}", argument.bytes, begin, end)
-    lifetimes.update(value_lifetimes(graph, sections, views).items())
+    lifetimes.update(value_lifetimes(graph, sections, views, lead).items())
     return lifetimes
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from itertools import pairwise
+from itertools import accumulate, pairwise
 from typing import TypeAlias
 
 from tinyopt.ir import Graph, Value
@@ -12,22 +12,41 @@ from tinyopt.lowering.program import ARENA_ALIGNMENT
 from tinyopt.lowering.sections import Section
 from tinyopt.lowering.views import Views
 from tinyopt.memory_plan import BufferLifetime, Part, lower_bound
+from tinyopt.ops import OPERATORS
 
 Span: TypeAlias = tuple[int, int]  # the first byte and the end
 
 
-def value_lifetimes(graph: Graph, sections: Sequence[Section], views: Views) -> dict[Value, BufferLifetime]:
+def section_steps(sections: Sequence[Section], lead: int) -> list[tuple[int, int]]:
+    """For each section its first step, and the last one until which its memory is kept as it is.
+
+    lead: by how many multiply-accumulates a thread may be ahead of others before it waits for them to leave memory that
+    it uses again; 0 where a section is over before the next one begins.
+    """
+    steps: list[tuple[int, int]] = []
+    begins = list(accumulate(map(len, sections), initial=1))
+    macs = [sum(OPERATORS[node.op].macs(node) for node in section) for section in sections]
+    for number in range(len(sections)):
+        last, ahead = number, 0
+        while ahead < lead and last + 1 < len(sections):
+            last += 1
+            ahead += macs[last]
+        steps.append((begins[number], begins[last + 1] - 1))
+    return steps
+
+
+def value_lifetimes(
+    graph: Graph, sections: Sequence[Section], views: Views, lead: int = 0
+) -> dict[Value, BufferLifetime]:
     """The life of every value that has memory of its own, in order of birth; of its parts, where they differ.
 
     Inputs live from step 0, the nodes of all sections are the steps from 1 on, outputs live until after the last. What
-    a section reads or writes lives from its first step to its last: they may run in any order, or together.
+    a section reads or writes lives from its first step to its last, or longer: see `section_steps` for `lead`.
     """
     lives: dict[Value, _Life] = {}
     for value in graph.inputs:
         lives.setdefault(views.root(value), _Life()).written.append((views.span(value), 0))
-    end = 0
-    for section in sections:
-        begin, end = end + 1, end + len(section)
+    for section, (begin, end) in zip(sections, section_steps(sections, lead), strict=True):
         for output in (output for node in section for output in node.outputs):
             span = views.span(output)
             lives.setdefault(views.root(output), _Life()).written.extend([(span, begin), (span, end)])
@@ -35,9 +54,10 @@ def value_lifetimes(graph: Graph, sections: Sequence[Section], views: Views) -> 
             if views.root(value) in lives:  # else it is a constant
                 span = views.span(value)
                 lives[views.root(value)].read.extend([(span, begin), (span, end)])
+    end = sum(map(len, sections)) + 1
     for value in graph.outputs:
         if views.root(value) in lives:
-            lives[views.root(value)].read.append((views.span(value), end + 1))
+            lives[views.root(value)].read.append((views.span(value), end))
     return {root: life.of(root) for root, life in lives.items()}
 
 

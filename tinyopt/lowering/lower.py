@@ -26,6 +26,7 @@ from tinyopt.lowering.program import (
 )
 from tinyopt.lowering.request import KernelRequest
 from tinyopt.lowering.schedule import schedule
+from tinyopt.lowering.thread_plan import owners_of, turns_of
 from tinyopt.lowering.variants import memory_needs, shared_requests, without_repetitions
 from tinyopt.lowering.views import VIEWS, Views
 from tinyopt.memory_search import plan_memory
@@ -88,7 +89,7 @@ def plan(
     requests = shared_requests(machines, [[step.kernel for step in its_steps] for its_steps in steps])
     variants = without_repetitions(
         [
-            Variant(machine.name, machine.feature, _calls(its_steps, its_requests, places))
+            _variant(machine, _calls(its_steps, its_requests, places), problem, threads)
             for machine, its_steps, its_requests in zip(machines, steps, requests, strict=True)
         ]
     )
@@ -109,6 +110,12 @@ def plan(
     )
     used = {call.key for call in program.all_calls}
     return program, tuple(request for its_requests in requests for request in its_requests if request.key in used)
+
+
+def _variant(machine: Target, calls: tuple[KernelCall, ...], problem: ArenaProblem, threads: int) -> Variant:
+    owners = owners_of(problem.sections, problem.views, threads)
+    turns = turns_of(calls, owners, threads) if threads > 1 else ()
+    return Variant(machine.name, machine.feature, calls, turns)
 
 
 def _best_arena(

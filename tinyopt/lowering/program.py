@@ -99,13 +99,33 @@ class KernelCall:
         return sum(place.array.nbytes for place in places.values())
 
 
+@dataclass(frozen=True)
+class Wait:
+    """Until another thread has done so many of its calls."""
+
+    thread: int
+    calls: int
+
+
+@dataclass(frozen=True)
+class Turn:
+    """A thread's next call, by its number in the program, and what the thread waits for before it."""
+
+    call: int
+    waits: tuple[Wait, ...]
+
+
 @dataclass(frozen=True, eq=False)
 class Variant:
-    """The calls for CPUs that have a feature, see `Target.variants`. feature: empty for those that any CPU can run."""
+    """The calls for CPUs that have a feature, see `Target.variants`. feature: empty for those that any CPU can run.
+
+    turns: for each thread its calls in order; empty for a single thread, which runs them all in the order of `calls`.
+    """
 
     name: str
     feature: str
     calls: tuple[KernelCall, ...]
+    turns: tuple[tuple[Turn, ...], ...] = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -115,7 +135,7 @@ class Program:
     variants: what is run, the fastest first; of several the first whose feature the CPU has. All of them run the nodes
     in one order with values in the same places.
     functions: compiled code by key: C text or an object file. places: where each graph input and output lies.
-    threads: how many run it. section_sizes: how many calls, one after the other, may run at the same time.
+    threads: how many run it. section_sizes: how many calls, one after the other, do not depend on each other.
     arena_bytes: of all regions together. regions: those that the user gave, the fastest first; empty for one arena.
     """
 
@@ -134,7 +154,7 @@ class Program:
 
     @property
     def sections(self) -> tuple[range, ...]:
-        """The calls by number, those that may run at the same time together."""
+        """The calls by number, those together that stand next to each other and do not depend on each other."""
         ends = list(accumulate(self.section_sizes))
         return tuple(range(end - size, end) for end, size in zip(ends, self.section_sizes, strict=True))
 
