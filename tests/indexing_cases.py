@@ -15,6 +15,7 @@ def indexing_cases() -> list[Case]:
     _scatters(build)
     _rows(build)
     _interpolations(build)
+    _grids(build)
     return build.cases
 
 
@@ -99,3 +100,21 @@ def _interpolations(build: CaseBuilder) -> None:
             indices = build.constant(build.random.integers(0, size, (4, taps)))
             tables = [indices, build.constant(build.floats(4, taps))]
             build.add("Interpolate", f"axis {axis}, {taps} taps", [x, *tables], {"axis": axis})
+
+
+def _grids(build: CaseBuilder) -> None:
+    image, volume = build.variable(build.floats(2, 3, 4, 5)), build.variable(build.floats(1, 2, 3, 4, 2))
+    points, space = build.floats(2, 3, 4, 2) * 1.5, build.floats(1, 2, 3, 2, 3)
+    for padding in ("zeros", "border", "reflection"):
+        for aligned in (0, 1):
+            attributes: dict[str, Attribute] = {"padding": padding, "align_corners": aligned}
+            for mode in ("nearest", "linear") if padding == "border" else ("nearest", "linear", "cubic"):
+                title = f"{mode}, {padding}, {aligned}"
+                build.add("GridSample", title, [image, build.variable(points)], {**attributes, "mode": mode})
+            title = f"3-D, {padding}, {aligned}"
+            build.add("GridSample", title, [volume, build.variable(space)], {**attributes, "mode": "linear"})
+        wild = points.copy()
+        wild.reshape(-1)[:6] = [np.inf, -np.inf, np.nan, 1e30, -1e30, 3e9]
+        attributes = {"padding": padding, "align_corners": 0, "mode": "nearest"}
+        if padding != "reflection":  # where a position that is infinite comes to lie is not defined
+            build.add("GridSample", f"wild positions, {padding}", [image, build.variable(wild)], attributes)

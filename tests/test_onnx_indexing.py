@@ -124,6 +124,25 @@ def test_constant_indices_outside_of_their_dimension_are_an_error() -> None:
             import_proto(model, "m", {})
 
 
+@pytest.mark.parametrize("mode", ["bilinear", "bicubic", "nearest"])
+def test_images_read_at_computed_positions(mode: str) -> None:
+    operator = node("GridSample", "x g", mode=mode, padding_mode="reflection", align_corners=1)
+    feeds = {"x": _X[None], "g": _RANDOM.normal(size=(1, 4, 3, 2)).astype(np.float32)}
+    model = _model([operator], feeds, {}, "float32", 16)
+    (got,) = evaluate(import_proto(model, "m", {}).graph, feeds).values()
+    np.testing.assert_allclose(got, runtime_outputs(model, feeds)[0], rtol=1e-4, atol=1e-5)
+
+
+def test_what_max_pooling_took_goes_back_to_its_place() -> None:
+    operator = node("MaxUnpool", "x i s", kernel_shape=[2, 2], strides=[2, 2])
+    feeds = {"x": _X[None, :1, :2, :2], "i": _ints([[[[5, 2], [8, 15]]]])}
+    model = _model([operator], feeds, {"s": _ints([1, 1, 5, 4])}, "float32", 18)
+    (got,) = evaluate(import_proto(model, "m", {}).graph, feeds).values()
+    wanted = np.zeros((1, 1, 5, 4), np.float32)
+    wanted.reshape(-1)[feeds["i"].reshape(-1)] = feeds["x"].reshape(-1)
+    np.testing.assert_array_equal(got, wanted)
+
+
 def test_a_shape_that_depends_on_data_is_refused_by_name() -> None:
     model = _model([node("Compress", "x c", name="pick")], {"x": _X, "c": np.ones(3, bool)}, {}, "float32", 18)
     with pytest.raises(UnsupportedOperatorError, match=r"Compress \(node 'pick'\): condition 'c' is not a constant"):

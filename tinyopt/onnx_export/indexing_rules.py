@@ -73,6 +73,19 @@ def _interpolate(node: Node, emit: Emitter) -> None:
     emit.bind(back, node.output)
 
 
+def _grid_sample(node: Node, emit: Emitter) -> None:
+    result = emit(
+        "GridSample",
+        emit.value(node.input(0)),
+        emit.value(node.input(1)),
+        name=node.name,
+        mode=node.str("mode"),
+        padding_mode=node.str("padding"),
+        align_corners=node.int("align_corners"),
+    )
+    emit.bind(result, node.output)
+
+
 INDEXING_RULES: Mapping[str, ExportRule] = {
     "DynamicGather": _dynamic_gather,
     "GatherElements": _gather_elements,
@@ -81,6 +94,7 @@ INDEXING_RULES: Mapping[str, ExportRule] = {
     "ScatterND": _scatter,
     "OneHot": _one_hot,
     "Trilu": _trilu,
+    "GridSample": _grid_sample,
     "Interpolate": _interpolate,
     "ReverseSequence": _reverse_sequence,
 }

@@ -22,6 +22,7 @@ from tinyopt.onnx_import.quantization import QUANTIZATION_RULES
 from tinyopt.onnx_import.recurrent import RECURRENT_RULES
 from tinyopt.onnx_import.reduction import REDUCTION_RULES
 from tinyopt.onnx_import.resize import RESIZE_RULES
+from tinyopt.onnx_import.sampling import SAMPLING_RULES
 from tinyopt.onnx_import.slicing import SLICING_RULES
 from tinyopt.onnx_import.tabulated import TABULATED_RULES
 
@@ -42,6 +43,7 @@ RULES: dict[tuple[str, str], Rule] = {
     **INDEXING_RULES,
     **GENERATOR_RULES,
     **TABULATED_RULES,
+    **SAMPLING_RULES,
     **RESIZE_RULES,
     **REDUCTION_RULES,
     **ALONG_AXIS_RULES,

@@ -6,6 +6,7 @@ from tinyopt.ops.along_axis import ALONG_AXIS_OPERATORS
 from tinyopt.ops.conv import CONV_OPERATORS
 from tinyopt.ops.dense import DENSE_OPERATORS
 from tinyopt.ops.elementwise import ELEMENTWISE_OPERATORS
+from tinyopt.ops.grid_sample import GRID_SAMPLE_OPERATORS
 from tinyopt.ops.indexing import INDEXING_OPERATORS
 from tinyopt.ops.integer_conv import INTEGER_CONV_OPERATORS
 from tinyopt.ops.integer_elementwise import INTEGER_ELEMENTWISE_OPERATORS
@@ -42,6 +43,7 @@ _FAMILIES: tuple[tuple[Operator, ...], ...] = (
     INDEXING_OPERATORS,
     RESIZE_OPERATORS,
     INTERPOLATE_OPERATORS,
+    GRID_SAMPLE_OPERATORS,
     QUANTIZE_OPERATORS,
     INTEGER_CONV_OPERATORS,
     INTEGER_ELEMENTWISE_OPERATORS,
