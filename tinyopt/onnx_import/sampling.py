@@ -32,7 +32,8 @@ def _grid_sample(builder: Builder, node: OnnxNode) -> Sequence[Value]:
         raise node.invalid(f"a grid of shape {grid.shape} does not fit an image of shape {x.shape}")
     if dims not in (2, 3) or (mode == "cubic" and dims != 2):
         raise Refusal(f"mode '{mode}' of images of {dims} dimensions")
-    attributes: dict[str, Attribute] = {"mode": mode, "padding": padding, "align_corners": int(bool(node.integer("align_corners", 0)))}
+    is_aligned = bool(node.integer("align_corners", 0))
+    attributes: dict[str, Attribute] = {"mode": mode, "padding": padding, "align_corners": int(is_aligned)}
     return [builder.emit("GridSample", [x, grid], attributes)]
 
 
