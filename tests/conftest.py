@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from tinyopt.lowering import kernel_cache
+
 _GOLDEN = Path(__file__).resolve().parent / "golden"
 _BESIDE = Path(__file__).resolve().parents[2] / "shared"
 
@@ -29,6 +31,13 @@ def models_dir() -> Path:
 def data_dir() -> Path:
     """Calibration and test samples for them."""
     return _folder("TINYOPT_DATA", "data")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _one_compiler_for_each_process() -> None:
+    """The processes of pytest-xdist share the cores already: a second compiler for each would only start TVM again."""
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        kernel_cache.MAX_WORKERS = 1
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
