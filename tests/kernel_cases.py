@@ -475,6 +475,8 @@ _FAMILIES: tuple[Callable[[CaseBuilder], None], ...] = (
     tensor_cases.along_axis,
     tensor_cases.recurrences,
     tensor_cases.normalizations,
+    tensor_cases.many_dimensions,
+    tensor_cases.products,
     _quantizers,
     _int16,
 )

@@ -121,3 +121,35 @@ def normalizations(build: CaseBuilder) -> None:
     response: Mapping[str, Attribute] = {"alpha": 0.3, "beta": 0.6, "bias": 1.5}
     for size in (1, 2, 5):
         build.add("LRN", f"size {size}", [build.variable(build.floats(2, 4, 3, 2))], {**response, "size": size})
+
+
+def products(build: CaseBuilder) -> None:
+    """Products of whole numbers, which wrap around, with broadcast batches."""
+    for dtype in ("int32", "uint32", "int64", "uint64", "float64"):
+        a = build.random.integers(0, 2**31, (2, 1, 3, 5)).astype(dtype)
+        b = build.random.integers(0, 2**31, (4, 5, 2)).astype(dtype)
+        build.add("IntegerMatMul", dtype, [build.variable(a), build.variable(b)], {})
+
+
+def many_dimensions(build: CaseBuilder) -> None:
+    """Convolutions and pools of one to three dimensions: padded, strided, dilated, grouped, of integers."""
+    box: dict[str, Attribute] = {"strides": (2, 1, 1), "pads": (1, 0, 1, 2, 1, 0), "dilations": (1, 2, 1)}
+    x = build.variable(build.floats(2, 4, 5, 6, 4))
+    w, b = build.variable(build.floats(6, 2, 3, 2, 2)), build.constant(build.floats(6))
+    build.add("ConvNd", "3-D, grouped", [x, w, b], {**box, "group": 2})
+    line: dict[str, Attribute] = {"strides": (1,), "pads": (2, 1), "dilations": (2,)}
+    whole = [_typed(build, "int32", 1, 3, 9), _typed(build, "int32", 4, 3, 3), None]
+    build.add("IntegerConvNd", "1-D", whole, {**line, "group": 1})
+    spread = [x, build.constant(build.floats(4, 3, 2, 3, 2)), b]
+    extra: dict[str, Attribute] = {"group": 2, "output_padding": (1, 0, 0)}
+    build.add("ConvTransposeNd", "3-D, grouped", spread, {**box, **extra})
+    build.add("ConvTransposeNd", "no bias", [x, *spread[1:2], None], {**box, "group": 1, "output_padding": (0, 0, 0)})
+    pool: dict[str, Attribute] = {**box, "kernel": (2, 2, 3), "storage_order": 0}
+    equal = build.variable(build.random.integers(0, 3, (2, 3, 5, 6, 4)).astype(np.float32))
+    build.add("MaxPoolNd", "3-D", [x], pool)
+    build.add("MaxPoolNd", "places of equal elements", [equal], pool, outputs=2)
+    build.add("MaxPoolNd", "places in column-major order", [equal], {**pool, "storage_order": 1}, outputs=2)
+    build.add("MaxPoolNd", "uint8", [build.variable(build.int8(1, 2, 9).view(np.uint8))], {**line, "kernel": (2,),
+              "storage_order": 1}, outputs=2)  # fmt: skip
+    for p in (1, 2, 3):
+        build.add("LpPoolNd", f"p = {p}", [x], {**pool, "p": p})

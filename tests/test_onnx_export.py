@@ -208,6 +208,34 @@ CASES: Mapping[str, Callable[[GraphBuilder], Value]] = {
         "RMSNormalization", b.input("x", (2, 3, 4)), b.random((3, 4)), axis=1, epsilon=0.01
     ),
     "LRN": lambda b: b("LRN", b.input("x", (2, 6, 3, 4)), size=3, alpha=0.2, beta=0.6, bias=1.1),
+    "IntegerMatMul": lambda b: b("IntegerMatMul", b.input("x", (3, 5), "int32"), b.input("z", (5, 2), "int32")),
+    "ConvNd": lambda b: b(
+        "ConvNd", b.input("x", (1, 2, 9)), b.random((3, 2, 2)), None, strides=(2,), pads=(1, 0), dilations=(3,), group=1
+    ),
+    "ConvTransposeNd": lambda b: b(
+        "ConvTransposeNd",
+        b.input("x", (1, 2, 3, 4, 5)),
+        b.random((2, 3, 2, 1, 3)),
+        b.random((3,)),
+        strides=(2, 1, 1),
+        pads=(0, 0, 1, 0, 0, 0),
+        dilations=(1, 1, 2),
+        group=1,
+        output_padding=(1, 0, 0),
+    ),
+    "MaxPoolNd": lambda b: b.many(
+        "MaxPoolNd",
+        b.input("x", (2, 3, 5, 6)),
+        outputs=2,
+        kernel=(2, 3),
+        strides=(1, 2),
+        pads=(1, 0, 0, 1),
+        dilations=(2, 1),
+        storage_order=1,
+    ),
+    "LpPoolNd": lambda b: b(
+        "LpPoolNd", b.input("x", (2, 3, 5, 6)), kernel=(2, 3), strides=(1, 2), pads=(1, 0, 0, 1), dilations=(2, 1), p=2
+    ),
     "Hardmax": lambda b: b("Hardmax", b.input("x", (3, 9)), axis=0),
     "Identity": lambda b: b("Identity", b.input("x", (2, 3))),
     "FlipSign to int8": lambda b: b("FlipSign", b.input("x", (300,), "uint8")),

@@ -14,6 +14,7 @@ from tinyopt.onnx_export.float_rules import FLOAT_RULES
 from tinyopt.onnx_export.indexing_rules import INDEXING_RULES
 from tinyopt.onnx_export.integer_rules import INTEGER_RULES
 from tinyopt.onnx_export.movement_rules import MOVEMENT_RULES
+from tinyopt.onnx_export.nd_rules import ND_RULES
 from tinyopt.onnx_export.pointwise_rules import POINTWISE_RULES
 from tinyopt.onnx_export.recurrent_rules import RECURRENT_RULES
 
@@ -32,6 +33,7 @@ RULES: Mapping[str, ExportRule] = {
     **INTEGER_RULES,
     **POINTWISE_RULES,
     **RECURRENT_RULES,
+    **ND_RULES,
 }
 
 

@@ -163,6 +163,10 @@ def _clamped_binary(node: Node, emit: Emitter) -> None:
     finish(node, emit, emit(node.op, emit.value(node.input(0)), emit.value(node.input(1)), name=node.name))
 
 
+def _integer_matmul(node: Node, emit: Emitter) -> None:
+    emit.bind(emit("MatMul", *map(emit.value, node.inputs), name=node.name), node.output)
+
+
 def _clip(node: Node, emit: Emitter) -> None:
     x = emit.value(node.input(0))
     result = emit.clamped(x, node.float("low"), node.float("high"), name=node.name)
@@ -205,6 +209,7 @@ FLOAT_RULES: Mapping[str, ExportRule] = {
     "ConvTranspose": _conv_transpose,
     "Dense": _dense,
     "MatMul": _as_named(),
+    "IntegerMatMul": _integer_matmul,
     "MaxPool": _max_pool,
     "AveragePool": _average_pool,
     "BatchNormalization": _batch_normalization,

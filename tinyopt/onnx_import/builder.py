@@ -15,7 +15,9 @@ from tinyopt.onnx_import.limits import LARGEST_RANK, LARGEST_TENSOR_BYTES
 from tinyopt.onnx_import.onnx_node import OnnxNode, Refusal
 from tinyopt.ops import OPERATORS
 from tinyopt.ops.along_axis import ORDERED
+from tinyopt.ops.dense import WHOLE
 from tinyopt.ops.integer_rules import ACTIVATION_DTYPES
+from tinyopt.ops.nd import POOLED
 from tinyopt.ops.pointwise import FUNCTIONS
 from tinyopt.ops.recurrent import GATES
 from tinyopt.ops.reduce import NUMBERS, REDUCED_DTYPES
@@ -39,6 +41,8 @@ _TAKEN_DTYPES: Mapping[str, tuple[str, ...]] = {
     **dict.fromkeys(sorted(_MOVERS - {"FlipSign", "MaxPool", "ReduceMax", "ReduceMin"}), tuple(DTYPES)),
     **REDUCED_DTYPES,
     **dict.fromkeys(("ArgMax", "ArgMin", "TopK"), ORDERED),
+    **dict.fromkeys(("IntegerConvNd", "IntegerMatMul"), WHOLE),
+    "MaxPoolNd": POOLED,
     **dict.fromkeys(GATES, ("float32", "int32")),
     **dict.fromkeys(("CumSum", "CumProd"), NUMBERS),
     **{function.name: (*function.takes, "bool") for function in FUNCTIONS},

@@ -9,6 +9,7 @@ import numpy as np
 from tinyopt.ir import Array, Value
 from tinyopt.onnx_import.builder import UNCLAMPED, Builder
 from tinyopt.onnx_import.onnx_node import OnnxNode
+from tinyopt.onnx_import.pointwise import cast
 
 
 def import_matmul(builder: Builder, node: OnnxNode) -> Sequence[Value]:
@@ -16,9 +17,9 @@ def import_matmul(builder: Builder, node: OnnxNode) -> Sequence[Value]:
     a, b = node.value(0), node.value(1)
     if min(a.type.rank, b.type.rank) < 1:
         raise node.invalid(f"inputs of shapes {a.shape} and {b.shape} are no vectors or matrices")
-    product = builder.emit("MatMul", [_as_matrix(builder, a, 0), _as_matrix(builder, b, 1)])
+    result = product(builder, _as_matrix(builder, a, 0), _as_matrix(builder, b, 1))
     rows, columns = a.shape[-2:-1], b.shape[1:][-1:]  # none of a vector
-    return [builder.reshape(product, (*product.shape[:-2], *rows, *columns))]
+    return [builder.reshape(result, (*result.shape[:-2], *rows, *columns))]
 
 
 def _as_matrix(builder: Builder, value: Value, new_axis: int) -> Value:
@@ -28,6 +29,30 @@ def _as_matrix(builder: Builder, value: Value, new_axis: int) -> Value:
     if builder.is_fixed(value):
         return builder.rearranged(value, lambda array: np.expand_dims(array, new_axis), (1 - new_axis,))
     return builder.reshape(value, (1, *value.shape) if new_axis == 0 else (*value.shape, 1))
+
+
+def product(builder: Builder, a: Value, b: Value) -> Value:
+    """a @ b, of floats or of whole numbers."""
+    return builder.emit("MatMul" if a.dtype == "float32" else "IntegerMatMul", [a, b])
+
+
+def import_matmul_integer(builder: Builder, node: OnnxNode) -> Sequence[Value]:
+    """(a - zero points of a) @ (b - zero points of b) in int32; zero points of a, one for each row, are a column."""
+    a = centred(builder, node.value(0), node.optional(2), -1)
+    return [product(builder, a, centred(builder, node.value(1), node.optional(3), 0))]
+
+
+def centred(builder: Builder, x: Value, zero_point: Value | None, axis: int) -> Value:
+    """x as int32 without its zero points; where they are a vector, dimensions of size 1 go behind it up to `axis`."""
+    whole = cast(builder, x, "int32")
+    if zero_point is None:
+        return whole
+    offset = cast(builder, zero_point, "int32")
+    if offset.type.elements == 1:
+        offset = builder.reshape(offset, ())
+    elif offset.type.rank == 1 and axis < 0 and x.type.rank > 1:
+        offset = builder.reshape(offset, (*offset.shape, 1))
+    return builder.pointwise("IntegerSub", [whole, offset])
 
 
 def import_gemm(builder: Builder, node: OnnxNode) -> Sequence[Value]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -15,6 +15,7 @@ from onnx_graphsurgeon.logger import G_LOGGER
 from tinyopt.errors import InvalidModelError, TinyoptError, UnsupportedOperatorError
 from tinyopt.ir import DTYPES, Graph, Quantization, TensorType, Value
 from tinyopt.onnx_import.builder import Builder, unusable_type
+from tinyopt.onnx_import.definitions import expand_definitions
 from tinyopt.onnx_import.folding import FOLDABLE, can_fold, fold
 from tinyopt.onnx_import.folding_budget import FoldingBudget
 from tinyopt.onnx_import.functions import expand_functions
@@ -66,7 +67,14 @@ def import_proto(model: onnx.ModelProto, name: str, shapes: Mapping[str, tuple[i
 def _import(model: onnx.ModelProto, name: str, shapes: Mapping[str, tuple[int, ...]]) -> ImportResult:
     model = expand_functions(model, name)
     opset = check_model(model, name)
-    return _Importer(model, name, opset, shapes).run()
+    expansion = expand_definitions(model, opset, _has_rule)
+    result = _Importer(expansion.model, name, opset, shapes).run()
+    return replace(result, notes=(*expansion.notes, *result.notes))
+
+
+def _has_rule(node: onnx.NodeProto) -> bool:
+    domain = "" if node.domain == "ai.onnx" else node.domain
+    return (domain, node.op_type) in RULES or (not domain and node.op_type in FOLDABLE)
 
 
 class _Importer:

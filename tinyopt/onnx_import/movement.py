@@ -82,6 +82,8 @@ def _transpose(builder: Builder, node: OnnxNode) -> Sequence[Value]:
 def _concat(builder: Builder, node: OnnxNode) -> Sequence[Value]:
     values = [node.value(index) for index in range(len(node.inputs))]
     axis = node.axis(int(node.required("axis")), values[0].type.rank)
+    if not all(value.type.elements for value in values):  # a part without elements adds nothing
+        values = [value for value in values if value.type.elements] or values[:1]
     return [builder.emit("Concat", values, {"axis": axis})]
 
 

@@ -11,21 +11,88 @@ from collections.abc import Sequence
 import numpy as np
 
 from tinyopt.ir import Array, Attribute, Quantization, Value
-from tinyopt.onnx_import.builder import Builder
+from tinyopt.onnx_import.builder import UNCLAMPED, Builder
 from tinyopt.onnx_import.elementwise import Rule, clip
 from tinyopt.onnx_import.onnx_node import OnnxNode, Refusal
+from tinyopt.onnx_import.pointwise import cast
 
-_ONNX_UINT8, _ONNX_INT8, _ONNX_INT16 = 2, 3, 5
+_ONNX_UINT8, _ONNX_INT8, _ONNX_UINT16, _ONNX_INT16, _ONNX_INT32 = 2, 3, 4, 5, 6
+_PLAIN_DTYPES = ("int8", "uint8", "int16", "uint16", "int32")
 
 
 def _quantize(builder: Builder, node: OnnxNode) -> Sequence[Value]:
+    if _is_plain(builder, node, _quantized_dtype(builder, node)):
+        return [_quantized_by_elements(builder, node)]
     zero_point = node.optional_constant(2, "zero point")
     return [quantized(builder, node, node.value(0), node.constant(1, "scale"), zero_point)]
 
 
 def _dequantize(builder: Builder, node: OnnxNode) -> Sequence[Value]:
+    if _is_plain(builder, node, builder.dtype(node.value(0))):
+        return [_dequantized_by_elements(builder, node)]
     zero_point = node.optional_constant(2, "zero point")
     return [dequantized(builder, node, node.value(0), node.constant(1, "scale"), zero_point)]
+
+
+def _quantized_dtype(builder: Builder, node: OnnxNode) -> str:
+    zero_point = node.optional(2)
+    return _output_dtype(node) if zero_point is None else builder.dtype(zero_point)
+
+
+def _is_plain(builder: Builder, node: OnnxNode, dtype: str) -> bool:
+    """Whether the node is a computation like others: no parameters of a tensor that the IR can hold with it.
+
+    So are parameters that are computed, integers with a zero point or type that no integer kernel has, blocks, and
+    activations with a scale for each channel.
+    """
+    x, scale, zero_point = node.value(0), node.value(1), node.optional(2)
+    if scale.dtype != "float32" or dtype not in _PLAIN_DTYPES:
+        return False  # which is refused
+    if scale.constant is None or (zero_point is not None and zero_point.constant is None):
+        return True
+    if x.is_constant and not node.integer("block_size", 0):
+        return dtype == "uint16"
+    is_centred = zero_point is None or not np.any(zero_point.data)
+    is_unknown = dtype in ("uint16", "int32") or (dtype == "int16" and not is_centred)
+    return is_unknown or scale.type.elements > 1
+
+
+def _quantized_by_elements(builder: Builder, node: OnnxNode) -> Value:
+    """saturate(round-half-even(x / scale) + zero point)."""
+    dtype = _quantized_dtype(builder, node)
+    x, scale, zero_point, shape = _aligned(builder, node, cast(builder, node.value(0), "float32"))
+    levels = builder.pointwise("Round", [builder.emit("Div", [x, scale], UNCLAMPED)])
+    if zero_point is not None:
+        levels = builder.emit("Add", [levels, cast(builder, zero_point, "float32")], UNCLAMPED)
+    return builder.reshape(cast(builder, levels, dtype), shape)
+
+
+def _dequantized_by_elements(builder: Builder, node: OnnxNode) -> Value:
+    """(x - zero point) * scale."""
+    x, scale, zero_point, shape = _aligned(builder, node, cast(builder, node.value(0), "float32"))
+    if zero_point is not None:
+        x = builder.emit("Sub", [x, cast(builder, zero_point, "float32")], UNCLAMPED)
+    return builder.reshape(builder.emit("Mul", [x, scale], UNCLAMPED), shape)
+
+
+def _aligned(builder: Builder, node: OnnxNode, x: Value) -> tuple[Value, Value, Value | None, tuple[int, ...]]:
+    """x, scale and zero point in shapes that broadcast, and what x's was: blocks are dimensions of their own."""
+    scale, zero_point = node.value(1), node.optional(2)
+    block, shape = node.integer("block_size", 0), x.shape
+    if scale.type.elements == 1:
+        fit: tuple[int, ...] = ()
+    else:
+        axis = node.axis(node.integer("axis", 1), x.type.rank)
+        if not block and scale.shape == (shape[axis],):
+            fit = (*(1,) * axis, shape[axis], *(1,) * (x.type.rank - axis - 1))
+        elif block and scale.type.rank == x.type.rank and shape[axis] == scale.shape[axis] * block:
+            x = builder.reshape(x, (*shape[:axis], scale.shape[axis], block, *shape[axis + 1 :]))
+            fit = (*scale.shape[: axis + 1], 1, *scale.shape[axis + 1 :])
+        else:
+            raise node.invalid(f"scales of shape {scale.shape} do not fit axis {axis} of '{x.name}' of shape {shape}")
+    if zero_point is not None and zero_point.type.elements != scale.type.elements:
+        raise node.invalid(f"{scale.type.elements} scales but {zero_point.type.elements} zero points are given")
+    return x, builder.reshape(scale, fit), None if zero_point is None else builder.reshape(zero_point, fit), shape
 
 
 def quantized(builder: Builder, node: OnnxNode, x: Value, scale: Array, zero_point: Array | None) -> Value:
@@ -135,7 +202,14 @@ def _check_activation_scale(node: OnnxNode, quantization: Quantization) -> None:
 
 def _output_dtype(node: OnnxNode) -> str:
     chosen = node.integer("output_dtype", 0)
-    known = {0: "uint8", _ONNX_UINT8: "uint8", _ONNX_INT8: "int8", _ONNX_INT16: "int16"}
+    known = {
+        0: "uint8",
+        _ONNX_UINT8: "uint8",
+        _ONNX_INT8: "int8",
+        _ONNX_UINT16: "uint16",
+        _ONNX_INT16: "int16",
+        _ONNX_INT32: "int32",
+    }
     return known.get(chosen, f"ONNX type {chosen}")
 
 

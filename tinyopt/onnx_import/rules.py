@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from tinyopt.onnx_import.along_axis import ALONG_AXIS_RULES
-from tinyopt.onnx_import.convolution import import_conv, import_conv_transpose
-from tinyopt.onnx_import.dense import import_gemm, import_matmul
+from tinyopt.onnx_import.convolution import import_conv, import_conv_integer, import_conv_transpose
+from tinyopt.onnx_import.dense import import_gemm, import_matmul, import_matmul_integer
 from tinyopt.onnx_import.elementwise import ELEMENTWISE_RULES, Rule
 from tinyopt.onnx_import.generators import GENERATOR_RULES
 from tinyopt.onnx_import.indexing import INDEXING_RULES
@@ -14,7 +14,9 @@ from tinyopt.onnx_import.pointwise import POINTWISE_RULES
 from tinyopt.onnx_import.pooling import (
     import_average_pool,
     import_global_average_pool,
+    import_global_lp_pool,
     import_global_max_pool,
+    import_lp_pool,
     import_max_pool,
 )
 from tinyopt.onnx_import.qlinear import QLINEAR_RULES
@@ -35,6 +37,10 @@ RULES: dict[tuple[str, str], Rule] = {
     ("", "AveragePool"): import_average_pool,
     ("", "GlobalMaxPool"): import_global_max_pool,
     ("", "GlobalAveragePool"): import_global_average_pool,
+    ("", "MatMulInteger"): import_matmul_integer,
+    ("", "ConvInteger"): import_conv_integer,
+    ("", "LpPool"): import_lp_pool,
+    ("", "GlobalLpPool"): import_global_lp_pool,
     **ELEMENTWISE_RULES,
     **POINTWISE_RULES,
     **NORMALIZATION_RULES,

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from tinyopt.ir import Value
+import numpy as np
+
+from tinyopt.ir import DTYPES, Value
 from tinyopt.onnx_import.builder import Builder
 from tinyopt.onnx_import.elementwise import Rule
 from tinyopt.onnx_import.onnx_node import OnnxNode, Refusal
@@ -63,7 +65,18 @@ def _split(builder: Builder, node: OnnxNode) -> Sequence[Value]:
         raise node.invalid(f"axis {axis} of shape {x.shape} does not split into {count} equal parts")
     else:
         sizes = (size // count,) * count
+    if not all(sizes) and sum(sizes) == x.shape[axis] and len(sizes) == count:
+        return _with_empty_parts(builder, node, axis, sizes)
     return builder.emit_many("Split", [x], {"axis": axis, "sizes": sizes}, count)
+
+
+def _with_empty_parts(builder: Builder, node: OnnxNode, axis: int, sizes: Sequence[int]) -> Sequence[Value]:
+    """The parts of a Split of which some have no elements: these are constants."""
+    x = node.value(0)
+    filled = tuple(size for size in sizes if size)
+    parts = iter(builder.emit_many("Split", [x], {"axis": axis, "sizes": filled}, len(filled)))
+    empty = np.zeros((*x.shape[:axis], 0, *x.shape[axis + 1 :]), DTYPES[builder.dtype(x)])
+    return [next(parts) if size else builder.constant(empty, node.name) for size in sizes]
 
 
 def _pad(builder: Builder, node: OnnxNode) -> Sequence[Value]:

@@ -12,7 +12,7 @@ from tinyopt.onnx_import.onnx_node import OnnxNode, Refusal
 
 @dataclass(frozen=True)
 class Window:
-    """How a kernel moves over an image of (height, width); pads are (top, left, bottom, right)."""
+    """How a kernel moves over an image of (height, width), or of three dimensions; pads are begins, then ends."""
 
     kernel: tuple[int, ...]
     strides: tuple[int, ...]
@@ -27,12 +27,31 @@ class Window:
         return {"strides": self.strides, "pads": self.pads, "dilations": self.dilations, "layout": "NCHW"}
 
 
-def check_spatial_rank(node: OnnxNode, image: Value) -> int:
-    """The number of spatial dimensions, 1 or 2."""
+def spatial_rank(node: OnnxNode, image: Value) -> int:
+    """The number of spatial dimensions, 1 to 3."""
     rank = image.type.rank - 2
-    if rank not in (1, 2):
-        raise Refusal(f"it is {rank}-D; tinyopt takes 1-D and 2-D")
+    if rank not in (1, 2, 3):
+        raise Refusal(f"it is {rank}-D; tinyopt takes 1-D to 3-D")
     return rank
+
+
+def nd_window(node: OnnxNode, kernel: Sequence[int], plane: Sequence[int]) -> Window:
+    """The window of an operator of any number of dimensions, without the one that 1-D ones are lifted by."""
+    window = window_of(node, kernel)
+    extra = len(window.kernel) - len(kernel)
+    if extra:
+        pads = window.pads
+        window = Window(
+            window.kernel[1:], window.strides[1:], window.dilations[1:], (*pads[1:2], *pads[3:])
+        )  # fmt: skip
+    return with_auto_pad(node, window, plane)
+
+
+def nd_attributes(window: Window) -> dict[str, Attribute]:
+    """Strides, pads and dilations of an operator of any number of dimensions."""
+    if min(window.pads) < 0:
+        raise Refusal(f"its pads {window.pads} are negative")
+    return {"strides": window.strides, "pads": window.pads, "dilations": window.dilations}
 
 
 def lifted(builder: Builder, image: Value) -> Value:
@@ -66,24 +85,24 @@ def window_of(node: OnnxNode, kernel: Sequence[int]) -> Window:
         )
     if min(*kernel, *strides, *dilations) < 1:
         raise node.invalid(f"kernel {tuple(kernel)}, strides {strides} and dilations {dilations} must be positive")
-    missing = 2 - rank
+    missing = max(2 - rank, 0)
     unit, none = (1,) * missing, (0,) * missing
     both_pads = (*none, *pads[:rank], *none, *pads[rank:])
     return Window((*unit, *kernel), (*unit, *strides), (*unit, *dilations), both_pads)
 
 
 def with_auto_pad(node: OnnxNode, window: Window, plane: Sequence[int]) -> Window:
-    """The window with the pads that auto_pad asks for on an image of (height, width) `plane`."""
+    """The window with the pads that auto_pad asks for on an image whose spatial sizes are `plane`."""
     mode = node.text("auto_pad", "NOTSET")
     if mode == "NOTSET":
         return window
     if mode == "VALID":
-        return replace(window, pads=(0, 0, 0, 0))
+        return replace(window, pads=(0,) * len(window.pads))
     if mode not in ("SAME_UPPER", "SAME_LOWER"):
         raise node.invalid(f"auto_pad is '{mode}'")
     totals = [
         max((-(-plane[i] // window.strides[i]) - 1) * window.strides[i] + window.extent(i) - plane[i], 0)
-        for i in range(2)
+        for i in range(len(plane))
     ]
     smaller, larger = [total // 2 for total in totals], [total - total // 2 for total in totals]
     pads = (*smaller, *larger) if mode == "SAME_UPPER" else (*larger, *smaller)
@@ -93,10 +112,11 @@ def with_auto_pad(node: OnnxNode, window: Window, plane: Sequence[int]) -> Windo
 def with_ceil_mode(window: Window, plane: Sequence[int]) -> Window:
     """The window with pads so much larger at the end that rounding down gives the size that rounding up gave."""
     ends: list[int] = []
-    for axis in range(2):
-        before, after, stride = window.pads[axis], window.pads[axis + 2], window.strides[axis]
+    rank = len(plane)
+    for axis in range(rank):
+        before, after, stride = window.pads[axis], window.pads[axis + rank], window.strides[axis]
         steps = -(-(plane[axis] + before + after - window.extent(axis)) // stride)
         if steps * stride >= plane[axis] + before:  # the last window would begin beyond the image
             steps -= 1
         ends.append(max(after, steps * stride + window.extent(axis) - plane[axis] - before))
-    return replace(window, pads=(*window.pads[:2], *ends))
+    return replace(window, pads=(*window.pads[:rank], *ends))

@@ -15,6 +15,7 @@ from tinyopt.ops.integer_softmax import INTEGER_SOFTMAX_OPERATORS
 from tinyopt.ops.interpolate import INTERPOLATE_OPERATORS
 from tinyopt.ops.layer_normalization import LAYER_NORMALIZATION_OPERATORS
 from tinyopt.ops.movement import MOVEMENT_OPERATORS
+from tinyopt.ops.nd import ND_OPERATORS
 from tinyopt.ops.normalization import NORMALIZATION_OPERATORS
 from tinyopt.ops.pointwise import POINTWISE_OPERATORS
 from tinyopt.ops.pool import POOL_OPERATORS
@@ -39,6 +40,7 @@ _FAMILIES: tuple[tuple[Operator, ...], ...] = (
     ALONG_AXIS_OPERATORS,
     RECURRENT_OPERATORS,
     LAYER_NORMALIZATION_OPERATORS,
+    ND_OPERATORS,
     MOVEMENT_OPERATORS,
     INDEXING_OPERATORS,
     RESIZE_OPERATORS,

@@ -1,4 +1,4 @@
-"""Dense (weights [N, K], as a convolution keeps them) and MatMul in float32."""
+"""Dense (weights [N, K], as a convolution keeps them) and MatMul in float32, IntegerMatMul in whole numbers."""
 
 from __future__ import annotations
 
@@ -7,6 +7,9 @@ from collections.abc import Sequence
 from tinyopt.ir import Array, Node, TensorType
 from tinyopt.ops.record import ChannelRelation, Operator, QuantizationRule
 from tinyopt.ops.rules import broadcast_shape, clamp, present, require, require_float32, require_rank, require_shape
+
+WHOLE = ("int32", "uint32", "int64", "uint64", "float64")
+"""What IntegerMatMul takes; integers wrap around."""
 
 
 def _infer_dense(node: Node) -> list[TensorType]:
@@ -63,6 +66,12 @@ def _matmul_macs(node: Node) -> int:
     return node.output.type.elements * node.input(0).shape[-1]
 
 
+def _infer_integer_matmul(node: Node) -> list[TensorType]:
+    a, b = node.input(0), node.input(1)
+    require(a.dtype == b.dtype and a.dtype in WHOLE, node, f"inputs are {a.dtype} and {b.dtype}")
+    return [matmul_type(node)]
+
+
 DENSE_OPERATORS = (
     Operator(
         name="Dense",
@@ -80,6 +89,15 @@ DENSE_OPERATORS = (
         macs=_matmul_macs,
         channels=ChannelRelation.OPAQUE,
         quantization=QuantizationRule.OBSERVED,
+        is_elementwise=False,
+    ),
+    Operator(
+        name="IntegerMatMul",
+        infer=_infer_integer_matmul,
+        evaluate=_evaluate_matmul,
+        macs=_matmul_macs,
+        channels=ChannelRelation.OPAQUE,
+        quantization=QuantizationRule.FLOAT_ONLY,
         is_elementwise=False,
     ),
 )

@@ -35,6 +35,12 @@ def plan_matmul(node: Node) -> Kernel | Refusal:
     return _plan(node, "matmul_f32", FLOAT, 0, None)
 
 
+def plan_integer_matmul(node: Node) -> Kernel | Refusal:
+    """IntegerMatMul."""
+    dtype = node.output.dtype
+    return _plan(node, f"matmul_{dtype}", Arithmetic(dtype, dtype, dtype), 0, None)
+
+
 def plan_qmatmul(node: Node) -> Kernel | Refusal:
     """QMatMul."""
     offset_a, offset_b = (zero_point_of(node, node.input(i)) for i in range(2))
