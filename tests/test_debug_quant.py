@@ -15,7 +15,7 @@ from tests.digits import CALIBRATION, MODEL, SAMPLES, compiled_digits
 from tests.graph_builder import GraphBuilder, ops_of, outputs_of, random_inputs
 from tests.hostile_digits import CHANNEL, LAYER, write_hostile
 from tests.quantized_graphs import quantize, real, weights
-from tinyopt.cli.main import main
+from tinyopt.cli.commands import main
 from tinyopt.debug_quantization import debug_quantization
 from tinyopt.errors import InvalidModelError, UsageError
 from tinyopt.options import CompileOptions

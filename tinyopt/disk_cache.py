@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-import tempfile
+import secrets
 from pathlib import Path
 
 
@@ -19,18 +19,24 @@ def read_cached(cache_dir: Path | None, kind: str, name: str) -> bytes | None:
     if cache_dir is None:
         return None
     path = _path(cache_dir, kind, name)
-    return path.read_bytes() if path.is_file() else None
+    try:
+        return path.read_bytes()
+    except OSError:
+        return None
 
 
 def write_cached(cache_dir: Path | None, kind: str, name: str, content: bytes) -> None:
-    """Keep `content`; written beside and renamed, so that nobody ever reads half of it."""
+    """Keep `content`, where that is possible; written beside and renamed, so that nobody ever reads half of it."""
     if cache_dir is None:
         return
     path = _path(cache_dir, kind, name)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as file:
-        file.write(content)
-    os.replace(file.name, path)
+    work = path.with_name(f".{path.name}-{secrets.token_hex(4)}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        work.write_bytes(content)
+        os.replace(work, path)
+    except OSError:  # a cache that is full or read-only makes the next compilation slower, and this one no worse
+        work.unlink(missing_ok=True)
 
 
 def _path(cache_dir: Path, kind: str, name: str) -> Path:

@@ -252,7 +252,8 @@ def measure_drift(before: Sequence[Sequence[Array]], after: Sequence[Sequence[Ar
     """Over all samples and outputs. The ratio is infinite where nothing moved."""
     old = np.concatenate([array.astype(np.float64).ravel() for sample in before for array in sample])
     new = np.concatenate([array.astype(np.float64).ravel() for sample in after for array in sample])
-    noise = float(np.sum((new - old) ** 2))
-    signal = float(np.sum(old**2))
-    ratio = np.inf if noise == 0 else 10 * np.log10(max(signal, 1e-300) / noise)
-    return Drift(float(np.max(np.abs(new - old), initial=0.0)), float(ratio))
+    with np.errstate(all="ignore"):  # the model itself may overflow
+        noise = float(np.sum((new - old) ** 2))
+        signal = float(np.sum(old**2))
+        ratio = np.inf if noise == 0 else 10 * np.log10(max(signal, 1e-300) / noise)
+        return Drift(float(np.max(np.abs(new - old), initial=0.0)), float(ratio))

@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
+import ctypes
+import errno
 import json
 import os
+import secrets
 import shutil
-import tempfile
+import sys
+import time
 from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 
+from tinyopt import guard
 from tinyopt.errors import UsageError
+
+FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+_DEAD_AFTER_SECONDS = 24 * 3600  # a compilation that has written nothing for so long has ended
+_AT_FDCWD = -100
+_RENAME_EXCHANGE = 2
 
 
 def check_output_folder(output: Path) -> None:
@@ -38,24 +48,43 @@ def _is_report(file: Path) -> bool:
 def fresh_folder(output: Path) -> Generator[Path]:
     """A new folder beside `output` that takes its place when all went well, and vanishes when not.
 
-    Raises UsageError where no folder can be made there.
+    It takes the place in one step: whoever looks sees what was there before or all that is new.
+    Raises UsageError where no folder can be made there, and where the disk is full.
     """
     place = output.resolve()  # a link stays, what it points to is replaced
     missing = [parent for parent in place.parents if not parent.exists()]
+    work = place.parent / f".{place.name}-{secrets.token_hex(4)}"
     try:
+        guard.note_unfinished(work, missing)
         place.parent.mkdir(parents=True, exist_ok=True)
-        work = Path(tempfile.mkdtemp(prefix=f".{place.name}-", dir=place.parent))
+        _remove_dead(place)
+        work.mkdir(mode=0o755)
     except OSError as error:
         raise UsageError(f"{output} cannot be written: {error.strerror}; choose another with --output") from error
     try:
-        work.chmod(0o755)
         yield work
         _replace(place, work)
-    except BaseException:
+    except BaseException as error:
         shutil.rmtree(work, ignore_errors=True)
         for parent in missing:
             parent.rmdir()
+        if isinstance(error, OSError) and error.errno in FULL:
+            raise UsageError(f"{output} cannot be written: {error.strerror}; make room or choose another") from error
         raise
+
+
+def _remove_dead(place: Path) -> None:
+    """Remove what compilations into the same place left that were killed together with the process watching them."""
+    for folder in place.parent.glob(f".{place.name}-????????"):
+        if not folder.is_symlink() and time.time() - _last_change(folder) > _DEAD_AFTER_SECONDS:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _last_change(folder: Path) -> float:
+    try:
+        return max(entry.stat(follow_symlinks=False).st_mtime for entry in (folder, *folder.rglob("*")))
+    except OSError:  # somebody else is at it
+        return time.time()
 
 
 def _replace(place: Path, work: Path) -> None:
@@ -63,7 +92,20 @@ def _replace(place: Path, work: Path) -> None:
     if not place.exists():
         os.replace(work, place)
         return
-    old = Path(tempfile.mkdtemp(prefix=f".{place.name}-old-", dir=place.parent))
-    os.replace(place, old / "out")
+    if _exchange(work, place):
+        shutil.rmtree(work)
+        return
+    old = place.parent / f".{place.name}-{secrets.token_hex(4)}"
+    os.replace(place, old)
     os.replace(work, place)
     shutil.rmtree(old)
+
+
+def _exchange(one: Path, other: Path) -> bool:
+    """Exchange two folders in one step; False where the system or the file system cannot."""
+    if sys.platform != "linux":
+        return False
+    rename = getattr(ctypes.CDLL(None), "renameat2", None)
+    if rename is None:
+        return False
+    return bool(rename(_AT_FDCWD, os.fsencode(one), _AT_FDCWD, os.fsencode(other), _RENAME_EXCHANGE) == 0)

@@ -1,5 +1,5 @@
 """`python -m tinyopt.cli` does what `tinyopt` does."""
 
-from tinyopt.cli.main import main
+from tinyopt.entry import run
 
-main()
+run()

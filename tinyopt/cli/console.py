@@ -15,7 +15,8 @@ import click
 from rich.console import Console, RenderableType
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from tinyopt.errors import TinyoptError, UsageError
+from tinyopt.artifact.folder import FULL
+from tinyopt.errors import InvalidModelError, TinyoptError, UsageError
 from tinyopt.report.build import to_json
 from tinyopt.report.plain import printable
 
@@ -43,7 +44,7 @@ class Output:
 
     def say(self, text: str) -> None:
         if self.verbosity >= 0 and not self.is_json:
-            self.log.print(text, soft_wrap=True)
+            self.log.print(printable(text), soft_wrap=True)
 
     @contextmanager
     def progress(self) -> Generator[Callable[[str, int, int], None]]:
@@ -69,6 +70,13 @@ class Output:
         if isinstance(error, OSError) and error.filename is not None:
             self.log.print(f"error: {_one_line(str(error.filename))}: {error.strerror}", soft_wrap=True)
             sys.exit(UsageError.exit_code)
+        if isinstance(error, OSError) and error.errno in FULL:
+            self.log.print(f"error: cannot write: {error.strerror}; make room", soft_wrap=True)
+            sys.exit(UsageError.exit_code)
+        if isinstance(error, MemoryError):
+            help_text = "use a smaller model, or raise TINYOPT_MAX_MEMORY_BYTES"
+            self.log.print(f"error: out of memory: {help_text}", soft_wrap=True)
+            sys.exit(InvalidModelError.exit_code)
         reason = f"{type(error).__name__}: {_one_line(str(error))}"
         self.log.print(f"error: internal error, please report it (-vv shows where): {reason}", soft_wrap=True)
         sys.exit(1)

@@ -25,7 +25,6 @@ def load_external_data(model: onnx.ModelProto, path: Path) -> None:
 
     Raises InvalidModelError that names the tensor where its file is not to be read, or is too short.
     """
-    folder = path.resolve().parent
     total = 0
     for tensor in model.graph.initializer:
         if tensor.data_location != onnx.TensorProto.EXTERNAL:
@@ -37,12 +36,12 @@ def load_external_data(model: onnx.ModelProto, path: Path) -> None:
             raise InvalidModelError(
                 f"{path} has more than {LARGEST_WEIGHT_BYTES:,} bytes of weights, '{tensor.name}' included"
             )
-        tensor.raw_data = _read(tensor, folder, size, where)
+        tensor.raw_data = _read(tensor, path.resolve(), size, where)
         tensor.data_location = onnx.TensorProto.DEFAULT
         del tensor.external_data[:]
 
 
-def _read(tensor: onnx.TensorProto, folder: Path, size: int, where: str) -> bytes:
+def _read(tensor: onnx.TensorProto, model: Path, size: int, where: str) -> bytes:
     entries = {entry.key: entry.value for entry in tensor.external_data}
     if len(entries) != len(tensor.external_data) or not entries.keys() <= _KEYS:
         raise InvalidModelError(f"{where} lie in another file, and where there is not clear: {sorted(entries)}")
@@ -52,7 +51,10 @@ def _read(tensor: onnx.TensorProto, folder: Path, size: int, where: str) -> byte
     offset, length = (_number(entries.get(key, ""), key, where) for key in ("offset", "length"))
     if length not in (None, size):
         raise InvalidModelError(f"{where} have {length:,} bytes in '{location}'; their type and shape ask for {size:,}")
-    return _content(_checked_path(location, folder, where), offset or 0, size, location, where)
+    file = _checked_path(location, model.parent, where)
+    if file == model:
+        raise InvalidModelError(f"{where} lie in the file of the model itself")
+    return _content(file, offset or 0, size, location, where)
 
 
 def _number(text: str, key: str, where: str) -> int | None:

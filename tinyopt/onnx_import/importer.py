@@ -12,6 +12,7 @@ import onnx
 import onnx_graphsurgeon as gs
 from onnx_graphsurgeon.logger import G_LOGGER
 
+from tinyopt import guard
 from tinyopt.errors import InvalidModelError, TinyoptError, UnsupportedOperatorError
 from tinyopt.ir import DTYPES, Graph, Quantization, TensorType, Value
 from tinyopt.onnx_import.builder import Builder, unusable_type
@@ -19,6 +20,7 @@ from tinyopt.onnx_import.definitions import expand_definitions
 from tinyopt.onnx_import.folding import FOLDABLE, can_fold, fold
 from tinyopt.onnx_import.folding_budget import FoldingBudget
 from tinyopt.onnx_import.functions import expand_functions
+from tinyopt.onnx_import.graph_limits import check_declared, check_graph
 from tinyopt.onnx_import.older_opsets import as_newer, is_older
 from tinyopt.onnx_import.onnx_node import OnnxNode, Refusal
 from tinyopt.onnx_import.reading import check_structure, read_model
@@ -55,7 +57,8 @@ def import_model(path: Path, shapes: Mapping[str, tuple[int, ...]]) -> ImportRes
     Raises UsageError where the file cannot be read, UnsupportedOperatorError with all the nodes that have no rule,
     InvalidModelError for everything else that is wrong with the model.
     """
-    return _import(read_model(path), path.stem, shapes)
+    with guard.reading(path):
+        return _import(read_model(path), path.stem, shapes)
 
 
 def import_proto(model: onnx.ModelProto, name: str, shapes: Mapping[str, tuple[int, ...]]) -> ImportResult:
@@ -111,6 +114,8 @@ class _Importer:
         graph.remove_unused()
         self._settle_quantization(graph)
         verify(graph, after="import")
+        check_graph(graph)
+        check_declared(graph, self._model.graph.output)
         return ImportResult(graph, tuple(self._notes))
 
     def _surgeon_nodes(self) -> list[gs.Node]:

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import onnx
 
+from tinyopt import guard
 from tinyopt.errors import InvalidModelError
 from tinyopt.onnx_import.functions import expand_functions
 from tinyopt.onnx_import.reading import read_model
@@ -27,10 +28,11 @@ def read_outline(path: Path, shapes: Mapping[str, tuple[int, ...]] | None = None
 
     Raises UsageError where the file cannot be read, InvalidModelError where it holds no ONNX model.
     """
-    model = expand_functions(read_model(path), path.stem)
-    if shapes is not None:
-        _fix_shapes(model, shapes)
-    return _outline(model, path.stem)
+    with guard.reading(path):
+        model = expand_functions(read_model(path), path.stem)
+        if shapes is not None:
+            _fix_shapes(model, shapes)
+        return _outline(model, path.stem)
 
 
 def _fix_shapes(model: onnx.ModelProto, shapes: Mapping[str, tuple[int, ...]]) -> None:

@@ -50,7 +50,7 @@ def _content(path: Path) -> bytes:
                     f"{path} has {status.st_size:,} bytes; tinyopt reads up to {LARGEST_FILE_BYTES:,}: keep weights in "
                     "a file beside the model"
                 )
-            return file.read(LARGEST_FILE_BYTES)
+            return file.read(status.st_size)
     except OSError as error:
         raise UsageError(f"cannot read the model {path}: {error.strerror}; give the path of an ONNX file") from error
 
