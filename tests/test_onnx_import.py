@@ -194,6 +194,16 @@ def test_all_unsupported_nodes_are_listed_at_once() -> None:
     [
         ([node("MaxPool", "x", "y i", kernel_shape=[2, 2]), node("Shape", "i", "s")], {"x": (1, 1, 4, 4)}, None),
         ([node("Add", "x x")], {"x": ("float64", (2,))}, "input 'x' is float64; Add takes float32"),
+        (
+            [node("NonZero", "x")],
+            {"x": (2,)},
+            r"NonZero \(node 'NonZero_0'\): it is supported on constants only: the shape",
+        ),
+        (
+            [node("RandomNormalLike", "x")],
+            {"x": (2,)},
+            r"RandomNormalLike \(.*\): no rule for it: its numbers are random",
+        ),
         ([node("Resize", "x - s", mode="spline")], {"x": (1, 1, 4, 4)}, "mode 'spline'; tinyopt takes nearest, linear"),
     ],
 )

@@ -24,6 +24,7 @@ from tinyopt.onnx_import.graph_limits import check_declared, check_graph
 from tinyopt.onnx_import.older_opsets import as_newer, is_older
 from tinyopt.onnx_import.onnx_node import OnnxNode, Refusal
 from tinyopt.onnx_import.reading import check_structure, read_model
+from tinyopt.onnx_import.refusals import REASONS
 from tinyopt.onnx_import.rules import RULES
 from tinyopt.onnx_import.shapes import fix_input_shapes
 from tinyopt.onnx_import.structure import check_model
@@ -131,7 +132,9 @@ class _Importer:
         for node in nodes:
             domain = _domain(node)
             if (domain, node.op) not in RULES and (domain or node.op not in FOLDABLE):
-                self._refuse(node, f"tinyopt has no rule for it in domain '{domain}'" if domain else "no rule for it")
+                known = f": {REASONS[node.op]}" if not domain and node.op in REASONS else ""
+                where = f"tinyopt has no rule for it in domain '{domain}'" if domain else "no rule for it"
+                self._refuse(node, where + known)
 
     def _refuse(self, node: gs.Node, reason: str) -> None:
         name = self._node_name(node)
@@ -223,7 +226,8 @@ class _Importer:
             newer = as_newer(self._builder, onnx_node)
             results = list(RULES[onnx_node.domain, onnx_node.op](self._builder, newer))
         else:
-            raise Refusal("it is supported on constants only")
+            known = f": {REASONS[onnx_node.op]}" if onnx_node.op in REASONS else ""
+            raise Refusal(f"it is supported on constants only{known}")
         self._builder.finish(onnx_node, results)
         self._values.update(zip(onnx_node.output_names, results, strict=False))
 

@@ -157,7 +157,7 @@ def _reverse_sequence(builder: Builder, node: OnnxNode) -> Sequence[Value]:
 def _compress(builder: Builder, node: OnnxNode) -> Sequence[Value]:
     x, condition = node.value(0), node.value(1)
     if condition.constant is None:
-        raise Refusal(f"condition '{condition.name}' is not a constant: the output's shape would depend on the data")
+        raise Refusal(f"non-constant condition '{condition.name}': the output's shape would depend on the data")
     axis = 0
     if node.has("axis"):
         axis = node.axis(node.integer("axis", 0), x.type.rank)
