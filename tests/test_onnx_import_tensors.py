@@ -172,3 +172,28 @@ def test_operators_without_a_rule_become_what_onnx_defines_them_by() -> None:
     shape = (1, 2, 3, 4)
     assert_same_as_runtime(model_of([attention], {"q": shape, "k": shape, "v": shape}, opset=23))
     assert_same_as_runtime(model_of([node("MeanVarianceNormalization", "x")], {"x": (2, 3, 4, 5)}))
+
+
+@pytest.mark.parametrize(
+    ("equation", "shapes"),
+    [
+        ("ij->ji", ((3, 4),)),
+        ("ij", ((3, 4),)),
+        ("iji->j", ((3, 4, 3),)),
+        ("...ii->...i", ((2, 4, 3, 3),)),
+        ("bij,bjk->bik", ((2, 3, 4), (2, 4, 5))),
+        ("ij,jk", ((3, 4), (4, 5))),
+        ("bhqd,bkhd->bhqk", ((2, 3, 4, 5), (2, 6, 3, 5))),
+        ("...ij,jk->...ik", ((2, 2, 3, 4), (4, 5))),
+        ("...i,...j->j...i", ((2, 3, 4), (2, 3, 5))),
+        ("i,j->ji", ((3,), (4,))),
+        ("ijk,ik->i", ((3, 4, 5), (3, 5))),
+        ("ab,bc,cd,ad->d", ((2, 3), (3, 4), (4, 5), (2, 5))),
+        ("i,i->", ((3,), (3,))),
+        ("ij->", ((3, 4),)),
+    ],
+)
+def test_einsum(equation: str, shapes: tuple[tuple[int, ...], ...]) -> None:
+    names = "abcd"[: len(shapes)]
+    einsum = node("Einsum", " ".join(names), equation=equation)
+    assert_same_as_runtime(model_of([einsum], dict(zip(names, shapes, strict=True))), 1e-4)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from tinyopt.onnx_import.along_axis import ALONG_AXIS_RULES
 from tinyopt.onnx_import.convolution import import_conv, import_conv_integer, import_conv_transpose
 from tinyopt.onnx_import.dense import import_gemm, import_matmul, import_matmul_integer
+from tinyopt.onnx_import.einsum import EINSUM_RULES
 from tinyopt.onnx_import.elementwise import ELEMENTWISE_RULES, Rule
 from tinyopt.onnx_import.generators import GENERATOR_RULES
 from tinyopt.onnx_import.indexing import INDEXING_RULES
@@ -54,6 +55,7 @@ RULES: dict[tuple[str, str], Rule] = {
     **REDUCTION_RULES,
     **ALONG_AXIS_RULES,
     **RECURRENT_RULES,
+    **EINSUM_RULES,
     **QUANTIZATION_RULES,
     **QLINEAR_RULES,
 }
