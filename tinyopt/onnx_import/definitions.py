@@ -39,10 +39,11 @@ def expand_definitions(model: onnx.ModelProto, opset: int, is_known: IsKnown) ->
     notes: list[str] = []
     light = _without_weights(model)
     for _ in range(MOST_ROUNDS):
-        expanded = _one_round(light, opset, is_known, notes)
-        if expanded is None or len(expanded.graph.node) > MOST_NODES:
+        one_round = _one_round(light, opset, is_known)
+        if one_round is None or len(one_round.model.graph.node) > MOST_NODES:
             break
-        light = expanded
+        light = one_round.model
+        notes += one_round.notes
     if not notes:
         return Expansion(model, ())
     light.graph.ClearField("input")
@@ -67,13 +68,12 @@ def _without_weights(model: onnx.ModelProto) -> onnx.ModelProto:
     return light
 
 
-def _one_round(
-    light: onnx.ModelProto, opset: int, is_known: IsKnown, notes: list[str]
-) -> onnx.ModelProto | None:  # fmt: skip
-    """The model with one level of definitions expanded; None where there is nothing to expand."""
+def _one_round(light: onnx.ModelProto, opset: int, is_known: IsKnown) -> Expansion | None:
+    """The model with one level of definitions expanded; None where there is nothing that can be expanded."""
     types = _types(light)
     calling = onnx.ModelProto()
     calling.CopyFrom(light)
+    notes: list[str] = []
     for index, node in enumerate(calling.graph.node):
         if is_known(node) or node.domain not in ("", "ai.onnx"):
             continue
@@ -92,7 +92,16 @@ def _one_round(
     if not calling.functions:
         return None
     calling.opset_import.append(onnx.helper.make_opsetid(_DOMAIN, 1))
-    inlined = onnx.inliner.inline_local_functions(calling)
+    inlined = _inlined(calling)
+    return None if inlined is None else Expansion(inlined, tuple(notes))
+
+
+def _inlined(calling: onnx.ModelProto) -> onnx.ModelProto | None:
+    """The model with the definitions in place of their calls; None where the inliner cannot."""
+    try:
+        inlined = onnx.inliner.inline_local_functions(calling)
+    except Exception:  # the inliner is C++ and raises whatever it likes; the operators stay, and are refused
+        return None
     kept = [entry for entry in inlined.opset_import if entry.domain != _DOMAIN]
     del inlined.opset_import[:]
     inlined.opset_import.extend(kept)
@@ -108,9 +117,7 @@ def _types(light: onnx.ModelProto) -> dict[str, onnx.TypeProto]:
     return {value.name: value.type for value in values}
 
 
-def _definition(
-    node: onnx.NodeProto, opset: int, types: Mapping[str, onnx.TypeProto]
-) -> onnx.FunctionProto | None:  # fmt: skip
+def _definition(node: onnx.NodeProto, opset: int, types: Mapping[str, onnx.TypeProto]) -> onnx.FunctionProto | None:
     """What ONNX defines the node by; None where it does not. Gives the node its attributes' default values."""
     try:
         schema = onnx.defs.get_schema(node.op_type, opset, "")
