@@ -1,0 +1,203 @@
+"""Put broken models and broken calibration sets through the command, and flip bits of models that are whole.
+
+python tools/broken_models.py                    all of them: exit code, message, time, memory, and what is left behind
+python tools/broken_models.py --only 'external'  those whose names hold a match of this expression
+python tools/broken_models.py --every 12         each twelfth
+python tools/broken_models.py --write FOLDER     write the files and try nothing
+python tools/broken_models.py --flips 20000      random bit flips of five models instead
+
+Each model has a process of its own, forked from one that has imported everything: what is measured is what
+`tinyopt compile` does after its start. Linux only.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import resource
+import shutil
+import sys
+import tempfile
+import time
+import traceback
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NoReturn
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+from tools.broken.case import MODEL, Case  # noqa: E402
+
+MOST_CPU_SECONDS = 10
+MOST_MEMORY_BYTES = 2 * 2**30
+REFUSED = (2, 3)
+_CONTROL = re.compile(r"[\x00-\x09\x0b-\x1f\x7f-\x9f\u202a-\u202e]")
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of one case. problem: "" where all is as it should be."""
+
+    case: Case
+    code: int
+    message: str
+    cpu_seconds: float
+    memory_bytes: int
+    problem: str
+
+
+def all_cases() -> Iterator[Case]:
+    """Every broken model, then every broken calibration set."""
+    from tools.broken.bombs import bomb_cases
+    from tools.broken.files import file_cases
+    from tools.broken.graphs import graph_cases
+    from tools.broken.operators import operator_cases
+    from tools.broken.samples import sample_cases
+    from tools.broken.tensors import tensor_cases
+
+    for cases in (file_cases, graph_cases, tensor_cases, operator_cases, bomb_cases, sample_cases):
+        yield from cases()
+
+
+def write_case(case: Case, folder: Path) -> None:
+    """Write the files and links of a case."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, content in case.files.items():
+        place = folder / name
+        place.parent.mkdir(parents=True, exist_ok=True)
+        place.write_bytes(content)
+    for name, leads_to in case.links.items():
+        (folder / name).symlink_to(leads_to)
+    for name, other in case.hard_links.items():
+        os.link(folder / other, folder / name)
+
+
+def preload() -> None:
+    """Import what the command imports, once for all."""
+    import tinyopt.cli.commands
+    import tinyopt.entry
+
+    assert tinyopt.cli.commands, tinyopt.entry
+
+
+def try_case(case: Case, folder: Path, cache_dir: Path) -> Outcome:
+    """Compile one model in `folder`, which is made and removed."""
+    write_case(case, folder)
+    before = listing(folder)
+    command = ["compile", MODEL, "--target", "cortex-m4", "-o", "out", "--cache-dir", str(cache_dir), *case.options]
+    streams = [folder.parent / "stdout", folder.parent / "stderr"]
+    child = os.fork()
+    if child == 0:
+        _run(command, folder, streams)
+    _, status, usage = os.wait4(child, 0)
+    code = os.waitstatus_to_exitcode(status)
+    message = streams[1].read_text(encoding="utf-8", errors="replace")
+    left = sorted(listing(folder) - before)
+    seconds, memory = usage.ru_utime + usage.ru_stime, usage.ru_maxrss * 1024
+    problem = _problem(case, code, message, streams[0].read_text(errors="replace"), seconds, memory, left)
+    shutil.rmtree(folder)
+    return Outcome(case, code, message.strip(), seconds, memory, problem)
+
+
+def listing(folder: Path) -> set[str]:
+    """All that is in the folder."""
+    return {str(path.relative_to(folder)) for path in folder.rglob("*")}
+
+
+def _run(command: Sequence[str], folder: Path, streams: Sequence[Path]) -> NoReturn:
+    """The child: what `tinyopt` does, with its output in files and hard limits around it."""
+    try:
+        os.chdir(folder)
+        for number, path in zip((1, 2), streams, strict=True):
+            os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), number)
+        resource.setrlimit(resource.RLIMIT_CPU, (MOST_CPU_SECONDS + 2, MOST_CPU_SECONDS + 2))
+        sys.argv = ["tinyopt", *command]
+        from tinyopt.entry import run
+
+        run()
+    except SystemExit as end:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(end.code if isinstance(end.code, int) else 1)
+    except BaseException:
+        traceback.print_exc()
+    os._exit(99)
+
+
+def _problem(case: Case, code: int, err: str, out: str, seconds: float, memory: int, left: list[str]) -> str:
+    if seconds > MOST_CPU_SECONDS:
+        return f"{seconds:.1f} s of CPU time"
+    if memory > MOST_MEMORY_BYTES:
+        return f"{memory >> 20} MiB"
+    if "Traceback" in err or "internal error" in err or code not in (0, *REFUSED):
+        return f"exit code {code}"
+    if code == 0:
+        return "" if case.accepted else "accepted"
+    lines = err.strip("\n").split("\n")
+    if len(lines) != 1 or not lines[0].startswith("error: ") or out:
+        return f"{len(lines)} lines on stderr, {len(out)} characters on stdout"
+    if _CONTROL.search(lines[0]):
+        return "control characters in the message"
+    if "'" not in err and MODEL not in err and "c." not in err:
+        return "the message names no file, node or tensor"
+    return f"left {left}" if left else ""
+
+
+def try_all(cases: Sequence[Case], is_verbose: bool) -> list[Outcome]:
+    """Try the cases one after the other, with a line for each that is not as it should be, or for every one."""
+    preload()
+    outcomes: list[Outcome] = []
+    with tempfile.TemporaryDirectory(prefix="tinyopt-broken-") as name:
+        for number, case in enumerate(cases, start=1):
+            outcome = try_case(case, Path(name) / "case", Path(name) / "cache")
+            outcomes.append(outcome)
+            if outcome.problem:
+                print(f"\r{case.name}: {outcome.problem}: {outcome.message[-300:]}", flush=True)
+            elif is_verbose:
+                print(
+                    f"\r{case.name}: {outcome.code} {outcome.cpu_seconds:.2f} s {outcome.message[:300]!a}", flush=True
+                )
+            if sys.stderr.isatty():
+                print(f"\r{number}/{len(cases)} {case.name:60.60}", end="", file=sys.stderr, flush=True)
+    return outcomes
+
+
+def main() -> int:
+    """Try or write what the arguments ask for; 1 where anything is not as it should be."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", default="", help="a regular expression for names of cases")
+    parser.add_argument("--every", type=int, default=1, help="each so many-th case only")
+    parser.add_argument("--write", type=Path, help="write the files into this folder, and try nothing")
+    parser.add_argument("--flips", type=int, help="flip single bits of five models, so many in all")
+    parser.add_argument("--seed", type=int, default=0, help="which bits are flipped")
+    parser.add_argument("--verbose", action="store_true", help="print every message")
+    arguments = parser.parse_args()
+    if arguments.flips:
+        from tools.broken.flips import flip_all
+
+        return flip_all(arguments.flips, arguments.seed)
+    cases = [case for case in all_cases() if re.search(arguments.only, case.name)][:: arguments.every]
+    if arguments.write:
+        for case in cases:
+            write_case(case, arguments.write / case.name.replace("/", "_"))
+        return 0
+    started = time.monotonic()
+    outcomes = try_all(cases, arguments.verbose)
+    bad = [outcome for outcome in outcomes if outcome.problem]
+    accepted = [outcome for outcome in outcomes if outcome.code == 0 and not outcome.problem]
+    slowest = max(outcomes, key=lambda outcome: outcome.cpu_seconds)
+    largest = max(outcomes, key=lambda outcome: outcome.memory_bytes)
+    print(
+        f"{len(outcomes)} cases, {len(outcomes) - len(bad) - len(accepted)} refused as they should be, {len(accepted)} "
+        f"valid and compiled, {len(bad)} not as they should be; slowest {slowest.case.name} "
+        f"{slowest.cpu_seconds:.1f} s, largest {largest.case.name} {largest.memory_bytes >> 20} MiB "
+        f"({time.monotonic() - started:.0f} s)"
+    )
+    return 1 if bad else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
