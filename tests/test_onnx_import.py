@@ -114,6 +114,11 @@ def test_split(opset: int, split: onnx.NodeProto, constants: dict[str, Any]) -> 
     assert_same_as_runtime(model_of([split], {"x": (1, 4, 3, 5)}, constants, outputs="a b", opset=opset))
 
 
+def test_an_output_that_nobody_reads_is_not_taken_for_an_absent_input() -> None:
+    nodes = [node("Split", "x", "a b", axis=1), node("Clip", "a - high")]  # graphsurgeon calls `b` and `-` the same
+    assert_same_as_runtime(model_of(nodes, {"x": (1, 4)}, {"high": np.float32(0.5)}))
+
+
 def test_shape_computations_are_folded() -> None:
     nodes = [
         node("Shape", "x", "shape"),

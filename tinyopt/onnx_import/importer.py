@@ -229,7 +229,8 @@ class _Importer:
             known = f": {REASONS[onnx_node.op]}" if onnx_node.op in REASONS else ""
             raise Refusal(f"it is supported on constants only{known}")
         self._builder.finish(onnx_node, results)
-        self._values.update(zip(onnx_node.output_names, results, strict=False))
+        named = zip(onnx_node.output_names, results, strict=False)
+        self._values.update((name, value) for name, value in named if name)  # "" is what absent inputs are called
 
     def _value(self, tensor: gs.Variable | gs.Constant) -> Value | None:
         if tensor.name not in self._values and isinstance(tensor, gs.Constant):
