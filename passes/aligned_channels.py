@@ -27,7 +27,8 @@ class _Family:
 def align_channels(graph: Graph, nodes: Collection[Node]) -> Iterator[tuple[Node, int]]:
     """Add channels to the results of `nodes` where few are missing; yields the nodes with the number of new channels.
 
-    A new channel has weights of zero, and so have those who read it: what they compute stays the same, bit for bit.
+    A new channel has weights of zero, and so have those who read it: what they compute stays the same, bit for bit, as
+    long as all numbers are finite.
     """
     readers = graph.consumers()
     for node in nodes:
@@ -80,13 +81,14 @@ def _pad(family: _Family, added: int) -> None:
         end = _RESIDUAL[maker.op]
         maker.inputs[1:end] = [None if value is None else _padded(value, 0, added) for value in maker.inputs[1:end]]
     for mixer in family.mixers:
-        mixer.inputs[1] = _padded(mixer.input(1), _CHANNELS, added)
+        # in float32 a sum that is -0 stays so if -0 is added, not if +0 is
+        mixer.inputs[1] = _padded(mixer.input(1), _CHANNELS, added, -0.0)
 
 
-def _padded(value: Value, axis: int, added: int) -> Value:
+def _padded(value: Value, axis: int, added: int, zero: float = 0.0) -> Value:
     """The constant with so many zeros more along an axis."""
     widths = [(0, added if each == axis else 0) for each in range(value.type.rank)]
-    data: Array = np.pad(value.data, widths)
+    data: Array = np.pad(value.data, widths, constant_values=value.data.dtype.type(zero))
     quantization = value.quantization
     if quantization is not None and quantization.axis == axis:
         scale, zero_point = quantization.scale, quantization.zero_point

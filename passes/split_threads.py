@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import ClassVar, TypeAlias
 
@@ -81,7 +81,7 @@ class SplitThreads(Pass):
                 context.did(f"{label_of(node)}: {count} bands", [node], parts)
             nodes += parts
         is_changed = is_changed or nodes != graph.nodes
-        graph.nodes = nodes
+        graph.nodes = [node for node in nodes if node not in splitting.replaced]
         return is_changed
 
 
@@ -95,11 +95,14 @@ class _Splitting:
     """What is known of a graph whose layers are split one by one."""
 
     def __init__(self, graph: Graph, threads: int, facts: TargetFacts) -> None:
+        self.replaced: set[Node] = set()  # nodes before split ones that each thread computes for itself
         self._threads = threads
         self._facts = facts
         self._mark = unused_mark(graph, "part")
         self._numbers = {node: number for number, node in enumerate(graph.nodes)}
         self._readers = graph.consumers()
+        self._makers = graph.producers()
+        self._results = frozenset(graph.outputs)
         self._borders: Borders = {
             node: band_borders(node.output, threads)
             for node in graph.nodes
@@ -110,12 +113,37 @@ class _Splitting:
         """The nodes in the place of a node, or why it is not split."""
         mark = f"{self._mark}{self._numbers[node]}_"
         if node.op in ("Dense", "QDense"):
-            return split_channels(node, self._threads, mark) or "its outputs cannot be cut into aligned parts"
+            parts = split_channels(node, self._threads, mark)
+            return self._with_own_inputs(parts, mark) if parts else "it has too few outputs, or a residual"
         if reason := self._why_not_rows(node):
             return reason
         if len(self._borders[node]) < 3:
             return "it has too few rows"
         return self._bands(node, mark) or "a band would be nothing but padding"
+
+    def _with_own_inputs(self, parts: list[Node], mark: str) -> list[Node]:
+        """A small layer before a dense one is computed once for each part: sooner than waiting for another thread."""
+        *dense, joint = parts
+        chain = self._small_layer(dense[0].input(0))
+        copies = [[_copy(node, f"{mark}for{number}") for node in chain] for number in range(len(dense))]
+        for part, own in zip(dense, copies, strict=True):
+            for before, after in pairwise([*own, part]):
+                after.inputs[0] = before.output
+        self.replaced |= set(chain)
+        return [*(node for same in zip(*copies, strict=True) for node in same), *dense, joint]
+
+    def _small_layer(self, value: Value) -> list[Node]:
+        """The layer that makes a value which nobody else reads, and views of its result; empty for a large layer."""
+        chain: list[Node] = []
+        while value in self._makers and value not in self._results:
+            maker = self._makers[value]
+            if len(self._readers[value]) > 1 or _is_worthwhile(maker) or maker.variable_inputs != maker.inputs[:1]:
+                return []
+            chain.insert(0, maker)
+            if maker.op not in ("Reshape", "Identity"):
+                return chain
+            value = maker.input(0)
+        return []
 
     def _why_not_rows(self, node: Node) -> str | None:
         if reason := why_not_spatial(node):
@@ -184,6 +212,11 @@ def _joint(node: Node, parts: Sequence[Value], mark: str) -> Node:
     kind = TensorType(result.dtype, (1, rows, *result.shape[2:]))
     band = Value(f"{result.name}_{mark}", kind, None, result.quantization)
     return Node("Concat", f"{node.name}_{mark}", list(parts), [band], {"axis": ROWS}, node.origins)
+
+
+def _copy(node: Node, suffix: str) -> Node:
+    outputs = [replace(value, name=f"{value.name}_{suffix}") for value in node.outputs]
+    return Node(node.op, f"{node.name}_{suffix}", list(node.inputs), outputs, dict(node.attributes), node.origins)
 
 
 def _may_be_winograd(node: Node) -> bool:

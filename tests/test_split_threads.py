@@ -66,6 +66,23 @@ def test_a_dense_layer_is_cut_by_outputs() -> None:
     np.testing.assert_allclose(outputs_of(parts, inputs)[0], outputs_of(whole, inputs)[0], rtol=1e-5)
 
 
+def test_a_small_layer_before_a_dense_one_is_computed_by_each_thread_but_not_if_others_read_it() -> None:
+    def body(build: GraphBuilder, is_read: bool) -> list[Value]:
+        x = build.input("x", (1, 7, 7, 640))
+        mean = build("AveragePool", x, kernel=(7, 7), layout="NHWC", strides=(1, 1), pads=(0, 0, 0, 0))
+        flat = build("Reshape", mean, shape=(1, 640))
+        dense = build("Dense", flat, build.random((200, 640)), build.random((200,)), None)
+        return [dense, build("Relu", flat)] if is_read else [dense]
+
+    for is_read, count in ((False, 2), (True, 1)):
+        build = GraphBuilder()
+        whole = build.graph_of(*body(build, is_read))
+        parts = split(whole, 2)
+        assert [node.op for node in parts.nodes].count("AveragePool") == count
+        inputs = random_inputs(whole)
+        np.testing.assert_allclose(outputs_of(parts, inputs)[0], outputs_of(whole, inputs)[0], rtol=1e-4, atol=1e-4)
+
+
 @pytest.mark.parametrize("is_float", [True, False])
 def test_channels_of_zeros_align_rows_and_change_nothing(is_float: bool) -> None:
     """From a convolution through a depthwise one to those that mix them; what an odd sum reads stays as it is."""
