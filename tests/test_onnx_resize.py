@@ -26,7 +26,7 @@ def _ints(*values: int) -> Any:
 @pytest.mark.parametrize("coordinates", ["half_pixel", "pytorch_half_pixel", "asymmetric", "align_corners"])
 @pytest.mark.parametrize("sizes", [(13, 4), (1, 9), (20, 30)])
 def test_cubic(coordinates: str, sizes: tuple[int, int]) -> None:
-    attributes = {"mode": "cubic", "coordinate_transformation_mode": coordinates, "cubic_coeff_a": -0.5}
+    attributes: dict[str, Any] = {"mode": "cubic", "coordinate_transformation_mode": coordinates, "cubic_coeff_a": -0.5}
     operator = node("Resize", "x - - s", axes=[2, 3], **attributes)
     graph = assert_same_as_runtime(model_of([operator], {"x": _X}, {"s": _ints(*sizes)}, opset=18), 1e-4)
     assert {item.op for item in graph.nodes} == {"Interpolate"}
@@ -47,7 +47,11 @@ def test_antialiasing(mode: str, exclude_outside: int) -> None:
 @pytest.mark.parametrize("mode", ["linear", "nearest", "cubic"])
 @pytest.mark.parametrize("part", [(0.1, 0.3, 0.8, 0.7), (-0.3, 0.2, 1.2, 1.6), (0.6, 0.9, 0.2, 0.1)])
 def test_cropping(mode: str, part: tuple[float, ...]) -> None:
-    attributes = {"coordinate_transformation_mode": "tf_crop_and_resize", "extrapolation_value": 3.5, "mode": mode}
+    attributes: dict[str, Any] = {
+        "coordinate_transformation_mode": "tf_crop_and_resize",
+        "extrapolation_value": 3.5,
+        "mode": mode,
+    }
     operator = node("Resize", "x r - s", **attributes)
     roi = _floats(0, 0, *part[:2], 1, 1, *part[2:])
     model = model_of([operator], {"x": _X}, {"r": roi, "s": _ints(1, 2, 6, 5)})
@@ -65,7 +69,7 @@ def test_the_aspect_ratio_is_kept(policy: str, shape: tuple[int, ...]) -> None:
 
 
 def test_scales_that_onnx_and_its_runtimes_read_differently_are_refused() -> None:
-    attributes = {"mode": "linear", "coordinate_transformation_mode": "align_corners"}
+    attributes: dict[str, Any] = {"mode": "linear", "coordinate_transformation_mode": "align_corners"}
     model = model_of([node("Resize", "x - s", **attributes)], {"x": _X}, {"s": _floats(1, 1, 0.6, 1)})
     with pytest.raises(UnsupportedOperatorError, match=r"Resize .*give no whole sizes.* export the model with sizes"):
         import_proto(model, "m", {})

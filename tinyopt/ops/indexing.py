@@ -67,7 +67,7 @@ def _require_elements(node: Node, x: Value, indices: Value, axis: int) -> None:
 
 def _places(indices: Array, size: int, axis: int) -> tuple[Array, ...]:
     """An index array for each dimension, for single elements along `axis`."""
-    places: list[Array] = [*np.indices(indices.shape)]
+    places = [np.asarray(along) for along in np.indices(indices.shape)]
     places[axis] = clamped_indices(indices, size)
     return tuple(places)
 
