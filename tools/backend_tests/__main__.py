@@ -15,8 +15,9 @@ from pathlib import Path
 
 from tinyopt.disk_cache import default_cache_dir
 from tools.backend_tests.cases import BackendCase, load_cases
+from tools.backend_tests.expectations import EXPECTED, as_toml
 from tools.backend_tests.running import Outcome
-from tools.backend_tests.suite import run_cases
+from tools.backend_tests.suite import prepare_cases, run_cases
 from tools.backend_tests.table import refusals, table
 
 
@@ -25,8 +26,11 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tools.backend_tests", description=__doc__)
     parser.add_argument("--match", help="a regular expression that the names of the tests to run match")
     parser.add_argument("--cache", type=Path, help="where compiled kernels are kept (default: tinyopt's own cache)")
+    parser.add_argument("--update", action="store_true", help="write the list of the cases that are refused")
     options = parser.parse_args()
     started = time.monotonic()
+    if options.update:
+        return _update()
     cases = [case for case in load_cases() if options.match is None or re.search(options.match, case.name)]
     outcomes = run_cases(cases, options.cache or default_cache_dir(), lambda text: print(text, file=sys.stderr))
     if options.match is not None:
@@ -37,6 +41,16 @@ def main() -> int:
     print("\n".join(f"{outcome.kind}: {outcome.name}: {outcome.reason}" for outcome in bad))
     print(f"{Counter(outcome.kind for outcome in outcomes)} in {time.monotonic() - started:.0f} s", file=sys.stderr)
     return 1 if bad else 0
+
+
+def _update() -> int:
+    """Cases are imported and planned, which is where they are refused, but not compiled."""
+    cases = load_cases()
+    _, outcomes = prepare_cases(cases)
+    EXPECTED.write_text(as_toml(cases, outcomes), encoding="utf-8")
+    lost = [outcome for outcome in outcomes.values() if outcome.kind != "refused"]
+    print("\n".join(f"{outcome.kind}: {outcome.name}: {outcome.reason}" for outcome in lost))
+    return 1 if lost else 0
 
 
 def _line(case: BackendCase, outcome: Outcome) -> str:

@@ -10,7 +10,7 @@ A wrong answer, a crash or a hang is never expected. Only cases that count stand
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from tools.backend_tests.cases import BackendCase
@@ -43,11 +43,12 @@ def surprises(cases: Sequence[BackendCase], outcomes: Sequence[Outcome], expecte
     return lines
 
 
-def as_toml(cases: Sequence[BackendCase], outcomes: Sequence[Outcome]) -> str:
-    """The list as it should be, from a run of all cases."""
+def as_toml(cases: Sequence[BackendCase], outcomes: Mapping[str, Outcome]) -> str:
+    """The list as it should be, from the outcomes of all refused cases by name."""
     tests: dict[str, list[str]] = {}
-    for case, outcome in zip(cases, outcomes, strict=True):
-        if case.category is not None and outcome.kind == "refused":
+    for case in cases:
+        outcome = outcomes.get(case.name)
+        if case.category is not None and outcome is not None and outcome.kind == "refused":
             tests.setdefault(generalized(outcome.reason), []).append(case.name)
     entries = [
         f"[[refused]]\nreason = {_quoted(reason)}\ntests = [\n"

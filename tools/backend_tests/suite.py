@@ -14,14 +14,10 @@ from tools.backend_tests.running import Outcome, Runner, compiled, link
 PREPARING_SECONDS, RUNNING_SECONDS = 20.0, 10.0  # for one case, after which it hangs
 
 
-def run_cases(
-    cases: Sequence[BackendCase], cache_dir: Path | None, say: Callable[[str], None] = lambda _: None
-) -> list[Outcome]:
-    """The outcome of each case, in order. cache_dir: where compiled kernels are kept, None for nowhere."""
-    by_name = {case.name: case for case in cases}
-    say(f"importing {len(cases)} cases")
-    outcomes: dict[str, Outcome] = {}
+def prepare_cases(cases: Sequence[BackendCase]) -> tuple[list[Prepared], dict[str, Outcome]]:
+    """The cases that can be compiled, and the outcomes of those that cannot, by name."""
     ready: list[Prepared] = []
+    outcomes: dict[str, Outcome] = {}
     for case, found in zip(cases, Guarded(prepare, PREPARING_SECONDS)(cases), strict=True):
         match found:
             case Prepared():
@@ -30,6 +26,16 @@ def run_cases(
                 outcomes[case.name] = Outcome(case.name, "refused", found.reason)
             case Lost():
                 outcomes[case.name] = Outcome(case.name, found.how, found.reason)
+    return ready, outcomes
+
+
+def run_cases(
+    cases: Sequence[BackendCase], cache_dir: Path | None, say: Callable[[str], None] = lambda _: None
+) -> list[Outcome]:
+    """The outcome of each case, in order. cache_dir: where compiled kernels are kept, None for nowhere."""
+    by_name = {case.name: case for case in cases}
+    say(f"importing {len(cases)} cases")
+    ready, outcomes = prepare_cases(cases)
     requests = [request for prepared in ready for request in prepared.requests]
     say(f"compiling {len({request.key for request in requests})} kernels of {len(ready)} cases")
     functions, failures = compiled(requests, cache_dir)
