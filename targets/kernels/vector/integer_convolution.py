@@ -19,6 +19,7 @@ from tinyopt.targets.kernels.vector.generic import vector_type
 from tinyopt.targets.kernels.vector.integer_ending import Method
 from tinyopt.targets.kernels.vector.integer_layer import IntegerLayer, integer_refusal, layer_arguments
 from tinyopt.targets.kernels.vector.neon import sdot
+from tinyopt.targets.kernels.vector.pointwise import PointwisePlan, plan_pointwise
 from tinyopt.targets.kernels.vector.rows import plan_rows
 from tinyopt.targets.kernels.vector.tile import Arithmetic, TileLoops, pack_weights, pad_channels
 from tinyopt.targets.kernels.vector.tiling import LANES, TileSpec, choose_tile
@@ -100,6 +101,10 @@ def _plan_convolution(node: Node, method: Method) -> Kernel | Refusal:
     window = ungrouped_window(node)
     if isinstance(window, Refusal):
         return window
+    if window.is_pointwise and method == "sdot":
+        plan = plan_pointwise(node, window.flattened(), "sdot")
+        if isinstance(plan, PointwisePlan):
+            return plan.kernel(node, "conv_sdot")
     if window.is_pointwise and window.channels % WORD_ELEMENTS[method] == 0:
         window = window.flattened()
     return _plan(node, window, method, f"conv_{method}")
@@ -107,6 +112,9 @@ def _plan_convolution(node: Node, method: Method) -> Kernel | Refusal:
 
 def _plan_dense(node: Node, method: Method) -> Kernel | Refusal:
     """A pointwise convolution whose pixels are the rows of the input."""
+    plan = plan_pointwise(node, dense_window(node), "sdot") if method == "sdot" else None
+    if isinstance(plan, PointwisePlan):
+        return plan.kernel(node, "dense_sdot")
     return _plan(node, dense_window(node), method, f"dense_{method}")
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from tinyopt.targets.kernels.requantize import Requantization
-from tinyopt.targets.kernels.tir import Buffer, Expr, KernelBuilder, cast, lanes
+from tinyopt.targets.kernels.tir import Buffer, Expr, KernelBuilder, broadcast, cast, lanes
 from tinyopt.targets.kernels.vector import neon
 from tinyopt.targets.kernels.vector.generic import levels_of_products, splat, vector_type
 from tinyopt.targets.kernels.vector.tile_nest import Finished
@@ -19,7 +19,7 @@ Method = Literal["smmla", "sdot", "neon", "vnni", "madd", "widened"]  # how int8
 
 @dataclass(frozen=True)
 class ResidualTerm:
-    """What a fused addition adds to the 64-bit product: (r - zero_point) * multiplier."""
+    """What a fused addition adds to the 64-bit product: (r - zero_point) * multiplier; expressions at run time."""
 
     zero_point: int
     multiplier: int
@@ -71,7 +71,7 @@ class IntegerEnding(ABC):
             return []
         width = vectors * LANES
         levels = cast(self.load_residual(index, valid, width), vector_type("int16", width))
-        centred = self.kernel.let(levels - splat(self.term.zero_point, "int16", width))
+        centred = self.kernel.let(levels - broadcast(neon.number(self.term.zero_point, "int16"), width))
         return [cast(lanes([centred], range(v * LANES, (v + 1) * LANES)), "int32x4") for v in range(vectors)]
 
     def load_residual(self, index: Expr, valid: int, width: int) -> Expr:

@@ -8,11 +8,13 @@ from dataclasses import dataclass
 import numpy as np
 
 from tinyopt.ir import Array, Node
+from tinyopt.ops.integer_rules import level_limits
 from tinyopt.targets.kernel import Argument, ConstantArgument, Refusal
 from tinyopt.targets.kernels.requantize import Requantization, zero_point_of
 from tinyopt.targets.kernels.tir import Buffer, KernelBuilder
 from tinyopt.targets.kernels.vector.integer_ending import ENDINGS, IntegerEnding, Method, ResidualTerm
 from tinyopt.targets.kernels.vector.rows import RowPlan, Rows, declare_rows, row_arguments
+from tinyopt.targets.kernels.vector.run_time import ANY_SIZE
 from tinyopt.targets.kernels.vector.x86_ending import Avx2Ending, Avx512Ending
 
 _ENDINGS: Mapping[Method, type[IntegerEnding]] = {**ENDINGS, "madd": Avx2Ending, "vnni": Avx512Ending}
@@ -31,6 +33,18 @@ class IntegerLayer:
     def of(cls, node: Node, method: Method) -> IntegerLayer:
         return cls(method, Requantization.of(node), zero_point_of(node, node.input(0)), _residual_term(node))
 
+    @property
+    def form(self) -> LayerForm:
+        to = self.to
+        is_clamped = (to.low, to.high) != level_limits(to.dtype)
+        return LayerForm(self.method, to.shift, to.dtype, is_clamped, self.residual is not None)
+
+    @property
+    def numbers(self) -> LayerNumbers:
+        residual = self.residual or ResidualTerm(0, 0)
+        levels = self.padding, self.to.zero_point, self.to.low, self.to.high
+        return LayerNumbers(*levels, residual.zero_point, residual.multiplier)
+
     def declare(self, kernel: KernelBuilder, plan: RowPlan, weights: int, channels: int, outputs: int) -> LayerCode:
         """Declare the parameters, in the order of `layer_arguments`, of as many elements each.
 
@@ -43,8 +57,53 @@ class IntegerLayer:
         residual = kernel.buffer("residual", "int8", outputs) if self.residual is not None else None
         rows = declare_rows(kernel, plan, x, self.padding)
         y = kernel.buffer("y", self.to.dtype, outputs)
-        ending = _ENDINGS[self.method](kernel, self.to, self.residual, multiplier, residual, y)
-        return LayerCode(rows, weight, bias, ending)
+        return LayerCode(rows, weight, bias, self._ending(kernel, multiplier, residual, y))
+
+    def declare_any_size(self, kernel: KernelBuilder, has_ring: bool) -> AnySizeCode:
+        """Declare the parameters, in the order of `layer_arguments`, of arrays whose sizes are read at run time."""
+
+        def array(name: str, dtype: str) -> Buffer:
+            return kernel.buffer(name, dtype, ANY_SIZE)
+
+        x, weight, bias = array("x", "int8"), array("weights", "int8"), array("bias", "int32")
+        multiplier = array("multiplier", "int32")
+        residual = array("residual", "int8") if self.residual is not None else None
+        ring = array("ring", "int8") if has_ring else None
+        y = array("y", self.to.dtype)
+        return AnySizeCode(x, ring, weight, bias, self._ending(kernel, multiplier, residual, y))
+
+    def _ending(self, kernel: KernelBuilder, multiplier: Buffer, residual: Buffer | None, y: Buffer) -> IntegerEnding:
+        return _ENDINGS[self.method](kernel, self.to, self.residual, multiplier, residual, y)
+
+
+@dataclass(frozen=True)
+class LayerNumbers:
+    """What of a layer a kernel may read at run time."""
+
+    padding: int
+    zero_point: int
+    low: int
+    high: int
+    residual_zero_point: int
+    residual_multiplier: int
+
+
+@dataclass(frozen=True)
+class LayerForm:
+    """What of a layer its code depends on when `LayerNumbers` are read at run time."""
+
+    method: Method
+    shift: int
+    dtype: str
+    is_clamped: bool
+    has_residual: bool
+
+    def layer(self, numbers: LayerNumbers) -> IntegerLayer:
+        """The layer whose numbers are expressions."""
+        low, high = (numbers.low, numbers.high) if self.is_clamped else level_limits(self.dtype)
+        to = Requantization(self.shift, numbers.zero_point, low, high, self.dtype)
+        term = ResidualTerm(numbers.residual_zero_point, numbers.residual_multiplier) if self.has_residual else None
+        return IntegerLayer(self.method, to, numbers.padding, term)
 
 
 @dataclass(frozen=True)
@@ -52,6 +111,17 @@ class LayerCode:
     """What the loops of a layer work with."""
 
     rows: Rows
+    weights: Buffer
+    bias: Buffer
+    ending: IntegerEnding
+
+
+@dataclass(frozen=True)
+class AnySizeCode:
+    """The same where sizes are read at run time; rows are brought into place elsewhere."""
+
+    image: Buffer
+    ring: Buffer | None
     weights: Buffer
     bias: Buffer
     ending: IntegerEnding

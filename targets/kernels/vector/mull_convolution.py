@@ -13,6 +13,7 @@ from tinyopt.targets.kernels.tir import KernelBuilder, PrimFunc
 from tinyopt.targets.kernels.vector.integer_layer import IntegerLayer, integer_refusal, layer_arguments
 from tinyopt.targets.kernels.vector.mull_steps import SMALLEST_WEIGHT, covered_elements, pack_rotated
 from tinyopt.targets.kernels.vector.mull_tile import MullLoops, choose_mull_tile
+from tinyopt.targets.kernels.vector.pointwise import plan_pointwise
 from tinyopt.targets.kernels.vector.rows import plan_rows
 from tinyopt.targets.kernels.vector.tile import pad_channels
 from tinyopt.targets.kernels.vector.tiling import LANES, TileSpec
@@ -37,6 +38,10 @@ def plan_mull_convolution(node: Node) -> Kernel | Refusal:
     window = ungrouped_window(node)
     if isinstance(window, Refusal):
         return window
+    if window.is_pointwise:
+        plan = _plan_pointwise(node, window.flattened(), "conv_mull")
+        if isinstance(plan, Kernel):
+            return plan
     if window.is_pointwise and covered_elements(window.channels) == window.channels:
         window = window.flattened()
     return _plan(node, window, "conv_mull")
@@ -44,16 +49,26 @@ def plan_mull_convolution(node: Node) -> Kernel | Refusal:
 
 def plan_mull_dense(node: Node) -> Kernel | Refusal:
     """QDense."""
-    return _plan(node, dense_window(node), "dense_mull")
+    plan = _plan_pointwise(node, dense_window(node), "dense_mull")
+    return plan if isinstance(plan, Kernel) else _plan(node, dense_window(node), "dense_mull")
+
+
+def _plan_pointwise(node: Node, window: Window, name: str) -> Kernel | Refusal:
+    plan = plan_pointwise(node, window, "neon")
+    return plan if isinstance(plan, Refusal) else _weight_refusal(node) or plan.kernel(node, name)
+
+
+def _weight_refusal(node: Node) -> Refusal | None:
+    if int(node.input(1).data.min()) >= SMALLEST_WEIGHT:
+        return None
+    return Refusal(f"weights below {SMALLEST_WEIGHT}: two products may not fit 16 bits")
 
 
 def _plan(node: Node, window: Window, name: str) -> Kernel | Refusal:
-    refusal = integer_refusal(node)
+    refusal = integer_refusal(node) or _weight_refusal(node)
     if refusal is not None:
         return refusal
     weights, bias, multiplier = node.input(1), node.input(2), node.input(3)
-    if int(weights.data.min()) < SMALLEST_WEIGHT:
-        return Refusal(f"weights below {SMALLEST_WEIGHT}: two products may not fit 16 bits")
     run = window.channels * (window.kernel[1] if window.dilations[1] == 1 else 1)
     rows = plan_rows(window, "int8", read_over_end=covered_elements(run) != run)
     layer = IntegerLayer.of(node, "neon")

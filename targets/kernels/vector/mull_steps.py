@@ -57,12 +57,13 @@ class StepShape:
 WHOLE = StepShape(STEP // 2, 2)
 
 
+PIECES: tuple[tuple[int, ...], ...] = ((), (4,), (8,), (8, 4), (STEP,))  # that cover what remains after whole steps
+
+
 def pieces_of(run_elements: int) -> tuple[int, tuple[int, ...]]:
     """(steps of STEP elements, pieces that remain) of a run. The last may reach beyond its end."""
     whole, rest = divmod(run_elements, STEP)
-    pieces = next(
-        pieces for limit, pieces in ((0, ()), (4, (4,)), (8, (8,)), (12, (8, 4)), (STEP, (STEP,))) if rest <= limit
-    )
+    pieces = next(pieces for pieces in PIECES if rest <= sum(pieces))
     return (whole + 1, ()) if pieces == (STEP,) else (whole, pieces)
 
 
@@ -107,14 +108,14 @@ def _pack_runs(tile: Array) -> list[Array]:
     whole, pieces = pieces_of(elements)
     done = whole * STEP
     halves = tile[..., :done].reshape(channels, runs * whole, 2, STEP // 2)
-    parts = [_pack_step(halves[:, step]) for step in range(runs * whole)]
+    parts = [pack_step(halves[:, step]) for step in range(runs * whole)]
     for size in pieces:
-        parts.append(_pack_step(tile[..., done : done + size]))
+        parts.append(pack_step(tile[..., done : done + size]))
         done += size
     return parts
 
 
-def _pack_step(pieces: Array) -> Array:
+def pack_step(pieces: Array) -> Array:
     """[channels, pieces, elements] in the order of the rotations."""
     channels, count, elements = pieces.shape
     pairs = pieces.reshape(channels // LANES, LANES, count, elements // PAIR, PAIR)

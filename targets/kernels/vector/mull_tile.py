@@ -9,7 +9,7 @@ for each output row, tile of pixels, tile of channels:
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from tinyopt.targets.kernels.tir import Buffer, Expr, KernelBuilder, broadcast, lanes, reinterpret
@@ -88,6 +88,8 @@ class MullLoops(TileNest):
 
     def __init__(self, kernel: KernelBuilder, spec: TileSpec, rows: Rows, weights: Buffer) -> None:
         super().__init__(kernel, spec, rows, weights, "int32")
+        apart = spec.rows.window.strides[1] * spec.rows.window.channels
+        self._steps = MullSteps(kernel, rows.data, weights, [pixel * apart for pixel in range(spec.pixels)])
 
     def _window(self, accumulators: Buffer, out_row: Expr, column: Expr, channel: Expr, channels: int) -> None:
         """Add the products of one window for each pixel."""
@@ -135,42 +137,52 @@ class MullLoops(TileNest):
         for start in starts:
             if tile.is_unrolled or whole == 1:
                 for step in range(whole):
-                    self._step(tile, [start + step * STEP], WHOLE, weight + step * step_bytes)
+                    self._steps.write(
+                        tile.accumulators, tile.channels, [start + step * STEP], WHOLE, weight + step * step_bytes
+                    )
             elif whole:
                 with self._kernel.loop(whole) as step:
-                    self._step(tile, [start + step * STEP], WHOLE, weight + step * step_bytes)
+                    self._steps.write(
+                        tile.accumulators, tile.channels, [start + step * STEP], WHOLE, weight + step * step_bytes
+                    )
             weight = weight + whole * step_bytes
         done = whole * STEP
         for elements in pieces:
             shape = StepShape(elements, len(starts))
-            self._step(tile, [start + done for start in starts], shape, weight)
+            self._steps.write(tile.accumulators, tile.channels, [start + done for start in starts], shape, weight)
             weight = weight + shape.channel_bytes * tile.channels
             done += elements
 
-    def _step(self, tile: _Tile, places: list[Expr], shape: StepShape, weight: Expr) -> None:
-        """Add the products of one step, whose pieces begin at `places`."""
-        spec, window = self._spec, self._spec.rows.window
-        apart, width = window.strides[1] * window.channels, shape.vector_bytes
-        images = [
-            self._kernel.let(self._image([place + pixel * apart for place in places], shape))
-            for pixel in range(spec.pixels)
-        ]
+
+@dataclass(frozen=True)
+class MullSteps:
+    """Writes steps of a tile. offsets: from the image's first pixel to each, in elements of `data`."""
+
+    kernel: KernelBuilder
+    data: Buffer
+    weights: Buffer
+    offsets: Sequence[Expr]
+
+    def write(
+        self, accumulators: Buffer, channels: int, places: Sequence[Expr], shape: StepShape, weight: Expr
+    ) -> None:
+        """Add the products of one step, whose pieces begin at `places`, to the accumulators [pixel][channel]."""
+        width = shape.vector_bytes
+        images = [self.kernel.let(self._image([place + offset for place in places], shape)) for offset in self.offsets]
         for rotation in range(shape.rotations):
             if rotation:
-                images = [self._kernel.let(_rotated(image, shape)) for image in images]
-            for v in range(tile.channels // LANES):
-                place = weight + (rotation * tile.channels // LANES + v) * width
-                vector = self._kernel.let(self._weights.vector(place, width))
+                images = [self.kernel.let(_rotated(image, shape)) for image in images]
+            for v in range(channels // LANES):
+                place = weight + (rotation * channels // LANES + v) * width
+                vector = self.kernel.let(self.weights.vector(place, width))
                 for pixel, image in enumerate(images):
-                    total = pixel * tile.channels + v * LANES
+                    total = pixel * channels + v * LANES
                     products = _products(vector, reinterpret(image, f"int8x{width}"), shape)
-                    tile.accumulators.store_vector(
-                        total, add_neighbours(tile.accumulators.vector(total, LANES), products), LANES
-                    )
+                    accumulators.store_vector(total, add_neighbours(accumulators.vector(total, LANES), products), LANES)
 
-    def _image(self, places: list[Expr], shape: StepShape) -> Expr:
+    def _image(self, places: Sequence[Expr], shape: StepShape) -> Expr:
         """The pieces at `places` as a vector of pairs (int16); pieces of 4 elements twice each."""
-        data = self._rows.data
+        data = self.data
         if shape == WHOLE and len(places) == 1:
             return reinterpret(data.vector(places[0], STEP), "int16x8")
         if shape.elements == STEP // 2:

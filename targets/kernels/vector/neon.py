@@ -17,11 +17,16 @@ from collections.abc import Sequence
 
 from tinyopt.ops.integer_rules import level_limits
 from tinyopt.targets.kernels.requantize import INT8_HIGH, INT8_LOW, Requantization
-from tinyopt.targets.kernels.tir import Expr, broadcast, constant, lanes, llvm_call, maximum, minimum, reinterpret
+from tinyopt.targets.kernels.tir import Expr, broadcast, cast, constant, lanes, llvm_call, maximum, minimum, reinterpret
 from tinyopt.targets.kernels.vector.tiling import LANES
 
 ONE_STEP_SHIFT = 32  # what SQDMULH and a halving shift by
 LOW_HALF, HIGH_HALF = (0, 1), (2, 3)
+
+
+def number(value: Expr, dtype: str) -> Expr:
+    """A literal, or an int32 that is passed at run time as `dtype`."""
+    return constant(value, dtype) if isinstance(value, int) else cast(value, dtype)
 
 
 def sdot(accumulator: Expr, weights: Expr, values: Expr) -> Expr:
@@ -49,19 +54,19 @@ def wide_product(a: Expr, b: Expr, half: tuple[int, int]) -> Expr:
     return llvm_call("llvm.aarch64.neon.smull.v2i64", "int64x2", lanes([a], half), lanes([b], half))
 
 
-def rescaled(value: Expr, multiplier: Expr, residual: Expr | None, factor: int, shift: int) -> Expr:
+def rescaled(value: Expr, multiplier: Expr, residual: Expr | None, factor: Expr, shift: int) -> Expr:
     """(value * multiplier + residual * factor + 2^(shift - 1)) >> shift of int32x4, saturated to 32 bits."""
     halves: list[Expr] = []
     for half in (LOW_HALF, HIGH_HALF):
         product = wide_product(value, multiplier, half)
         if residual is not None:
-            product = product + wide_product(residual, broadcast(constant(factor, "int32"), LANES), half)
+            product = product + wide_product(residual, broadcast(number(factor, "int32"), LANES), half)
         bits = constant(shift, "int32")
         halves.append(llvm_call("llvm.aarch64.neon.sqrshrn.v2i32", "int32x2", product, bits))
     return lanes(halves, range(LANES))
 
 
-def narrowed(value: Expr, multiplier: Expr, residual: Expr | None, factor: int, shift: int) -> Expr:
+def narrowed(value: Expr, multiplier: Expr, residual: Expr | None, factor: Expr, shift: int) -> Expr:
     """`rescaled`, saturated to 16 bits: int16x4."""
     if shift != ONE_STEP_SHIFT:
         wide = rescaled(value, multiplier, residual, factor, shift)
@@ -73,9 +78,9 @@ def narrowed(value: Expr, multiplier: Expr, residual: Expr | None, factor: int, 
     return llvm_call("llvm.aarch64.neon.sqrshrn.v4i16", "int16x4", doubled, constant(1, "int32"))
 
 
-def doubled_sum(value: Expr, multiplier: Expr, residual: Expr, factor: int) -> Expr:
+def doubled_sum(value: Expr, multiplier: Expr, residual: Expr, factor: Expr) -> Expr:
     """floor(2 * (value * multiplier + residual * factor) / 2^32) of int32x4, saturated to 32 bits."""
-    factors = broadcast(constant(factor, "int32"), LANES)
+    factors = broadcast(number(factor, "int32"), LANES)
     sums: list[Expr] = []
     for half in (LOW_HALF, HIGH_HALF):
         products = [
@@ -91,9 +96,9 @@ def levels_int16(narrow: Sequence[Expr], to: Requantization) -> Expr:
     width = LANES * len(narrow)
     result = lanes(narrow, range(width)) if len(narrow) > 1 else narrow[0]
     lowest, highest = level_limits("int16")
-    if to.low > lowest:
-        result = maximum(result, broadcast(constant(to.low, "int16"), width))
-    return minimum(result, broadcast(constant(to.high, "int16"), width)) if to.high < highest else result
+    if _differs(to.low, lowest):
+        result = maximum(result, broadcast(number(to.low, "int16"), width))
+    return minimum(result, broadcast(number(to.high, "int16"), width)) if _differs(to.high, highest) else result
 
 
 def levels(narrow: Sequence[Expr], to: Requantization) -> Expr:
@@ -101,17 +106,22 @@ def levels(narrow: Sequence[Expr], to: Requantization) -> Expr:
     count = len(narrow)
     if count == 1:
         narrow = [narrow[0], narrow[0]]
-    zero_point = broadcast(constant(to.zero_point, "int16"), 8)
+    zero_point = broadcast(number(to.zero_point, "int16"), 8)
     eights: list[Expr] = []
     for i in range(0, len(narrow), 2):
         eight = lanes(narrow[i : i + 2], range(8))
-        if to.zero_point:
+        if _differs(to.zero_point, 0):
             eight = llvm_call("llvm.aarch64.neon.sqadd.v8i16", "int16x8", eight, zero_point)
         eights.append(llvm_call("llvm.aarch64.neon.sqxtn.v8i8", "int8x8", eight))
     width = 8 * len(eights)
     result = lanes(eights, range(16)) if len(eights) == 2 else eights[0]
-    if to.low > INT8_LOW:
-        result = maximum(result, broadcast(constant(to.low, "int8"), width))
-    if to.high < INT8_HIGH:
-        result = minimum(result, broadcast(constant(to.high, "int8"), width))
+    if _differs(to.low, INT8_LOW):
+        result = maximum(result, broadcast(number(to.low, "int8"), width))
+    if _differs(to.high, INT8_HIGH):
+        result = minimum(result, broadcast(number(to.high, "int8"), width))
     return lanes([result], range(LANES)) if count == 1 else result
+
+
+def _differs(value: Expr, free: int) -> bool:
+    """Whether a number has to be applied: not where it is known to be the one that changes nothing."""
+    return not isinstance(value, int) or value != free

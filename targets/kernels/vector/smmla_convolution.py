@@ -20,6 +20,7 @@ from tinyopt.targets.kernels.tir import Buffer, Expr, KernelBuilder, PrimFunc, m
 from tinyopt.targets.kernels.vector.integer_ending import IntegerEnding
 from tinyopt.targets.kernels.vector.integer_layer import IntegerLayer, integer_refusal, layer_arguments
 from tinyopt.targets.kernels.vector.neon import smmla
+from tinyopt.targets.kernels.vector.pointwise import plan_pointwise
 from tinyopt.targets.kernels.vector.rows import RowPlan, plan_rows
 from tinyopt.targets.kernels.vector.smmla_ending import FinishedPair, twice, write_pairs
 from tinyopt.targets.kernels.vector.smmla_image import PairedImage, declare_image, image_scratch
@@ -53,12 +54,21 @@ def plan_smmla_convolution(node: Node) -> Kernel | Refusal:
     window = ungrouped_window(node)
     if isinstance(window, Refusal):
         return window
-    return _plan(node, window.flattened() if window.is_pointwise else window, "conv_smmla")
+    if window.is_pointwise:
+        return _plan_pointwise(node, window.flattened(), "conv_smmla")
+    return _plan(node, window, "conv_smmla")
 
 
 def plan_smmla_dense(node: Node) -> Kernel | Refusal:
     """QDense."""
-    return _plan(node, dense_window(node), "dense_smmla")
+    return _plan_pointwise(node, dense_window(node), "dense_smmla")
+
+
+def _plan_pointwise(node: Node, window: Window, name: str) -> Kernel | Refusal:
+    plan = plan_pointwise(node, window, "smmla")
+    if isinstance(plan, Refusal) or node.output.dtype != "int8":
+        return _plan(node, window, name)
+    return _refusal(node, window, plan.instructions) or plan.kernel(node, name)
 
 
 def _plan(node: Node, window: Window, name: str) -> Kernel | Refusal:
@@ -75,8 +85,9 @@ def _plan(node: Node, window: Window, name: str) -> Kernel | Refusal:
     if not choices:
         return Refusal("too few channels in a row of the window")
     tile, count = min(choices, key=lambda choice: choice[1])
-    if count > (others := _sdot_instructions(window, weights.shape[0], layer.residual is not None)):
-        return Refusal(f"about {count:.0f} instructions, the dot product takes about {others:.0f}")
+    refusal = _refusal(node, window, count)
+    if refusal is not None:
+        return refusal
     arguments = layer_arguments(
         node,
         tile.rows,
@@ -210,6 +221,14 @@ class _Writer:
             for number, pair in enumerate(pairs):
                 place = (number * couples + couple) * 4
                 accumulators.store_vector(place, smmla(accumulators.vector(place, 4), pair, vector), 4)
+
+
+def _refusal(node: Node, window: Window, count: float) -> Refusal | None:
+    """Where the dot product takes fewer instructions than `count`."""
+    others = _sdot_instructions(window, node.output.shape[-1], node.optional_input(4) is not None)
+    if count <= others:
+        return None
+    return Refusal(f"about {count:.0f} instructions, the dot product takes about {others:.0f}")
 
 
 def _sdot_instructions(window: Window, out_channels: int, has_residual: bool) -> float:

@@ -172,6 +172,13 @@ def pack_pair_weights(weights: Array, spec: PairTileSpec) -> Array:
     return np.concatenate([steps[:, start : start + width].reshape(-1) for start, width in spec.tiles])
 
 
+def pack_pair_tile(weights: Array) -> Array:
+    """[channels, depth] weights of one tile of a window in one piece, as [step][channel][DEPTH], flat."""
+    order = _run_order(weights.shape[1])
+    steps = np.where(order == NO_WEIGHT, 0, weights[:, order])  # channels, steps, DEPTH
+    return steps.transpose(1, 0, 2).reshape(-1).astype(np.int8)
+
+
 def pad_channels(values: Array, spec: PairTileSpec) -> Array:
     """Numbers per output channel, with zeros up to whole vectors."""
     return np.pad(values, (0, spec.padded_channels - spec.out_channels))

@@ -1,0 +1,46 @@
+"""Numbers that a kernel reads as it runs, so that layers that differ in nothing else share one function.
+
+A record of ints in the planner is a record of the same class in the template, whose fields are expressions:
+
+    planner     numbers_argument(Sizes(depth=96, outputs=24), ...)     an array in flash, the kernel's first argument
+    template    Numbers(kernel).read(Sizes)                            loads from it
+"""
+
+from __future__ import annotations
+
+from dataclasses import astuple, fields
+from typing import Any, TypeVar
+
+import numpy as np
+
+from tinyopt.targets.kernel import ConstantArgument
+from tinyopt.targets.kernels.tir import Expr, KernelBuilder, cast
+
+ANY_SIZE = 1 << 24  # elements of an array whose size is not known when the function is compiled
+
+Record = TypeVar("Record")
+
+
+def numbers_argument(*records: Any) -> ConstantArgument:
+    """All fields of the records (tuples, or frozen dataclasses, of ints that fit 32 bits), in order."""
+    tuples = (record if isinstance(record, tuple) else astuple(record) for record in records)
+    return ConstantArgument("parameters", np.array([n for numbers in tuples for n in numbers], np.int32))
+
+
+class Numbers:
+    """The parameter that `numbers_argument` passes; records are read in the order in which they were given."""
+
+    def __init__(self, kernel: KernelBuilder) -> None:
+        self._kernel = kernel
+        self._array = kernel.buffer("parameters", "int32", ANY_SIZE)
+        self._read = 0
+
+    def read(self, record: type[Record], dtype: str = "int32") -> Record:
+        """The next record: its fields are expressions. int64 for what addresses are made of: LLVM widens no sums."""
+        return record(*self.read_list(len(fields(record)), dtype))  # type: ignore[arg-type]
+
+    def read_list(self, count: int, dtype: str = "int32") -> list[Expr]:
+        """The next `count` numbers, as `read` gives them."""
+        places = range(self._read, self._read + count)
+        self._read += count
+        return [self._kernel.let(cast(self._array[place], dtype)) for place in places]
