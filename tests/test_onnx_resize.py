@@ -73,3 +73,10 @@ def test_scales_that_onnx_and_its_runtimes_read_differently_are_refused() -> Non
     model = model_of([node("Resize", "x - s", **attributes)], {"x": _X}, {"s": _floats(1, 1, 0.6, 1)})
     with pytest.raises(UnsupportedOperatorError, match=r"Resize .*give no whole sizes.* export the model with sizes"):
         import_proto(model, "m", {})
+
+
+def test_a_resize_whose_tables_would_be_too_large_is_refused() -> None:
+    for mode in ("nearest", "cubic"):
+        model = model_of([node("Resize", "x - - s", mode=mode)], {"x": (1, 1)}, {"s": _ints(1, 100_000_000)}, opset=18)
+        with pytest.raises(UnsupportedOperatorError, match="axis 1 resized from 1 to 100000000 would take"):
+            import_proto(model, "m", {})

@@ -200,6 +200,7 @@ def _scaled(node: OnnxNode, x: Value, scales: Sequence[float]) -> tuple[int, ...
 def _emit(builder: Builder, x: Value, request: _Request) -> Value:
     if request.mode == "linear" and x.dtype != "float32":
         raise Refusal(f"mode 'linear' on {x.dtype}; tinyopt takes float32")
+    _check_sizes(x, request)
     return builder.emit(
         "Resize",
         [x],
@@ -213,10 +214,18 @@ def _emit(builder: Builder, x: Value, request: _Request) -> Value:
     )
 
 
+def _check_sizes(x: Value, request: _Request) -> None:
+    """Raise Refusal where the table of what each output index reads would be too large."""
+    for axis, (old, new) in enumerate(zip(x.shape, request.sizes, strict=True)):
+        if old != new:
+            check_table(new, f"axis {axis} resized from {old} to {new}")
+
+
 def _resized_by_axes(builder: Builder, x: Value, request: _Request) -> Value:
     """One axis after the other, those first that shrink most."""
     if math.prod(request.sizes) > LARGEST_TENSOR_ELEMENTS or min(request.sizes) < 1:
         raise Refusal(f"its output of shape {request.sizes} is empty, or larger than tinyopt takes")
+    _check_sizes(x, request)
     begins, ends = [0] * x.type.rank, [0] * x.type.rank
     result = x
     for axis in sorted(range(x.type.rank), key=lambda axis: request.scales[axis]):

@@ -17,6 +17,7 @@ from tinyopt.onnx_import.elementwise import Rule
 from tinyopt.onnx_import.limits import LARGEST_TABLE_ELEMENTS
 from tinyopt.onnx_import.onnx_node import OnnxNode, Refusal
 
+_MOST_CELLS = 2**14  # of a block of Col2Im
 _FIRST_DFT_AXIS_INPUT = 20  # before this opset the axis is an attribute
 
 
@@ -157,6 +158,8 @@ def _col2im(builder: Builder, node: OnnxNode) -> Sequence[Value]:
         raise node.invalid(
             f"image {image} in blocks of {block} has not the {rows} rows and {columns} columns of {x.shape}"
         )
+    if cells > _MOST_CELLS:
+        raise Refusal(f"blocks of {block} have {cells:,} elements; tinyopt takes up to {_MOST_CELLS:,}")
     check_table(math.prod(image) * cells, f"an image of {image} in blocks of {block}")
     table = _col2im_table(image, block, strides, dilations, pads[:dims], steps)
     flat = builder.reshape(x, (batch * rows // cells, cells * columns))

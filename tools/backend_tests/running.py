@@ -136,12 +136,20 @@ class _Arena:
         return np.frombuffer(raw.tobytes(), DTYPES[tensor.type.dtype]).reshape(tensor.type.shape)
 
 
+_ROUNDING = 2**-22
+
+
 def difference_of(got: Array, wanted: Array, rtol: float, atol: float) -> str:
-    """How an output differs from what the test wants; empty where it does not. Integers must be equal."""
+    """How an output differs from what the test wants; empty where it does not. Integers must be equal.
+
+    Sums of float32 that cancel out are as exact as what is summed: to `_ROUNDING` of the largest number.
+    """
     if got.shape != wanted.shape or got.dtype != wanted.dtype:
         return f"{got.dtype}{list(got.shape)}, not {wanted.dtype}{list(wanted.shape)}"
     if wanted.dtype.kind not in "fc":
         return "" if np.array_equal(got, wanted) else f"{int(np.sum(got != wanted))} of {got.size} integers differ"
+    magnitudes = np.abs(wanted[np.isfinite(wanted)].astype(np.float64))
+    atol = max(atol, _ROUNDING * float(magnitudes.max(initial=0.0)))
     with np.errstate(all="ignore"):
         is_near = np.isclose(got.astype(np.float64), wanted.astype(np.float64), rtol, atol, equal_nan=True)
     if is_near.all():
