@@ -1,7 +1,8 @@
 """Arm CPUs under Linux, 64-bit and 32-bit: object code through LLVM, with the kernels that a CPU's instructions allow.
 
 Which CPU has which instructions: the features of LLVM's processor table (AArch64Processors.td), which are those of
-Arm's technical reference manuals. SDOT is FEAT_DotProd, SMMLA is FEAT_I8MM.
+Arm's technical reference manuals. SDOT is FEAT_DotProd, SMMLA is FEAT_I8MM; float16 is FEAT_FP16, which every named CPU
+with the dot product has.
 """
 
 from __future__ import annotations
@@ -88,7 +89,7 @@ ARM = replace(
 # Vectors are NEON's 128 bits: LLVM's own vectorizer must not mix scalable ones in.
 _NO_SVE, _NO_SVE2 = ("-sve",), ("-sve", "-sve2")
 
-NAMED_CPUS: tuple[Target, ...] = (
+_CPUS: tuple[Target, ...] = (
     _target("cortex-a53", "Arm Cortex-A53", _NEON, "cortex-a53", qemu_cpu="cortex-a53"),
     _target("cortex-a55", "Arm Cortex-A55: dotprod", _DOTPROD, "cortex-a55"),
     _target("cortex-a72", "Arm Cortex-A72", _NEON, "cortex-a72", qemu_cpu="cortex-a72"),
@@ -103,6 +104,10 @@ NAMED_CPUS: tuple[Target, ...] = (
     _target("raspberry-pi-3", "Raspberry Pi 3 (Cortex-A53), 64-bit", _NEON, "cortex-a53", qemu_cpu="cortex-a53"),
     _target("raspberry-pi-4", "Raspberry Pi 4 (Cortex-A72), 64-bit", _NEON, "cortex-a72", qemu_cpu="cortex-a72"),
     _target("raspberry-pi-5", "Raspberry Pi 5 (Cortex-A76): dotprod", _DOTPROD, "cortex-a76", qemu_cpu="cortex-a76"),
+)
+
+NAMED_CPUS: tuple[Target, ...] = tuple(
+    replace(cpu, facts=replace(cpu.facts, has_float16=cpu.feature in ("dotprod", "i8mm"))) for cpu in _CPUS
 )
 
 ARM32 = Target(

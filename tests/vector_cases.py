@@ -59,6 +59,20 @@ def finished(
     return node
 
 
+def in_float16(sample: Sample) -> Sample:
+    """The same float32 node on float16 numbers."""
+    node, arrays = sample
+
+    def narrow(array: Array | None) -> Array | None:
+        return None if array is None else array.astype(np.float16)
+
+    inputs = [
+        None if v is None else Value(v.name, TensorType("float16", v.shape), narrow(v.constant)) for v in node.inputs
+    ]
+    output = Value("y", TensorType("float16", node.output.shape))
+    return Node(node.op, node.name, inputs, [output], node.attributes), tuple(map(narrow, arrays))
+
+
 def window(strides: Pair = (1, 1), pads: Pads = NO_PADS, dilations: Pair = (1, 1)) -> dict[str, Attribute]:
     return {"strides": strides, "pads": pads, "dilations": dilations, "layout": "NHWC"}
 

@@ -6,8 +6,8 @@ its beginning.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -24,7 +24,12 @@ from tinyopt.targets.kernels.scalar import SCALAR
 from tinyopt.targets.kernels.vector import VECTOR
 from tinyopt.targets.kernels.vector.depthwise import plan_depthwise
 from tinyopt.targets.kernels.vector.float_convolution import plan_float_convolution, plan_float_dense
-from tinyopt.targets.kernels.vector.float_depthwise import depthwise_kernel, depthwise_specs, plan_float_depthwise
+from tinyopt.targets.kernels.vector.float_depthwise import (
+    channel_vectors,
+    depthwise_kernel,
+    depthwise_specs,
+    plan_float_depthwise,
+)
 from tinyopt.targets.kernels.vector.float_ending import Clamp
 from tinyopt.targets.kernels.vector.integer_convolution import (
     plan_neon_convolution,
@@ -34,6 +39,7 @@ from tinyopt.targets.kernels.vector.integer_convolution import (
     plan_widened_convolution,
     plan_widened_dense,
 )
+from tinyopt.targets.kernels.vector.machine import float_vectors
 from tinyopt.targets.kernels.vector.mull_convolution import plan_mull_convolution, plan_mull_dense
 from tinyopt.targets.kernels.vector.sdot_depthwise import plan_sdot_depthwise
 from tinyopt.targets.kernels.vector.smmla_convolution import plan_smmla_convolution, plan_smmla_dense
@@ -110,14 +116,15 @@ def _any_winograd(node: Node, random: np.random.Generator) -> Kernel | Refusal:
     window = window_of(node, (3, 3))
     assert isinstance(window, Window)
     outputs = layers.pick(random, (2, 4))
-    specs = winograd_specs(window, node.output.shape[3], node.optional_input(3) is not None)
+    specs = winograd_specs(window, node.output.shape[3], node.optional_input(3) is not None, float_vectors(node))
     chosen = [spec for spec in specs if spec.outputs == outputs]
     return winograd_kernel(node, layers.pick(random, chosen)) if chosen else Refusal("no block of tiles fits")
 
 
 def _any_float_depthwise(node: Node, random: np.random.Generator) -> Kernel | Refusal:
     """Pixels grouped in a random way."""
-    shape = plan_depthwise(node, "float32", 4, 4)
+    machine = channel_vectors(node)
+    shape = plan_depthwise(node, machine.element, machine.lanes, machine.lanes)
     assert not isinstance(shape, Refusal)
     specs = list(depthwise_specs(shape, Clamp.of(node), node.optional_input(3) is not None))
     return depthwise_kernel(node, layers.pick(random, specs))
@@ -168,4 +175,27 @@ ARM: Mapping[str, Family] = {
     ),
     "smmla products": Family(_smmla_products, _SMMLA, layers.integer_product, needs=("+dotprod", "+i8mm")),
 }
-FAMILIES: Mapping[str, Family] = {**PORTABLE, **ARM}
+
+
+def _in_float16(family: Family) -> Family:
+    """The same layers on float16 numbers; without those that are left to scalar kernels, which take none."""
+
+    def samples() -> Iterator[Sample]:
+        found = (cases.in_float16(sample) for sample in family.edges() if sample[0].op not in _WITHOUT_FLOAT16)
+        return (sample for sample in found if isinstance(family.plan(sample[0]), Kernel))
+
+    def draw(random: np.random.Generator) -> Sample:
+        while True:
+            node, arrays = family.draw(random)
+            if node.op not in _WITHOUT_FLOAT16:
+                return cases.in_float16((node, arrays))
+
+    return replace(family, edges=samples, draw=draw, needs=("+fullfp16",))
+
+
+_WITHOUT_FLOAT16 = ("QuantizeLinear", "DequantizeLinear")
+FLOAT16: Mapping[str, Family] = {
+    f"float16 {name}": _in_float16(PORTABLE[f"float {name}"])
+    for name in ("convolution", "dense", "depthwise", "pools", "elementwise")
+} | {"float16 winograd": _in_float16(PORTABLE["winograd"])}
+FAMILIES: Mapping[str, Family] = {**PORTABLE, **ARM, **FLOAT16}

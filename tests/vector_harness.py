@@ -32,6 +32,7 @@ from tinyopt.targets.kernel import (
 
 BATCH = 100  # kernels that are compiled at a time
 ALIGNMENT = 16
+FLOAT16_ROUNDING = 2.0**-11  # half the distance from 1 to the next number
 GAP_BYTES = 64
 GARBAGE = 0xA5
 
@@ -257,7 +258,13 @@ def _difference(case: Case, places: Sequence[int], wanted: Sequence[Array], afte
         got = np.frombuffer(after[start : start + value.type.bytes], DTYPES[value.dtype]).reshape(value.shape)
         what = f"{case.kernel.name} {case.kernel.spec}"
         try:
-            if want.dtype.kind == "f":
+            if "float16" in (value.dtype, case.node.input(0).dtype):
+                finite = np.isfinite(want)
+                scale = float(np.abs(want[finite].astype(np.float32)).max(initial=0.0))
+                exact, wide = want.astype(np.float64), got.astype(np.float64)
+                largest = max(largest, float(np.abs(wide[finite] - exact[finite]).max(initial=0.0)) / max(scale, 1.0))
+                np.testing.assert_allclose(wide, exact, rtol=0, atol=_float16_share(case.node) * scale, err_msg=what)
+            elif want.dtype.kind == "f":
                 finite = np.isfinite(want)  # a MaxPool whose window lies outside of the image is -inf
                 scale = float(np.abs(want[finite]).max(initial=1.0))
                 largest = max(largest, float(np.abs(got[finite] - want[finite]).max(initial=0.0)) / scale)
@@ -267,3 +274,11 @@ def _difference(case: Case, places: Sequence[int], wanted: Sequence[Array], afte
         except AssertionError as error:
             return largest, str(error)
     return largest, ""
+
+
+def _float16_share(node: Node) -> float:
+    """How far a float16 element may be from the reference, as a share of the largest: K roundings add up as sqrt(K)."""
+    if node.op == "Cast":
+        return 0.0
+    terms = OPERATORS[node.op].macs(node) / node.output.type.elements if node.op in ("Conv", "Dense") else 0
+    return FLOAT16_ROUNDING * (2 + float(np.sqrt(terms)))

@@ -17,7 +17,7 @@ from tinyopt.artifact.folder import check_output_folder, fresh_folder
 from tinyopt.artifact.names import c_identifier, check_regions
 from tinyopt.artifact.write import measure_code, write_libraries, write_sources
 from tinyopt.disk_cache import default_cache_dir
-from tinyopt.errors import AccuracyError
+from tinyopt.errors import AccuracyError, UsageError
 from tinyopt.evaluate import evaluate_all
 from tinyopt.execution.built_model import load_built_model
 from tinyopt.execution.runner import run_built_model
@@ -65,7 +65,7 @@ from tinyopt.samples import (
     source_of,
 )
 from tinyopt.target_costs import check_flash, find_code_compiler, target_costs
-from tinyopt.targets import target_named
+from tinyopt.targets import all_targets, target_named
 from tinyopt.targets.target import Target
 from tinyopt.text import print_graph
 from tinyopt.toolchain import CompilerChoice, find_compiler
@@ -104,6 +104,7 @@ def compile_model(
     check_output_folder(output)
     check_regions(options.memory)
     check_threads(target, options.threads, options.memory)
+    _check_dtype(target, options)
     check_installed(options)
     imported = import_model(model, options.shapes)
     boundary_notes = [] if options.boundary is None else convert_boundary(imported.graph, options.boundary)
@@ -257,6 +258,13 @@ def _calibration_facts(calibration: Calibration, options: CompileOptions) -> dic
     if calibration.labels is not None:
         facts["labels_sha256"] = hashlib.sha256(calibration.labels.astype("<i8").tobytes()).hexdigest()
     return facts
+
+
+def _check_dtype(target: Target, options: CompileOptions) -> None:
+    """Raises UsageError that names the targets with float16, where it is asked for and this one has none."""
+    if options.dtype == "float16" and not target.facts.has_float16:
+        able = ", ".join(name for name, other in all_targets().items() if other.facts.has_float16)
+        raise UsageError(f"--dtype float16: not every CPU of target '{target.name}' has it; these have: {able}")
 
 
 def _evaluate(

@@ -36,6 +36,7 @@ class CompileOptions:
     weight_bits: 8, or 4 for weights in -7..7, two to a byte where kernels can look them up.
     ranges: where the range of an activation ends: "auto", or a method of tinyopt.passes.quantization.ranges.
     max_drop: how many points of top-1 the compiled model may be worse than the given one; None for no limit.
+    dtype: what float models compute in; float16 for a model that is not quantized, on CPUs that have it.
     boundary: element type at inputs and outputs; None leaves it to the target. name: prefix of C names and files.
     patches: whether the first layers run in bands of rows: "off", "auto" where it saves a quarter, or how many bands.
     threads: how many share the large layers, on targets with an operating system.
@@ -52,6 +53,7 @@ class CompileOptions:
     calibration_samples: int | None = None
     evaluation: str | None = None
     is_quantized: bool = True
+    dtype: Literal["float32", "float16"] = "float32"
     prune: float = 0.0
     prune_to: str = ""
     prune_layers: tuple[str, ...] = ()

@@ -43,6 +43,7 @@ class TargetFacts:
     channel_multiple: int  # pruned layers keep a multiple of this many channels: the kernels' lane width
     is_integer_preferred: bool  # integers are worth it even where a float unit exists
     has_winograd: bool = False  # float convolutions of 3 x 3 may be computed in tiles, with roundings of their own
+    has_float16: bool = False  # vectors of float16, and kernels that use them
 
 
 @dataclass(frozen=True, eq=False)

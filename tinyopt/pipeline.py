@@ -17,6 +17,7 @@ from tinyopt.pass_cache import run_pass_cached
 from tinyopt.pass_manager import Pass, PassContext, PassRecord, Unpruned, installed_passes, with_options
 from tinyopt.passes.cluster_weights import ClusterWeights
 from tinyopt.passes.clustering.original import is_same_but_clustered
+from tinyopt.passes.convert_to_float16 import ConvertToFloat16
 from tinyopt.passes.correct_biases import CorrectBiases
 from tinyopt.passes.distill import Distill
 from tinyopt.passes.distillation.torch_door import require_torch
@@ -63,6 +64,7 @@ DEFAULT_PASSES: tuple[type[Pass], ...] = (
     CorrectBiases,
     LimitDrop,
     LowerInteger,
+    ConvertToFloat16,
     SplitRows,
     SplitThreads,
 )
@@ -101,6 +103,8 @@ def build_pipeline(options: CompileOptions, boundary: str) -> list[Pass]:
     """
     if not options.is_quantized and options.weight_bits != 8:
         raise UsageError(f"weights of {options.weight_bits} bits are for quantized models: leave out --no-quantize")
+    if options.is_quantized and options.dtype != "float32":
+        raise UsageError(f"--dtype {options.dtype} is for models that stay float: say --no-quantize, too")
     steps = [_with_main_options(step, options, boundary) for step in available_passes()]
     known = {step.name: step for step in steps}
     for name in [*options.settings, *options.disabled_passes]:
@@ -109,6 +113,8 @@ def build_pipeline(options: CompileOptions, boundary: str) -> list[Pass]:
     disabled = _LEFT_OUT[options.recover].union(options.disabled_passes)
     if not options.is_quantized:
         disabled |= {"quantize", "equalize-layers"}
+    if options.dtype == "float32":
+        disabled |= {ConvertToFloat16.name}
     return [with_options(step, options.settings.get(step.name, {})) for step in steps if step.name not in disabled]
 
 
@@ -224,16 +230,21 @@ def float_reference(original: Graph, steps: Sequence[PipelineStep]) -> Graph | N
 def real_outputs(graph: Graph, samples: Sequence[Sample]) -> list[list[Array]]:
     """The outputs as real numbers, for inputs given as real numbers or in the graph's own type.
 
-    Float and QDQ graphs run in onnxruntime; graphs of integer operators in the reference interpreter.
+    Float and QDQ graphs run in onnxruntime; graphs of integer or float16 operators in the reference interpreter.
     """
     is_integer = any(OPERATORS[node.op].quantization is QuantizationRule.INTEGER for node in graph.nodes)
-    session = None if is_integer else OnnxSession(graph)
+    session = None if is_integer or _computes_in_float16(graph) else OnnxSession(graph)
     results: list[list[Array]] = []
     for sample in samples:
         fed = graph_inputs(graph, sample)
         found = evaluate(graph, fed) if session is None else session.run(fed)
         results.append([as_real(found[value.name], value) for value in graph.outputs])
     return results
+
+
+def _computes_in_float16(graph: Graph) -> bool:
+    """Whether any value is float16: onnxruntime computes those in float32, and rounds where it likes."""
+    return any(output.dtype == "float16" for node in graph.nodes for output in node.outputs)
 
 
 def graph_inputs(graph: Graph, sample: Sample) -> dict[str, Array]:

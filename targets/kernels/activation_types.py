@@ -1,4 +1,4 @@
-"""Which kernels take int16 activations: the scalar ones all do, those of a table wrapped here as it says."""
+"""Which kernels take int16 or float16 activations: those of a table wrapped here as it says, the others any."""
 
 from __future__ import annotations
 
@@ -21,15 +21,22 @@ def reading_int8(table: PlannerTable) -> PlannerTable:
     return _guarded(table, lambda node: node.present_inputs)
 
 
-def _guarded(table: PlannerTable, values: Callable[[Node], Sequence[Value]]) -> PlannerTable:
+def without_float16(table: PlannerTable) -> PlannerTable:
+    """The planners of `table`, each of which refuses a node that reads float16."""
+    return _guarded(table, lambda node: node.present_inputs, "float16")
+
+
+def _guarded(table: PlannerTable, values: Callable[[Node], Sequence[Value]], refused: str = "int16") -> PlannerTable:
     return {
-        operator: tuple(partial(_unless_int16, planner, values) for planner in planners)
+        operator: tuple(partial(_unless, refused, planner, values) for planner in planners)
         for operator, planners in table.items()
     }
 
 
-def _unless_int16(planner: KernelPlanner, values: Callable[[Node], Sequence[Value]], node: Node) -> Kernel | Refusal:
+def _unless(
+    refused: str, planner: KernelPlanner, values: Callable[[Node], Sequence[Value]], node: Node
+) -> Kernel | Refusal:
     for value in values(node):
-        if value.dtype == "int16":
-            return Refusal(f"'{value.name}' is int16")
+        if value.dtype == refused:
+            return Refusal(f"'{value.name}' is {refused}")
     return planner(node)

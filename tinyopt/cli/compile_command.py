@@ -68,6 +68,13 @@ def _options(command: _Command) -> _Command:
                 help="Use only N: the first of a file, evenly spaced ones of a folder.",
             ),
             click.option("--quantize/--no-quantize", default=True, help="int8 where --calib is given.  [default: yes]"),
+            click.option(
+                "--dtype",
+                type=click.Choice(["float32", "float16"]),
+                default="float32",
+                show_default=True,
+                help="What a model computes in that is not quantized; float16 on CPUs that have it.",
+            ),
             ranges_option,
             weights_option,
             *COMPRESSION_OPTIONS,
@@ -132,6 +139,7 @@ def compile_command(
     calib_scale: tuple[float, ...],
     calib_samples: int | None,
     quantize: bool,
+    dtype: Literal["float32", "float16"],
     ranges: str,
     weights: str,
     prune: float,
@@ -168,6 +176,7 @@ def compile_command(
     \b
     tinyopt compile kws.onnx --target cortex-m4 --calib calib.npz:x
     tinyopt compile kws.onnx --target arm --no-quantize
+    tinyopt compile kws.onnx --target cortex-a76 --no-quantize --dtype float16
     tinyopt compile kws.onnx -t cortex-m7 --calib calib.npz:x --mem dtcm=8K,sram=64K
     tinyopt compile kws.onnx -t cortex-m4 --calib calib.npz:x --prune 0.2 --cluster 32 --eval test.npz:x,y
     tinyopt compile kws.onnx -t cortex-m4 --calib calib.npz:x --weights int4 --eval test.npz:x,y --max-drop 1
@@ -185,6 +194,7 @@ def compile_command(
             calibration_samples=calib_samples,
             evaluation=evaluation,
             is_quantized=quantize,
+            dtype=dtype,
             prune=prune,
             prune_to=prune_to,
             prune_layers=prune_layers,

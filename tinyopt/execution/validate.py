@@ -15,9 +15,17 @@ from tinyopt.ir import Array, Graph, Node, Value
 from tinyopt.onnx_session import OnnxSession
 from tinyopt.toolchain import CompilerChoice
 
-# float32 sums differ by the order of their terms: in proportion to a result, and to the largest values of its tensor
-FLOAT_RELATIVE = 1e-3
-FLOAT_OF_RANGE = 1e-4
+
+@dataclass(frozen=True)
+class Tolerance:
+    """How far float sums may differ: in proportion to a result, and to the largest magnitude of its tensor."""
+
+    relative: float
+    of_range: float
+
+
+FLOAT32 = Tolerance(1e-3, 1e-4)  # by the order of their terms
+FLOAT16 = Tolerance(1e-2, 2e-2)  # in graphs that compute in float16: kernels round each sum, the reference once
 
 # float operators whose result is the same on every machine: one correctly rounded operation per element
 _EXACT_FLOAT_OPS = frozenset({"QuantizeLinear", "DequantizeLinear"})
@@ -53,7 +61,7 @@ def validate(
     result = run_built_model(built, samples, "trace", choice, cache_dir)
     by_name = {node.name: node for node in built.graph.nodes}
     nodes = [by_name[layer["name"]] for layer in built.layers]
-    inexact = inexact_values(built.graph)
+    inexact = tolerances(built.graph)
     session = OnnxSession(built.graph)
     first: str | None = None
     different = total = steps = 0
@@ -68,29 +76,27 @@ def validate(
             ours = result.outputs[number][name]
             value = next(v for v in built.graph.outputs if v.name == name)
             expected = reference[value]
-            different += ours.itemsize * int(np.count_nonzero(~_equal(ours, expected, _is_exact(value, inexact))))
+            different += ours.itemsize * int(np.count_nonzero(~_equal(ours, expected, inexact.get(value))))
             total += ours.nbytes
             gap = _largest_gap(ours, theirs)
             if ours.dtype.kind == "f":
                 error = max(error, gap)
             else:
                 steps = max(steps, int(gap))
-    exact = sum(_is_exact(node.outputs[0], inexact) for node in nodes)
+    exact = sum(node.outputs[0] not in inexact for node in nodes)
     return Validation(len(samples), exact, len(nodes) - exact, first, different, total, steps, error, result.variant)
 
 
-def inexact_values(graph: Graph) -> set[Value]:
-    """The values that depend on float arithmetic, which moves by rounding from machine to machine."""
-    inexact: set[Value] = set()
+def tolerances(graph: Graph) -> dict[Value, Tolerance]:
+    """Of the values that depend on float arithmetic, which moves by rounding from machine to machine."""
+    inexact: dict[Value, Tolerance] = {}
+    has_float16 = any(value.dtype == "float16" for node in graph.nodes for value in node.outputs)
+    tolerance = FLOAT16 if has_float16 else FLOAT32
     for node in graph.nodes:
         is_float = any(v.dtype.startswith("float") for v in [*node.variable_inputs, *node.outputs])
         if (is_float and node.op not in _EXACT_FLOAT_OPS) or any(v in inexact for v in node.present_inputs):
-            inexact.update(node.outputs)
+            inexact.update(dict.fromkeys(node.outputs, tolerance))
     return inexact
-
-
-def _is_exact(value: Value, inexact: set[Value]) -> bool:
-    return value not in inexact
 
 
 def _first_difference(
@@ -98,28 +104,32 @@ def _first_difference(
     nodes: Sequence[Node],
     trace: Sequence[Array],
     reference: Mapping[Value, Array],
-    inexact: set[Value],
+    inexact: Mapping[Value, Tolerance],
 ) -> str | None:
     """The first layer whose first output differs."""
     for index, (node, ours) in enumerate(zip(nodes, trace, strict=True)):
         value = node.outputs[0]
-        if difference := _difference(ours, reference[value], _is_exact(value, inexact)):
+        if difference := _difference(ours, reference[value], inexact.get(value)):
             return f"sample {sample}, layer {index} ({node.op} '{node.name}'): {difference}"
     return None
 
 
 def _wrong_output(
-    sample: int, graph: Graph, outputs: Mapping[str, Array], reference: Mapping[Value, Array], inexact: set[Value]
+    sample: int,
+    graph: Graph,
+    outputs: Mapping[str, Array],
+    reference: Mapping[Value, Array],
+    inexact: Mapping[Value, Tolerance],
 ) -> str | None:
     """The first graph output that differs: a layer's second output, and a view of an input, are no layer's result."""
     for value in graph.outputs:
-        if difference := _difference(outputs[value.name], reference[value], _is_exact(value, inexact)):
+        if difference := _difference(outputs[value.name], reference[value], inexact.get(value)):
             return f"sample {sample}, output '{value.name}': {difference}"
     return None
 
 
-def _difference(ours: Array, expected: Array, is_exact: bool) -> str | None:
-    wrong = ~_equal(ours, expected, is_exact)
+def _difference(ours: Array, expected: Array, tolerance: Tolerance | None) -> str | None:
+    wrong = ~_equal(ours, expected, tolerance)
     if not wrong.any():
         return None
     place = tuple(int(i) for i in np.argwhere(wrong)[0])
@@ -129,13 +139,15 @@ def _difference(ours: Array, expected: Array, is_exact: bool) -> str | None:
     )
 
 
-def _equal(ours: Array, expected: Array, is_exact: bool) -> Array:
-    if is_exact:
+def _equal(ours: Array, expected: Array, tolerance: Tolerance | None) -> Array:
+    """tolerance: None where every bit must be the same."""
+    if tolerance is None:
         return np.asarray(ours == expected) | (np.isnan(ours) & np.isnan(expected) if ours.dtype.kind == "f" else False)
     if ours.dtype.kind == "f":
         finite = np.abs(expected[np.isfinite(expected)])
-        of_range = FLOAT_OF_RANGE * float(np.max(finite, initial=0.0))
-        return np.isclose(ours, expected, rtol=FLOAT_RELATIVE, atol=of_range, equal_nan=True)
+        of_range = tolerance.of_range * float(np.max(finite.astype(np.float32), initial=0.0))
+        wide = expected.astype(np.float64)
+        return np.isclose(ours.astype(np.float64), wide, rtol=tolerance.relative, atol=of_range, equal_nan=True)
     return np.asarray(np.abs(ours.astype(np.int64) - expected.astype(np.int64)) <= 1)
 
 

@@ -109,14 +109,14 @@ class Emitter:
         """The result of an operator on what `as_runnable` gave, in the type of the graph's value."""
         return self("Cast", tensor, to=TensorProto.INT16) if dtype == "int16" else tensor
 
-    def clamped(self, tensor: str, low: float, high: float, name: str | None = None) -> str:
-        """Relu, Clip or nothing at all."""
+    def clamped(self, tensor: str, low: float, high: float, dtype: str, name: str | None = None) -> str:
+        """Relu, Clip or nothing at all, of a tensor of `dtype`."""
         if low == -np.inf and high == np.inf:
             return tensor
         if low == 0 and high == np.inf:
             return self("Relu", tensor, name=name)
-        minimum = "" if low == -np.inf else self.array(np.array(low, np.float32), f"{tensor}/min")
-        maximum = "" if high == np.inf else self.array(np.array(high, np.float32), f"{tensor}/max")
+        minimum = "" if low == -np.inf else self.array(np.array(low, dtype), f"{tensor}/min")
+        maximum = "" if high == np.inf else self.array(np.array(high, dtype), f"{tensor}/max")
         return self("Clip", tensor, minimum, maximum, name=name)
 
     def dequantized(self, value: Value) -> str:

@@ -31,7 +31,7 @@ def finish(node: Node, emit: Emitter, tensor: str, residual: Value | None = None
     """Residual, clamp, and the name of the output."""
     if residual is not None:
         tensor = emit("Add", tensor, emit.value(residual))
-    emit.bind(emit.clamped(tensor, node.float("clamp_low"), node.float("clamp_high")), node.output)
+    emit.bind(emit.clamped(tensor, node.float("clamp_low"), node.float("clamp_high"), node.output.dtype), node.output)
 
 
 def _conv(node: Node, emit: Emitter) -> None:
@@ -101,7 +101,8 @@ def are_pads_wide(node: Node) -> bool:
 
 def emit_window_sums(node: Node, emit: Emitter, x: str, factors: Array) -> str:
     """The sums over a pool's windows of the NCHW tensor, times `factors` [OH, OW]: by a Conv, which takes any pads."""
-    ones = np.ones((node.output.shape[3 if is_nhwc(node) else 1], 1, *node.ints("kernel")), np.float32)
+    dtype = "float16" if node.output.dtype == "float16" else "float32"
+    ones = np.ones((node.output.shape[3 if is_nhwc(node) else 1], 1, *node.ints("kernel")), dtype)
     result = emit(
         "Conv",
         x,
@@ -112,7 +113,7 @@ def emit_window_sums(node: Node, emit: Emitter, x: str, factors: Array) -> str:
         dilations=node.ints("dilations"),
         group=len(ones),
     )
-    return emit("Mul", result, emit.array(factors.astype(np.float32), f"{node.name}/factors"))
+    return emit("Mul", result, emit.array(factors.astype(dtype), f"{node.name}/factors"))
 
 
 def _average_pool(node: Node, emit: Emitter) -> None:
@@ -169,7 +170,7 @@ def _integer_matmul(node: Node, emit: Emitter) -> None:
 
 def _clip(node: Node, emit: Emitter) -> None:
     x = emit.value(node.input(0))
-    result = emit.clamped(x, node.float("low"), node.float("high"), name=node.name)
+    result = emit.clamped(x, node.float("low"), node.float("high"), node.output.dtype, name=node.name)
     if result == x:
         result = emit("Identity", x, name=node.name)
     emit.bind(result, node.output)

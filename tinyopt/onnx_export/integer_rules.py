@@ -41,7 +41,7 @@ def _finish(node: Node, emit: Emitter, tensor: str, residual: Value | None = Non
     lowest, highest = level_limits(node.output.dtype)
     real_low = -math.inf if low == lowest else (low - zero_point) * scale
     real_high = math.inf if high == highest else (high - zero_point) * scale
-    emit.bind(emit.quantized(emit.clamped(tensor, real_low, real_high), node.output), node.output)
+    emit.bind(emit.quantized(emit.clamped(tensor, real_low, real_high, "float32"), node.output), node.output)
 
 
 def _weights(node: Node, emit: Emitter, perm: tuple[int, ...]) -> str:

@@ -1,4 +1,4 @@
-"""Conv and ConvTranspose in float32."""
+"""Conv (float32 and float16) and ConvTranspose (float32)."""
 
 from __future__ import annotations
 
@@ -6,7 +6,16 @@ from collections.abc import Sequence
 
 from tinyopt.ir import Array, Node, TensorType, Value
 from tinyopt.ops.record import ChannelRelation, Operator, QuantizationRule
-from tinyopt.ops.rules import clamp, present, require, require_float32, require_rank, require_shape
+from tinyopt.ops.rules import (
+    clamp,
+    in_float32,
+    present,
+    require,
+    require_float,
+    require_float32,
+    require_rank,
+    require_shape,
+)
 from tinyopt.ops.windows import (
     NHWC,
     convolve,
@@ -48,7 +57,7 @@ def _check_image(node: Node) -> None:
 
 
 def _infer_conv(node: Node) -> list[TensorType]:
-    require_float32(node)
+    require_float(node)
     _check_image(node)
     x, weights, layout, group = node.input(0), node.input(1), node.str("layout"), node.int("group")
     channels, outputs = channels_of(x, layout), weights.shape[0]
@@ -73,6 +82,7 @@ def _infer_conv(node: Node) -> list[TensorType]:
     return [output]
 
 
+@in_float32
 def _evaluate_conv(node: Node, arrays: Sequence[Array | None]) -> list[Array]:
     layout = node.str("layout")
     x, weights, bias, residual = to_nhwc(present(arrays[0]), layout), present(arrays[1]), arrays[2], arrays[3]

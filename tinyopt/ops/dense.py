@@ -1,4 +1,4 @@
-"""Dense (weights [N, K], as a convolution keeps them) and MatMul in float32, IntegerMatMul in whole numbers."""
+"""Dense (weights [N, K], as a convolution keeps them; float32, float16), MatMul (float32), IntegerMatMul (integers)."""
 
 from __future__ import annotations
 
@@ -6,14 +6,24 @@ from collections.abc import Sequence
 
 from tinyopt.ir import Array, Node, TensorType
 from tinyopt.ops.record import ChannelRelation, Operator, QuantizationRule
-from tinyopt.ops.rules import broadcast_shape, clamp, present, require, require_float32, require_rank, require_shape
+from tinyopt.ops.rules import (
+    broadcast_shape,
+    clamp,
+    in_float32,
+    present,
+    require,
+    require_float,
+    require_float32,
+    require_rank,
+    require_shape,
+)
 
 WHOLE = ("int32", "uint32", "int64", "uint64", "float64")
 """What IntegerMatMul takes; integers wrap around."""
 
 
 def _infer_dense(node: Node) -> list[TensorType]:
-    require_float32(node)
+    require_float(node)
     x, weights = node.input(0), node.input(1)
     require_rank(node, weights, 2)
     require(
@@ -27,6 +37,7 @@ def _infer_dense(node: Node) -> list[TensorType]:
     return [output]
 
 
+@in_float32
 def _evaluate_dense(node: Node, arrays: Sequence[Array | None]) -> list[Array]:
     result = present(arrays[0]) @ present(arrays[1]).T
     if arrays[2] is not None:

@@ -1,4 +1,4 @@
-"""Arithmetic on two tensors and activation functions of one, in float32."""
+"""Arithmetic on two tensors and activation functions of one, in float32; sums, products, Relu, Clip in float16 too."""
 
 from __future__ import annotations
 
@@ -12,29 +12,43 @@ from tinyopt.ops.record import ChannelRelation, Operator, QuantizationRule
 from tinyopt.ops.rules import (
     broadcast_shape,
     clamp,
+    in_float32,
+    like_float32_input,
     like_float_input,
     no_macs,
     one_per_output_element,
     present,
     require,
+    require_float,
     require_float32,
 )
 
 
 def _infer_binary(node: Node) -> list[TensorType]:
-    require_float32(node)
+    require_float(node)
     a, b = node.input(0), node.input(1)
     return [TensorType(a.dtype, broadcast_shape(node, a.shape, b.shape))]
 
 
-def _binary(name: str, function: Callable[[Array, Array], Array], quantization: QuantizationRule) -> Operator:
+def _infer_division(node: Node) -> list[TensorType]:
+    require_float32(node)
+    return _infer_binary(node)
+
+
+def _binary(
+    name: str,
+    function: Callable[[Array, Array], Array],
+    quantization: QuantizationRule,
+    infer: Callable[[Node], list[TensorType]] = _infer_binary,
+) -> Operator:
+    @in_float32
     def evaluate(node: Node, arrays: Sequence[Array | None]) -> list[Array]:
         with np.errstate(divide="ignore", invalid="ignore"):  # x / 0 is an infinity or NaN, as in C
             return [clamp(node, function(present(arrays[0]), present(arrays[1])))]
 
     return Operator(
         name=name,
-        infer=_infer_binary,
+        infer=infer,
         evaluate=evaluate,
         macs=one_per_output_element,
         channels=ChannelRelation.PER_CHANNEL,
@@ -44,14 +58,18 @@ def _binary(name: str, function: Callable[[Array, Array], Array], quantization: 
 
 
 def _activation(
-    name: str, function: Callable[[Node, Array], Array], quantization: QuantizationRule = QuantizationRule.OBSERVED
+    name: str,
+    function: Callable[[Node, Array], Array],
+    quantization: QuantizationRule = QuantizationRule.OBSERVED,
+    infer: Callable[[Node], list[TensorType]] = like_float32_input,
 ) -> Operator:
+    @in_float32
     def evaluate(node: Node, arrays: Sequence[Array | None]) -> list[Array]:
         return [np.asarray(function(node, present(arrays[0])), np.float32)]
 
     return Operator(
         name=name,
-        infer=like_float_input,
+        infer=infer,
         evaluate=evaluate,
         macs=no_macs,
         channels=ChannelRelation.PER_CHANNEL,
@@ -131,9 +149,9 @@ ELEMENTWISE_OPERATORS = (
     _binary("Add", np.add, QuantizationRule.OBSERVED),
     _binary("Sub", np.subtract, QuantizationRule.OBSERVED),
     _binary("Mul", np.multiply, QuantizationRule.OBSERVED),
-    _binary("Div", np.divide, QuantizationRule.FLOAT_ONLY),
-    _activation("Relu", _relu),
-    _activation("Clip", _clip),
+    _binary("Div", np.divide, QuantizationRule.FLOAT_ONLY, _infer_division),
+    _activation("Relu", _relu, infer=like_float_input),
+    _activation("Clip", _clip, infer=like_float_input),
     _activation("LeakyRelu", _leaky_relu),
     Operator(
         name="PRelu",

@@ -1,4 +1,4 @@
-"""MaxPool (any dtype) and AveragePool (float32)."""
+"""MaxPool (any dtype) and AveragePool (float32 and float16)."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 from tinyopt.ir import DTYPES, Array, Node, TensorType
 from tinyopt.ops.conv import channels_of, image_type, plane_of
 from tinyopt.ops.record import ChannelRelation, Operator, QuantizationRule
-from tinyopt.ops.rules import clamp, present, require, require_float32, require_rank
+from tinyopt.ops.rules import clamp, in_float32, present, require, require_float, require_rank
 from tinyopt.ops.windows import (
     from_nhwc,
     output_plane,
@@ -69,7 +69,7 @@ def average_divisors(node: Node) -> Array:
 
 
 def _infer_average_pool(node: Node) -> list[TensorType]:
-    require_float32(node)
+    require_float(node)
     counted, pads = node.ints("counted_pads"), node.ints("pads")
     require(
         all(0 <= counted[i] <= max(pads[i], 0) for i in range(4)), node, f"counted_pads {counted} exceed pads {pads}"
@@ -77,6 +77,7 @@ def _infer_average_pool(node: Node) -> list[TensorType]:
     return [pool_type(node, node.str("layout"))]
 
 
+@in_float32
 def _evaluate_average_pool(node: Node, arrays: Sequence[Array | None]) -> list[Array]:
     sums = reduce_windows(_windows(node, present(arrays[0]), 0), np.add)
     averages = sums / average_divisors(node)[:, :, None].astype(np.float32)  # OH OW 1

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import wraps
+from typing import TypeAlias
 
 import numpy as np
 
 from tinyopt.errors import InvalidModelError
-from tinyopt.ir import Array, Node, TensorType, Value
+from tinyopt.ir import DTYPES, Array, Node, TensorType, Value
+
+Evaluate: TypeAlias = Callable[[Node, Sequence[Array | None]], list[Array]]
 
 
 def invalid(node: Node, what: str) -> InvalidModelError:
@@ -25,6 +29,16 @@ def require_float32(node: Node) -> None:
     """Raise InvalidModelError unless every input is float32."""
     for value in node.present_inputs:
         require(value.dtype == "float32", node, f"input '{value.name}' is {value.dtype}, not float32")
+
+
+def require_float(node: Node) -> None:
+    """Raise InvalidModelError unless every input is float32, or every one is float16."""
+    dtype = node.input(0).dtype
+    if dtype != "float16":
+        require_float32(node)
+        return
+    for value in node.present_inputs:
+        require(value.dtype == dtype, node, f"input '{value.name}' is {value.dtype}, beside inputs of {dtype}")
 
 
 def require_rank(node: Node, value: Value, rank: int) -> None:
@@ -58,6 +72,29 @@ def like_input(node: Node) -> list[TensorType]:
 
 
 def like_float_input(node: Node) -> list[TensorType]:
+    """One output of the first input's type, which must be float32 or float16."""
+    require_float(node)
+    return [node.input(0).type]
+
+
+def in_float32(evaluate: Evaluate) -> Evaluate:
+    """`evaluate`, which is written for float32, for float16 as well: it computes in float32, and rounds results once.
+
+    Kernels round to float16 each time they add to a sum: within 1 % of the largest magnitude of the result.
+    """
+
+    @wraps(evaluate)
+    def evaluated(node: Node, arrays: Sequence[Array | None]) -> list[Array]:
+        if node.input(0).dtype != "float16":
+            return evaluate(node, arrays)
+        results = evaluate(node, [None if array is None else array.astype(np.float32) for array in arrays])
+        with np.errstate(over="ignore"):  # infinity is what float16 gives there
+            return [result.astype(DTYPES[v.dtype]) for result, v in zip(results, node.outputs, strict=True)]
+
+    return evaluated
+
+
+def like_float32_input(node: Node) -> list[TensorType]:
     """One output of the first input's type, which must be float32."""
     require_float32(node)
     return [node.input(0).type]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from tinyopt.targets.kernel import KernelPlanner
+from tinyopt.targets.kernels.activation_types import PlannerTable, without_float16
 from tinyopt.targets.kernels.scalar import (
     along_axis,
     binary,
@@ -36,21 +37,25 @@ from tinyopt.targets.kernels.scalar.pointwise_expressions import EXPRESSIONS
 
 __all__ = ["SCALAR"]
 
-SCALAR: Mapping[str, tuple[KernelPlanner, ...]] = {
+_FLOAT: PlannerTable = {
     "Conv": (convolution.plan_conv,),
-    "ConvTranspose": (transposed.plan_conv_transpose,),
     "Dense": (dense.plan_dense,),
-    "MatMul": (matmul.plan_matmul,),
     "MaxPool": (pool.plan_max_pool,),
     "AveragePool": (pool.plan_average_pool,),
-    "BatchNormalization": (normalization.plan_batch_normalization,),
     "Add": (binary.plan_arithmetic,),
     "Sub": (binary.plan_arithmetic,),
     "Mul": (binary.plan_arithmetic,),
-    "Div": (binary.plan_arithmetic,),
-    "PRelu": (binary.plan_prelu,),
     "Relu": (unary.plan_relu,),
     "Clip": (unary.plan_clip,),
+}
+
+SCALAR: Mapping[str, tuple[KernelPlanner, ...]] = {
+    **without_float16(_FLOAT),
+    "ConvTranspose": (transposed.plan_conv_transpose,),
+    "MatMul": (matmul.plan_matmul,),
+    "BatchNormalization": (normalization.plan_batch_normalization,),
+    "Div": (binary.plan_arithmetic,),
+    "PRelu": (binary.plan_prelu,),
     "LeakyRelu": (unary.plan_leaky_relu,),
     "Sigmoid": (unary.plan_sigmoid,),
     "Tanh": (unary.plan_tanh,),

@@ -2,7 +2,8 @@
 
 `VECTOR` runs on any machine that LLVM knows. `NEON` (64-bit Arm), `SDOT` (with the dot product) and `I8MM` (with the
 matrix product) hold what is quicker there, for the integer products only: ask them first, `I8MM` before `SDOT`, then
-`VECTOR`, then the scalar kernels, which take everything.
+`VECTOR`, then the scalar kernels, which take everything but float16. That is for CPUs with instructions for it; the
+kernels of `VECTOR` use them where a node is float16.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from tinyopt.targets.kernels.vector.elementwise import (
     plan_binary,
     plan_clip,
     plan_dequantize,
+    plan_float_cast,
     plan_quantize,
     plan_quantized_add,
     plan_relu,
@@ -53,7 +55,7 @@ _OTHERS = without_int16(
         "DequantizeLinear": (plan_dequantize,),
         "QAdd": (plan_quantized_add,),
         "QAveragePool": (plan_quantized_average_pool,),
-        "Cast": (plan_half_cast,),
+        "Cast": (plan_float_cast, plan_half_cast),
     }
 )
 _WIDENED = reading_int8(

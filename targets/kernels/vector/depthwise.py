@@ -65,14 +65,15 @@ def float_depthwise_function(
     shape: DepthwiseShape, has_residual: bool, write: Callable[[FloatDepthwiseCode], None]
 ) -> PrimFunc:
     """The function whose loops `write` writes: image, weights [KH * KW, C], bias, residual, ring of rows, output."""
+    element = shape.rows.dtype
     kernel = KernelBuilder("depthwise_vector")
     with kernel.function():
-        x = kernel.buffer("x", "float32", shape.window.input_elements)
-        weights = kernel.buffer("weights", "float32", shape.taps)
-        bias = kernel.buffer("bias", "float32", shape.window.channels)
-        residual = kernel.buffer("residual", "float32", shape.outputs) if has_residual else None
+        x = kernel.buffer("x", element, shape.window.input_elements)
+        weights = kernel.buffer("weights", element, shape.taps)
+        bias = kernel.buffer("bias", element, shape.window.channels)
+        residual = kernel.buffer("residual", element, shape.outputs) if has_residual else None
         rows = declare_rows(kernel, shape.rows, x, 0)
-        y = kernel.buffer("y", "float32", shape.outputs)
+        y = kernel.buffer("y", element, shape.outputs)
         write(FloatDepthwiseCode(kernel, rows, weights, bias, residual, y))
     return kernel.finish()
 

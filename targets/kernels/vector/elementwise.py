@@ -1,7 +1,11 @@
-"""Elementwise operators in vectors: sums and products of equal shapes, activations, QAdd, and to int8 and back."""
+"""Elementwise operators in vectors: sums and products of equal shapes, activations, QAdd, to int8 and back, Cast.
+
+Sums, products and activations are of float32 or float16, where the CPU has it.
+"""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -14,6 +18,7 @@ from tinyopt.targets.kernels.vector.generic import levels_of, splat, vector_type
 from tinyopt.targets.kernels.vector.rows import in_vectors
 
 WIDTH = 16  # elements at a time
+FLOATS = ("float32", "float16")
 ROUNDING = 1.5 * 2.0**23  # a float of this size has no fraction: adding it rounds half to even
 ROUNDING_BITS = 0x4B400000  # its bits; those of ROUNDING + n are this + n
 
@@ -31,6 +36,7 @@ class BinarySpec:
     op: str
     elements: int
     clamp: Clamp
+    dtype: str
 
 
 @dataclass(frozen=True)
@@ -39,6 +45,15 @@ class ClampSpec:
 
     elements: int
     clamp: Clamp
+    dtype: str
+
+
+@dataclass(frozen=True)
+class CastSpec:
+    """A Cast between float32 and float16."""
+
+    elements: int
+    dtypes: tuple[str, str]  # from, to
 
 
 @dataclass(frozen=True)
@@ -62,22 +77,22 @@ class ScaleSpec:
 
 def plan_binary(node: Node) -> Kernel | Refusal:
     """Add, Sub, Mul of equal shapes."""
-    refusal = _shape_refusal(node) or _dtype_refusal(node, "float32")
+    refusal = _shape_refusal(node) or _dtype_refusal(node, *FLOATS)
     if refusal is not None:
         return refusal
-    spec = BinarySpec(node.op, node.output.type.elements, Clamp.of(node))
+    spec = BinarySpec(node.op, node.output.type.elements, Clamp.of(node), node.output.dtype)
     arguments = (InputArgument(0), InputArgument(1), OutputArgument(0))
     return Kernel(binary, spec, f"{node.op.lower()}_vector", arguments, overlaps=(Overlap.in_place(0),))
 
 
 def plan_relu(node: Node) -> Kernel | Refusal:
     """Relu."""
-    return _plan_clamp(node, Clamp(0.0, float("inf")))
+    return _plan_clamp(node, 0.0, math.inf)
 
 
 def plan_clip(node: Node) -> Kernel | Refusal:
     """Clip."""
-    return _plan_clamp(node, Clamp(node.float("low"), node.float("high")))
+    return _plan_clamp(node, node.float("low"), node.float("high"))
 
 
 def plan_quantized_add(node: Node) -> Kernel | Refusal:
@@ -117,13 +132,21 @@ def plan_dequantize(node: Node) -> Kernel | Refusal:
 _IN_AND_OUT = (InputArgument(0), OutputArgument(0))
 
 
-def _plan_clamp(node: Node, to: Clamp) -> Kernel | Refusal:
-    refusal = _dtype_refusal(node, "float32")
+def plan_float_cast(node: Node) -> Kernel | Refusal:
+    """Cast between float32 and float16."""
+    dtypes = (node.input(0).dtype, node.output.dtype)
+    if sorted(dtypes) != sorted(FLOATS):
+        return Refusal(f"from {dtypes[0]} to {dtypes[1]}: not between float32 and float16")
+    return Kernel(float_cast, CastSpec(node.output.type.elements, dtypes), f"to_{dtypes[1]}_vector", _IN_AND_OUT)
+
+
+def _plan_clamp(node: Node, low: float, high: float) -> Kernel | Refusal:
+    refusal = _dtype_refusal(node, *FLOATS)
     if refusal is not None:
         return refusal
     return Kernel(
         clamp_all,
-        ClampSpec(node.output.type.elements, to),
+        ClampSpec(node.output.type.elements, Clamp.between(low, high, node.output.dtype), node.output.dtype),
         "clamp_vector",
         _IN_AND_OUT,
         overlaps=(Overlap.in_place(0),),
@@ -144,27 +167,36 @@ def _shape_refusal(node: Node) -> Refusal | None:
     return None
 
 
-def _dtype_refusal(node: Node, dtype: str) -> Refusal | None:
+def _dtype_refusal(node: Node, *dtypes: str) -> Refusal | None:
     found = node.input(0).dtype
-    return None if found == dtype else Refusal(f"elements of {found}, not {dtype}")
+    return None if found in dtypes else Refusal(f"elements of {found}, not {' or '.join(dtypes)}")
 
 
 def binary(spec: BinarySpec) -> PrimFunc:
     """y = clamp(a op b)."""
 
     def value(operands: list[Expr], width: int) -> Expr:
-        return clamped(_COMBINE[spec.op](*operands), spec.clamp, width)
+        return clamped(_COMBINE[spec.op](*operands), spec.clamp, width, spec.dtype)
 
-    return _elementwise("binary_vector", spec.elements, ("float32", "float32"), "float32", value)
+    return _elementwise("binary_vector", spec.elements, (spec.dtype, spec.dtype), spec.dtype, value)
 
 
 def clamp_all(spec: ClampSpec) -> PrimFunc:
     """y = clamp(x)."""
 
     def value(operands: list[Expr], width: int) -> Expr:
-        return clamped(operands[0], spec.clamp, width)
+        return clamped(operands[0], spec.clamp, width, spec.dtype)
 
-    return _elementwise("clamp_vector", spec.elements, ("float32",), "float32", value)
+    return _elementwise("clamp_vector", spec.elements, (spec.dtype,), spec.dtype, value)
+
+
+def float_cast(spec: CastSpec) -> PrimFunc:
+    """y = x, rounded half to even where it gets narrower."""
+
+    def value(operands: list[Expr], width: int) -> Expr:
+        return cast(operands[0], vector_type(spec.dtypes[1], width))
+
+    return _elementwise("float_cast_vector", spec.elements, (spec.dtypes[0],), spec.dtypes[1], value)
 
 
 def quantized_add(spec: QuantizedAddSpec) -> PrimFunc:

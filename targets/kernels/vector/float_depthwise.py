@@ -1,4 +1,4 @@
-"""float32 depthwise convolutions: four channels to a vector, groups of neighbouring pixels at a time.
+"""Float depthwise convolutions: four channels to a vector, eight of float16; groups of neighbouring pixels at a time.
 
     for each cell that the group's windows reach:
         load it once; for each pixel p that it belongs to: accumulator[p] += cell * weights[its place in p's window]
@@ -31,8 +31,8 @@ from tinyopt.targets.kernels.vector.depthwise_groups import (
 )
 from tinyopt.targets.kernels.vector.float_convolution import bias_of, float_refusal, fused_multiply_add
 from tinyopt.targets.kernels.vector.float_ending import Clamp, clamped
+from tinyopt.targets.kernels.vector.machine import NARROW_HALF_VECTORS, Float, VectorMachine, float_vectors
 from tinyopt.targets.kernels.vector.rows import RowPlan, row_arguments
-from tinyopt.targets.kernels.vector.tiling import LANES
 
 UNROLLED_TAPS = 128  # groups with up to so many products are written out without a loop over the window's rows
 MOST_PRODUCTS = 256  # written out for the different groups of a row together, so that the code stays small
@@ -57,6 +57,11 @@ class FloatDepthwiseSpec:
     pixels: tuple[int, int]
     clamp: Clamp
     has_residual: bool
+    lanes: int
+
+    @property
+    def element(self) -> Float:
+        return "float32" if self.shape.rows.dtype == "float32" else "float16"
 
     @property
     def groups(self) -> tuple[ColumnGroups, ...]:
@@ -97,16 +102,24 @@ class FloatDepthwiseSpec:
 
 
 def plan_float_depthwise(node: Node) -> Kernel | Refusal:
-    """Conv with one group for each channel."""
+    """Conv with one group for each channel; four to seven of float16 in half a vector."""
+    machine = channel_vectors(node)
     weights, residual = node.input(1), node.optional_input(3)
-    refusal = float_refusal(node, weights, node.optional_input(2))
+    refusal = float_refusal(node, weights, node.optional_input(2), machine.element)
     if refusal is not None:
         return refusal
-    shape = plan_depthwise(node, "float32", LANES, LANES)
+    shape = plan_depthwise(node, machine.element, machine.lanes, machine.lanes)
     if isinstance(shape, Refusal):
         return shape
     spec = min(depthwise_specs(shape, Clamp.of(node), residual is not None), key=depthwise_instructions)
     return depthwise_kernel(node, spec)
+
+
+def channel_vectors(node: Node) -> VectorMachine:
+    """The vectors for a depthwise convolution, which its channels must fill."""
+    machine = float_vectors(node)
+    is_narrow = machine.element == "float16" and node.input(0).shape[3] < machine.lanes
+    return NARROW_HALF_VECTORS if is_narrow else machine
 
 
 def depthwise_kernel(node: Node, spec: FloatDepthwiseSpec) -> Kernel:
@@ -123,15 +136,16 @@ def depthwise_kernel(node: Node, spec: FloatDepthwiseSpec) -> Kernel:
 def depthwise_specs(shape: DepthwiseShape, clamp: Clamp, has_residual: bool) -> Iterator[FloatDepthwiseSpec]:
     """All groups whose accumulators stay in registers and whose code is small."""
     window = shape.window
-    in_place = replace(shape, rows=RowPlan(window, "float32", 0))
+    in_place = replace(shape, rows=RowPlan(window, shape.rows.dtype, 0))
+    lanes = shape.blocks.width
     for columns in range(1, min(MOST_PIXELS, window.out_width) + 1):
         for rows in range(1, min(MOST_PIXELS // columns, window.out_height) + 1):
-            spec = FloatDepthwiseSpec(in_place, (rows, columns), clamp, has_residual)
+            spec = FloatDepthwiseSpec(in_place, (rows, columns), clamp, has_residual, lanes)
             is_small = spec.products <= UNROLLED_TAPS and len(spec.groups) * spec.products <= MOST_PRODUCTS
             if is_small or (rows, columns) == (1, 1):
                 yield spec
         if not shape.rows.is_in_place:
-            yield FloatDepthwiseSpec(shape, (1, columns), clamp, has_residual)
+            yield FloatDepthwiseSpec(shape, (1, columns), clamp, has_residual, lanes)
 
 
 def depthwise_instructions(spec: FloatDepthwiseSpec) -> float:
@@ -143,7 +157,7 @@ def depthwise_instructions(spec: FloatDepthwiseSpec) -> float:
     count = sum(ROW_OVERHEAD + loaded + row for row in rows) * shape.blocks.count
     if spec.pixels[0] > 1:
         count *= 1 + SEVERAL_ROWS * spec.pixels[0] * spec.pixels[1]
-    return count if shape.rows.is_in_place else count + COPIED * window.input_elements / LANES
+    return count if shape.rows.is_in_place else count + COPIED * window.input_elements / spec.lanes
 
 
 def _groups_instructions(spec: FloatDepthwiseSpec, rows: list[Readers]) -> float:
@@ -156,7 +170,7 @@ def _groups_instructions(spec: FloatDepthwiseSpec, rows: list[Readers]) -> float
     count = 0.0
     for group in spec.groups:
         columns = [readers for cell, readers in spec.column_cells if cell not in group.padding]
-        row = 1 + len(columns) + (UNALIGNED * max(len(columns) - 3, 0) if window.channels % LANES else 0)
+        row = 1 + len(columns) + (UNALIGNED * max(len(columns) - 3, 0) if window.channels % spec.lanes else 0)
         count += group.count * (always + len(rows) * row + sum(map(len, rows)) * sum(map(len, columns)))
     return count
 
@@ -180,16 +194,16 @@ class _Writer:
 
     def _strip(self, strip: Expr, _number: Expr, channel: Expr, _width: int) -> None:
         """One row of groups of one vector of channels."""
-        window, (rows, columns) = self.spec.shape.window, self.spec.pixels
+        window, lanes, (rows, columns) = self.spec.shape.window, self.spec.lanes, self.spec.pixels
         out_row = self.code.kernel.let(minimum(strip * rows, window.out_height - rows))
-        bias = self.code.kernel.let(self.code.bias.vector(channel, LANES))
+        bias = self.code.kernel.let(self.code.bias.vector(channel, lanes))
         kept = [self._weights(row, channel) for row in range(window.kernel[0])] if self._is_kept else []
         for groups in self.spec.groups:
             with self.code.kernel.loop(groups.count) as number:
                 column = self.code.kernel.let(minimum((groups.first + number) * columns, window.out_width - columns))
-                totals = self.code.kernel.local("float32", rows * columns * LANES)
+                totals = self.code.kernel.local(self.spec.element, rows * columns * lanes)
                 for pixel in range(rows * columns):
-                    totals.store_vector(pixel * LANES, bias, LANES)
+                    totals.store_vector(pixel * lanes, bias, lanes)
                 self._window(_Group(totals, out_row, column, channel, groups.padding), kept)
                 self._finish(totals, out_row, column, channel)
 
@@ -203,7 +217,7 @@ class _Writer:
         window = self.spec.shape.window
         first = row * (window.kernel[1] * window.channels) + channel
         return [
-            self.code.kernel.let(self.code.weights.vector(first + tap * window.channels, LANES))
+            self.code.kernel.let(self.code.weights.vector(first + tap * window.channels, self.spec.lanes))
             for tap in range(window.kernel[1])
         ]
 
@@ -242,28 +256,29 @@ class _Writer:
 
     def _image_row(self, group: _Group, start: Expr, weights: Mapping[int, list[Expr]]) -> None:
         """Add the products with one row of cells. weights: for each row of the group that reads it."""
-        channels, columns = self.spec.shape.window.channels, self.spec.pixels[1]
+        channels, lanes, columns = self.spec.shape.window.channels, self.spec.lanes, self.spec.pixels[1]
         for cell, readers in self.spec.column_cells:
             if cell in group.padding:
                 continue
-            value = self.code.kernel.let(self.code.rows.data.vector(start + cell * channels, LANES))
+            value = self.code.kernel.let(self.code.rows.data.vector(start + cell * channels, lanes))
             for row, taps in weights.items():
                 for column, tap in readers:
-                    place = (row * columns + column) * LANES
-                    total = fused_multiply_add(group.totals.vector(place, LANES), taps[tap], value)
-                    group.totals.store_vector(place, total, LANES)
+                    place = (row * columns + column) * lanes
+                    total = group.totals.vector(place, lanes)
+                    total = fused_multiply_add(total, taps[tap], value, lanes, self.spec.element)
+                    group.totals.store_vector(place, total, lanes)
 
     def _finish(self, totals: Buffer, out_row: Expr, column: Expr, channel: Expr) -> None:
         """Residual, clamp, and write all pixels of the group."""
-        window, (rows, columns) = self.spec.shape.window, self.spec.pixels
+        window, lanes, (rows, columns) = self.spec.shape.window, self.spec.lanes, self.spec.pixels
         first = self.code.kernel.let((out_row * window.out_width + column) * window.channels + channel)
         for pixel in range(rows * columns):
             row, along = divmod(pixel, columns)
             index = first + (row * window.out_width + along) * window.channels
-            value = totals.vector(pixel * LANES, LANES)
+            value = totals.vector(pixel * lanes, lanes)
             if self.code.residual is not None:
-                value = value + self.code.residual.vector(index, LANES)
-            self.code.y.store_vector(index, clamped(value, self.spec.clamp, LANES), LANES)
+                value = value + self.code.residual.vector(index, lanes)
+            self.code.y.store_vector(index, clamped(value, self.spec.clamp, lanes, self.spec.element), lanes)
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,7 @@
-"""Pools in vectors over the channels: AveragePool, QAveragePool, MaxPool. Padding cells are the neutral element."""
+"""Pools in vectors over the channels: AveragePool, QAveragePool, MaxPool. Padding cells are the neutral element.
+
+Averages of float16 are summed in float32: there may be many cells in a window.
+"""
 
 from __future__ import annotations
 
@@ -21,6 +24,7 @@ from tinyopt.targets.kernels.vector.window import window_of
 NARROWEST = 4  # channels
 WIDEST = 16
 LOWEST_FLOAT = float("-inf")
+SUM = "float32"  # the type that floats are summed in
 
 
 @dataclass(frozen=True)
@@ -83,7 +87,7 @@ def plan_quantized_average_pool(node: Node) -> Kernel | Refusal:
 
 
 def plan_max_pool(node: Node) -> Kernel | Refusal:
-    """MaxPool of float32 or int8."""
+    """MaxPool of floats or int8."""
     pool = _plan_pool(node, -128 if node.input(0).dtype == "int8" else LOWEST_FLOAT)
     if isinstance(pool, Refusal):
         return pool
@@ -92,7 +96,7 @@ def plan_max_pool(node: Node) -> Kernel | Refusal:
 
 def _plan_pool(node: Node, padding: float) -> PoolSpec | Refusal:
     dtype = node.input(0).dtype
-    if dtype not in ("float32", "int8"):
+    if dtype not in ("float32", "float16", "int8"):
         return Refusal(f"elements of {dtype}")
     kernel = node.ints("kernel")
     window = window_of(node, (kernel[0], kernel[1]))
@@ -116,20 +120,29 @@ class _Reduction:
 
 def average_pool(spec: AverageSpec) -> PrimFunc:
     """A float AveragePool."""
+    dtype = spec.pool.rows.dtype
     kernel = KernelBuilder("average_pool_vector")
     with kernel.function():
-        x = kernel.buffer("x", "float32", spec.pool.rows.window.input_elements)
+        x = kernel.buffer("x", dtype, spec.pool.rows.window.input_elements)
         factors = kernel.buffer("factors", "float32", spec.factors)
 
         def end(total: Expr, position: Expr, width: int) -> Expr:
             factor = broadcast(factors[position if spec.factors > 1 else 0], width)
-            return clamped(total * factor, spec.clamp, width)
+            return _as_float(clamped(total * factor, spec.clamp, width), (SUM, dtype), width)
 
         reduction = _Reduction(
-            "float32", lambda width: splat(0.0, "float32", width), lambda total, cell, _: total + cell, end
+            SUM,
+            lambda width: splat(0.0, SUM, width),
+            lambda total, cell, width: total + _as_float(cell, (dtype, SUM), width),
+            end,
         )
         _write_pool(kernel, spec.pool, x, reduction)
     return kernel.finish()
+
+
+def _as_float(value: Expr, dtypes: tuple[str, str], width: int) -> Expr:
+    """`value` of the first type as one of the second."""
+    return value if dtypes[0] == dtypes[1] else cast(value, vector_type(dtypes[1], width))
 
 
 def quantized_average_pool(spec: QuantizedAverageSpec) -> PrimFunc:

@@ -17,7 +17,7 @@ from tinyopt.targets.kernels.vector.window import Window
 
 WHOLE_IMAGE_BYTES = 32 * 1024  # up to here the padded image is kept as a whole
 VECTOR_BYTES = 16
-ELEMENT_BYTES = {"int8": 1, "int16": 2, "float32": 4}
+ELEMENT_BYTES = {"int8": 1, "int16": 2, "float16": 2, "float32": 4}
 SIGN_BIT = -128  # of an int8
 
 Form = Literal["as they are", "offset"]  # how the ring holds elements; "offset" adds 128 to levels, as unsigned bytes

@@ -7,10 +7,10 @@
         write the accumulators out
 
 On Arm a vector of four words is loaded for each pixel, and its lanes multiply vectors of weights for four channels
-each: FMLA by lane for floats, SDOT by lane for int8 (a word is four of them), SMLAL by lane where there is no dot
-product. On x86 each word is broadcast to all lanes as it is loaded. Weights are packed in the order in which they are
-read: [tile of channels][run][word][channel][element of the word], with zeros where the run or the channels do not fill
-up.
+each: FMLA by lane for floats (eight words and eight channels where they are float16), SDOT by lane for int8 (a word is
+four of them), SMLAL by lane where there is no dot product. On x86 each word is broadcast to all lanes as it is loaded.
+Weights are packed in the order in which they are read: [tile of channels][run][word][channel][element of the word],
+with zeros where the run or the channels do not fill up.
 """
 
 from __future__ import annotations
@@ -27,16 +27,20 @@ from tinyopt.targets.kernels.vector.tile_nest import TileNest
 from tinyopt.targets.kernels.vector.tiling import TileSpec
 
 UNROLLED_PRODUCTS = 256  # windows with up to so many vector products are written out without a loop over their rows
-WORDS_AT_A_TIME = 4  # of a run, in one turn of its loop
+WORDS_FROM_MEMORY = 4  # of a run, in one turn of its loop, where they are broadcast as they are loaded
+WORDS_IN_TURN = 8  # written out in one turn of a longer loop over floats that come from lanes
 
 
 class Arithmetic(Protocol):
     """What differs between element types; a vector has one lane for each of as many channels."""
 
-    accumulator: str  # the accumulators' element type
+    @property
+    def accumulator(self) -> str:
+        """The accumulators' element type."""
+        ...
 
     def load_words(self, data: Buffer, start: Expr, words: int) -> Expr:
-        """1, 2 or 4 words of the image, from element `start` on, as a vector."""
+        """1, 2, 4 or 8 words of the image, from element `start` on, as a vector."""
         ...
 
     def multiply_add(self, total: Expr, weights: Expr, word: Expr) -> Expr:
@@ -95,8 +99,8 @@ class TileLoops(TileNest):
     def _run(self, accumulators: Buffer, start: Expr, weight: Expr, channels: int) -> None:
         """Add the products of one run, whose elements begin at `start` for the tile's first pixel."""
         spec = self._spec
-        whole, rest = divmod(spec.run_words, WORDS_AT_A_TIME)
-        step_elements = WORDS_AT_A_TIME * spec.word_elements
+        whole, rest = divmod(spec.run_words, self._at_a_time)
+        step_elements = self._at_a_time * spec.word_elements
         together = self._steps_together(whole)
         if whole:
             with self._kernel.loop(whole // together) as turn:
@@ -106,7 +110,7 @@ class TileLoops(TileNest):
                         start + step * step_elements,
                         weight + step * step_elements * channels,
                         channels,
-                        WORDS_AT_A_TIME,
+                        self._at_a_time,
                     )
         done = whole * step_elements
         for words in self._pieces(rest):
@@ -114,18 +118,25 @@ class TileLoops(TileNest):
             done += words * spec.word_elements
 
     def _steps_together(self, steps: int) -> int:
-        """How many steps of WORDS_AT_A_TIME floats are written out in a loop, which then takes fewer turns."""
+        """How many steps of `_at_a_time` floats are written out in a loop, which then takes fewer turns."""
         from_lanes = self._spec.machine.operands == "lane" and self._spec.word_elements == 1
-        return 2 if from_lanes and steps % 2 == 0 and steps > 4 else 1
+        together = WORDS_IN_TURN // self._at_a_time
+        return together if from_lanes and steps % together == 0 and steps > 4 else 1
+
+    @property
+    def _at_a_time(self) -> int:
+        """Words that are loaded for each pixel at a time: a vector of them."""
+        machine = self._spec.machine
+        return machine.lanes if machine.operands == "lane" else WORDS_FROM_MEMORY
 
     def _pieces(self, words: int) -> tuple[int, ...]:
         """The loads for the last words of a run; in the ring, a load may reach over its end."""
-        if words == 3 and self._spec.rows.is_in_place:
-            return (2, 1)
+        if self._spec.rows.is_in_place:
+            return tuple(piece for piece in (4, 2, 1) if words & piece)
         return (words,) if words else ()
 
     def _words(self, accumulators: Buffer, start: Expr, weight: Expr, channels: int, words: int) -> None:
-        """Add the products of 1 to WORDS_AT_A_TIME words."""
+        """Add the products of 1 to `_at_a_time` words."""
         spec, width = self._spec, self._lanes
         word_of = self._from_lanes(start, words) if spec.machine.operands == "lane" else self._from_memory(start)
         for word in range(words):
@@ -143,7 +154,7 @@ class TileLoops(TileNest):
 
     def _from_lanes(self, start: Expr, words: int) -> Callable[[int, int], Expr]:
         """(pixel, word): a lane of a vector that is loaded here for each pixel."""
-        loaded = WORDS_AT_A_TIME if words == 3 else words
+        loaded = 1 << (words - 1).bit_length()
         vectors = [
             self._kernel.let(self._arithmetic.load_words(self._rows.data, start + pixel * self._apart, loaded))
             for pixel in range(self._spec.pixels)

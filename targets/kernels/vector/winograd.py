@@ -1,4 +1,4 @@
-"""float32 convolutions of 3 x 3 windows by Winograd's minimal filtering: fewer products, at the price of transforms.
+"""Float convolutions of 3 x 3 windows by Winograd's minimal filtering: fewer products, at the price of transforms.
 
     for each strip of the image, each block of tiles in it:
         inputs[position][tile][channel] = B^T (cells of the tile) B
@@ -11,7 +11,8 @@ transforms add and refuses where the direct kernel is cheaper. Weights are trans
 Source: Lavin and Gray, Fast Algorithms for Convolutional Neural Networks, arXiv:1509.09308.
 
 Exactness: equal in real arithmetic; in float32 the outputs differ from those of the direct sum by rounding: by up to
-1.3e-5 of the largest output in a grid of 210 shapes.
+1.3e-5 of the largest output in a grid of 210 shapes. In float16 there is F(2x2, 3x3) only, which stays within what the
+direct sum loses.
 """
 
 from __future__ import annotations
@@ -28,9 +29,9 @@ from tinyopt.targets.kernels.tir import Buffer, Expr, KernelBuilder, PrimFunc, b
 from tinyopt.targets.kernels.vector.channel_blocks import channel_blocks, for_each_block
 from tinyopt.targets.kernels.vector.float_convolution import bias_of, float_refusal
 from tinyopt.targets.kernels.vector.float_ending import Clamp, clamped
-from tinyopt.targets.kernels.vector.machine import ARM_FLOAT_VECTORS
-from tinyopt.targets.kernels.vector.rows import Rows, declare_rows, plan_rows, row_arguments
-from tinyopt.targets.kernels.vector.tiling import LANES, choose_tile, tile_instructions
+from tinyopt.targets.kernels.vector.machine import float_vectors
+from tinyopt.targets.kernels.vector.rows import VECTOR_BYTES, Rows, declare_rows, plan_rows, row_arguments
+from tinyopt.targets.kernels.vector.tiling import choose_tile, tile_instructions
 from tinyopt.targets.kernels.vector.window import window_of
 from tinyopt.targets.kernels.vector.winograd_tiling import WinogradSpec, winograd_instructions, winograd_specs
 from tinyopt.targets.kernels.vector.winograd_transforms import (
@@ -57,24 +58,25 @@ class WinogradKernelSpec:
 
 def plan_winograd(node: Node) -> Kernel | Refusal:
     """Conv without groups, 3 x 3, stride 1, where the transforms cost less than the products that they save."""
-    weights, residual = node.input(1), node.optional_input(3)
+    weights, residual, machine = node.input(1), node.optional_input(3), float_vectors(node)
     if node.int("group") != 1:
         return Refusal("groups: Winograd takes one group")
     if weights.shape[1:3] != (TAPS, TAPS) or node.ints("strides") != (1, 1) or node.ints("dilations") != (1, 1):
         return Refusal("not 3 x 3 with stride 1")
-    refusal = float_refusal(node, weights, node.optional_input(2))
+    refusal = float_refusal(node, weights, node.optional_input(2), machine.element)
     if refusal is not None:
         return refusal
     window = window_of(node, (TAPS, TAPS))
     if isinstance(window, Refusal):
         return window
-    if min(window.channels, weights.shape[0]) < LANES:
+    if min(window.channels, weights.shape[0]) < machine.lanes:
         return Refusal("fewer channels than a vector has lanes")
-    spec = min(winograd_specs(window, weights.shape[0], residual is not None), key=winograd_instructions, default=None)
+    specs = winograd_specs(window, weights.shape[0], residual is not None, machine)
+    spec = min(specs, key=winograd_instructions, default=None)
     if spec is None:
         return Refusal("no block of tiles fits")
-    rows = plan_rows(window, "float32", read_over_end=False)
-    direct = choose_tile(rows, weights.shape[0], 1, residual is not None, ARM_FLOAT_VECTORS)
+    rows = plan_rows(window, machine.element, read_over_end=False)
+    direct = choose_tile(rows, weights.shape[0], 1, residual is not None, machine)
     if winograd_instructions(spec) > MOST_OF_DIRECT * tile_instructions(direct):
         return Refusal("Winograd saves too little")
     return winograd_kernel(node, spec)
@@ -88,13 +90,13 @@ def winograd_kernel(node: Node, spec: WinogradSpec) -> Kernel:
         ConstantArgument("bias", bias_of(node, weights.shape[0])),
     )
     first, *others = row_arguments(spec.rows, constants, None if residual is None else 3)
-    arguments = (first, ScratchArgument(spec.scratch_bytes, 4 * LANES), *others)
+    arguments = (first, ScratchArgument(spec.scratch_bytes, VECTOR_BYTES), *others)
     return Kernel(winograd, WinogradKernelSpec(spec, Clamp.of(node)), "conv_winograd", arguments)
 
 
 def pack_filters(weights: Array, spec: WinogradSpec) -> Array:
     """[O, 3, 3, I] filters, transformed, as [tile of channels][position][I][channel of the tile], flat."""
-    filters = transformed_filters(weights, spec.outputs).astype(np.float32)
+    filters = transformed_filters(weights, spec.outputs).astype(spec.element)
     positions = filters.reshape(spec.positions, spec.window.channels, spec.out_channels)
     tiles = [positions[:, :, first : first + width].reshape(-1) for first, width in spec.channel_tiles]
     return np.ascontiguousarray(np.concatenate(tiles))
@@ -104,15 +106,16 @@ def winograd(spec: WinogradKernelSpec) -> PrimFunc:
     """The convolution of `spec`; parameters as in `plan_winograd`."""
     tiling, window = spec.tiling, spec.tiling.window
     outputs = window.out_height * window.out_width * tiling.out_channels
+    element = tiling.element
     kernel = KernelBuilder("conv_winograd")
     with kernel.function():
-        x = kernel.buffer("x", "float32", window.input_elements)
-        scratch = kernel.buffer("scratch", "float32", tiling.input_elements + tiling.product_elements)
-        weights = kernel.buffer("weights", "float32", tiling.weight_elements)
-        bias = kernel.buffer("bias", "float32", tiling.out_channels)
-        residual = kernel.buffer("residual", "float32", outputs) if tiling.has_residual else None
+        x = kernel.buffer("x", element, window.input_elements)
+        scratch = kernel.buffer("scratch", element, tiling.input_elements + tiling.product_elements)
+        weights = kernel.buffer("weights", element, tiling.weight_elements)
+        bias = kernel.buffer("bias", element, tiling.out_channels)
+        residual = kernel.buffer("residual", element, outputs) if tiling.has_residual else None
         rows = declare_rows(kernel, tiling.rows, x, 0)
-        y = kernel.buffer("y", "float32", outputs)
+        y = kernel.buffer("y", element, outputs)
         _Writer(kernel, spec, rows, scratch, weights, bias, residual, y).write()
     return kernel.finish()
 
@@ -149,7 +152,7 @@ class _Writer:
 
     @property
     def _vectors(self) -> Vectors:
-        return Vectors(self.kernel, self.spec.tiling.lanes)
+        return Vectors(self.kernel, self.spec.tiling.lanes, self.spec.tiling.element)
 
     def write(self) -> None:
         tiling = self.spec.tiling
@@ -224,7 +227,7 @@ class _Writer:
     def _product(self, position: Expr, first: Expr, channels: _ChannelTile) -> None:
         """One tile of one position's matrix product: `pixels` tiles of the image from `first` on x channels."""
         tiling, depth = self.spec.tiling, self.spec.tiling.window.channels
-        totals = self.kernel.local("float32", tiling.pixels * channels.width)
+        totals = self.kernel.local(tiling.element, tiling.pixels * channels.width)
         start = self.kernel.let((position * tiling.block_tiles + first) * tiling.padded_depth)
         weight = self.kernel.let(channels.weight + position * (depth * channels.width))
         whole, rest = divmod(depth, tiling.lanes)
@@ -309,4 +312,4 @@ class _Writer:
         for j, value in enumerate(TRANSFORMS[tiling.outputs].outputs(self._vectors, values)):
             at = index + j * tiling.out_channels
             total = value if self.residual is None else value + self.residual.vector(at, tiling.lanes)
-            self.y.store_vector(at, clamped(total, self.spec.clamp, tiling.lanes), tiling.lanes)
+            self.y.store_vector(at, clamped(total, self.spec.clamp, tiling.lanes, tiling.element), tiling.lanes)

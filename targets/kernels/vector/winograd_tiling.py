@@ -10,13 +10,15 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from tinyopt.targets.kernels.vector.machine import ARM_FLOAT_VECTORS, Float, VectorMachine
 from tinyopt.targets.kernels.vector.rows import RowPlan, plan_rows
-from tinyopt.targets.kernels.vector.tiling import LANES, REGISTERS
+from tinyopt.targets.kernels.vector.tiling import REGISTERS
 from tinyopt.targets.kernels.vector.window import Window
 from tinyopt.targets.kernels.vector.winograd_transforms import TAPS, TRANSFORMS
 
 SCRATCH_BYTES = 128 * 1024  # the most that transformed inputs and products may take
 MOST_TILES = 32  # of a block
+TRANSFORMS_OF_FLOAT16 = (2,)  # F(4x4, 3x3) is off by 3 to 5 % of the largest output
 PRODUCT_OVERHEAD = 16  # instructions to begin a tile of a product: addresses, loop counters
 TRANSFORM_OVERHEAD = 14  # instructions to begin a transform: addresses, loop counters
 SPILLED = 24  # instructions that move vectors out of the registers and back, in the transform of 6 x 6 cells
@@ -40,6 +42,10 @@ class WinogradSpec:
     channels: int
     lanes: int
     has_residual: bool
+
+    @property
+    def element(self) -> Float:
+        return "float32" if self.rows.dtype == "float32" else "float16"
 
     @property
     def cells(self) -> int:
@@ -80,7 +86,7 @@ class WinogradSpec:
 
     @property
     def scratch_bytes(self) -> int:
-        return 4 * (self.input_elements + self.product_elements)
+        return self.rows.element_bytes * (self.input_elements + self.product_elements)
 
     @property
     def weight_elements(self) -> int:
@@ -96,12 +102,14 @@ class WinogradSpec:
         return [*tiles, (self.out_channels - last, last)] if last else tiles
 
 
-def winograd_specs(window: Window, out_channels: int, has_residual: bool) -> Iterator[WinogradSpec]:
+def winograd_specs(
+    window: Window, out_channels: int, has_residual: bool, machine: VectorMachine = ARM_FLOAT_VECTORS
+) -> Iterator[WinogradSpec]:
     """All ways to cut a convolution of 3 x 3 windows whose registers and scratch memory suffice."""
-    for outputs in TRANSFORMS:
+    for outputs in TRANSFORMS if machine.element == "float32" else TRANSFORMS_OF_FLOAT16:
         if window.out_width >= outputs:
             for tiles in _blocks(window, outputs):
-                for spec in _specs(window, out_channels, outputs, tiles, has_residual):
+                for spec in _specs(window, out_channels, outputs, tiles, has_residual, machine):
                     if spec.scratch_bytes <= SCRATCH_BYTES:
                         yield spec
 
@@ -114,14 +122,15 @@ def _blocks(window: Window, outputs: int) -> Iterator[tuple[int, int]]:
 
 
 def _specs(
-    window: Window, out_channels: int, outputs: int, tiles: tuple[int, int], has_residual: bool
+    window: Window, out_channels: int, outputs: int, tiles: tuple[int, int], has_residual: bool, machine: VectorMachine
 ) -> Iterator[WinogradSpec]:
-    rows = plan_rows(_strip_window(window, outputs, tiles[0]), "float32", read_over_end=False)
-    for vectors in range(1, min(8, out_channels // LANES) + 1):
+    rows = plan_rows(_strip_window(window, outputs, tiles[0]), machine.element, read_over_end=False)
+    lanes = machine.lanes
+    for vectors in range(1, min(8, out_channels // lanes) + 1):
         for pixels in range(1, min(10, tiles[0] * tiles[1]) + 1):
             if pixels * vectors + pixels + min(vectors, 4) <= REGISTERS:
                 yield WinogradSpec(
-                    window, rows, out_channels, outputs, tiles, pixels, vectors * LANES, LANES, has_residual
+                    window, rows, out_channels, outputs, tiles, pixels, vectors * lanes, lanes, has_residual
                 )
 
 

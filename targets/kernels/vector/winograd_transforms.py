@@ -16,7 +16,9 @@ from typing import Any, Protocol
 import numpy as np
 
 from tinyopt.ir import Array
-from tinyopt.targets.kernels.tir import Expr, KernelBuilder, broadcast, constant, llvm_call
+from tinyopt.targets.kernels.tir import Expr, KernelBuilder, broadcast, constant
+from tinyopt.targets.kernels.vector.float_convolution import fused_multiply_add
+from tinyopt.targets.kernels.vector.machine import Float
 
 TAPS = 3
 BIAS_POSITION = 1  # A^T times the unit vector of this position is all ones, for both m
@@ -40,6 +42,7 @@ class Vectors:
 
     kernel: KernelBuilder
     width: int
+    element: Float
 
     def sum(self, a: Expr, b: Expr) -> Expr:
         return self.kernel.let(a + b)
@@ -48,12 +51,11 @@ class Vectors:
         return self.kernel.let(a - b)
 
     def scaled_sum(self, total: Expr, value: Expr, factor: float) -> Expr:
-        return self.multiply_add(total, value, broadcast(constant(factor, "float32"), self.width))
+        return self.multiply_add(total, value, broadcast(constant(factor, self.element), self.width))
 
     def multiply_add(self, total: Expr, a: Expr, b: Expr) -> Expr:
         """total + a * b, rounded once."""
-        name, dtype = f"llvm.fma.v{self.width}f32", f"float32x{self.width}"
-        return self.kernel.let(llvm_call(name, dtype, a, b, total))
+        return self.kernel.let(fused_multiply_add(total, b, a, self.width, self.element))
 
 
 Apply = Callable[[Arithmetic, Sequence[Any]], list[Any]]

@@ -1,0 +1,1 @@
+"""What may compute in float16."""
