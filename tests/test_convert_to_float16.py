@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from click.testing import CliRunner
 from tests.digits import DATA, MODEL, SAMPLES
 from tests.graph_builder import GraphBuilder, context_for, messages, outputs_of, random_inputs
 from tinyopt.api import compile_model
-from tinyopt.cli.main import main
+from tinyopt.cli import main
 from tinyopt.disk_cache import default_cache_dir
 from tinyopt.errors import UsageError
 from tinyopt.execution.built_model import load_built_model
@@ -20,15 +21,15 @@ from tinyopt.execution.validate import validate
 from tinyopt.ir import Clusters, Graph, Value
 from tinyopt.onnx_session import OnnxSession
 from tinyopt.options import CompileOptions
-from tinyopt.pass_manager import Pass, Remark, run_pass
+from tinyopt.pass_manager import Remark, run_pass
 from tinyopt.passes.convert_to_float16 import ConvertToFloat16
 from tinyopt.samples import load_samples
 from tinyopt.text import print_graph
 from tinyopt.toolchain import DEFAULT_COMPILER
 from tinyopt.verify import verify
 
-WINDOW = {"strides": (1, 1), "pads": (1, 1, 1, 1), "dilations": (1, 1), "layout": "NHWC"}
-CLAMP = {"clamp_low": -np.inf, "clamp_high": np.inf}
+WINDOW: dict[str, Any] = {"strides": (1, 1), "pads": (1, 1, 1, 1), "dilations": (1, 1), "layout": "NHWC"}
+CLAMP: dict[str, Any] = {"clamp_low": -np.inf, "clamp_high": np.inf}
 
 
 def convolution(build: GraphBuilder, x: Value, channels: int, group: int = 1, scale: float = 0.1) -> Value:
@@ -43,16 +44,17 @@ def network() -> Graph:
     x = build.input("image", (1, 6, 6, 3))
     first = convolution(build, x, 8)
     second = build("Add", build("Relu", convolution(build, first, 8, group=8)), first, **CLAMP)
-    pooled = build("MaxPool", second, kernel=(2, 2), **(WINDOW | {"strides": (2, 2), "pads": (0, 0, 0, 0)}))
+    halves: dict[str, Any] = WINDOW | {"strides": (2, 2), "pads": (0, 0, 0, 0), "kernel": (2, 2)}
+    pooled = build("MaxPool", second, **halves)
     return build.graph_of(build("Sigmoid", pooled), second)
 
 
-def convert(graph: Graph, samples: int = 0, step: Pass | None = None) -> list[Remark]:
+def convert(graph: Graph, samples: int = 0) -> list[Remark]:
     """Run the pass on a machine with float16."""
     fed = [random_inputs(graph, seed) for seed in range(samples)]
     context = context_for(fed)
     context.facts = replace(context.facts, has_float16=True)
-    return list(run_pass(step or ConvertToFloat16(), graph, context).remarks)
+    return list(run_pass(ConvertToFloat16(), graph, context).remarks)
 
 
 def dtypes(graph: Graph) -> list[tuple[str, str]]:
