@@ -116,12 +116,16 @@ def _modulo(node: Node, a: Array, b: Array) -> Array:
 
 
 def _shift(node: Node, a: Array, b: Array) -> Array:
-    """By less than zero, or by the width or more: zero. To the right, the sign goes with it."""
-    bits = a.dtype.itemsize * 8
-    function = np.left_shift if node.str("direction") == "LEFT" else np.right_shift
+    """By less than zero, or by the width or more, nothing is left: zero, or to the right of a negative one its sign."""
+    bits, is_left = a.dtype.itemsize * 8, node.str("direction") == "LEFT"
     a, b = np.broadcast_arrays(a, b)
     is_outside = (b < 0) | (b >= bits)
-    return np.asarray(np.where(is_outside, a.dtype.type(0), function(a, np.where(is_outside, b.dtype.type(0), b))))
+    if is_left:
+        return np.asarray(
+            np.where(is_outside, a.dtype.type(0), np.left_shift(a, np.where(is_outside, b.dtype.type(0), b)))
+        )
+    within = np.right_shift(a, np.where(is_outside, b.dtype.type(0), b))
+    return np.asarray(np.where(is_outside, np.where(a < 0, np.array(-1).astype(a.dtype), a.dtype.type(0)), within))
 
 
 FUNCTIONS: tuple[Function, ...] = (

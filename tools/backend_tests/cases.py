@@ -71,7 +71,11 @@ class BackendCase:
         given = self.data[number][0]
         if len(given) < len(names):
             names = [name for name in names if name not in stored]
-        return dict(zip(names, given, strict=False))
+        return {name: _as_array(item) for name, item in zip(names, given, strict=False)}
+
+    def outputs(self, number: int) -> list[Any]:
+        """The expected outputs of one set."""
+        return [_as_array(item) for item in self.data[number][1]]
 
 
 def load_cases() -> list[BackendCase]:
@@ -93,6 +97,11 @@ def _content(case: Any) -> tuple[onnx.ModelProto, Sequence[tuple[Sequence[Any], 
         return case.model, case.data_sets
     folder = Path(case.model_dir)
     return onnx.load(folder / "model.onnx"), list(_stored_sets(folder))
+
+
+def _as_array(item: Any) -> Any:
+    """An array of a tensor in ONNX's own form; anything else as it is."""
+    return to_array(item) if isinstance(item, onnx.TensorProto) else item
 
 
 def _stored_sets(folder: Path) -> Iterator[tuple[list[Array], list[Array]]]:

@@ -11,7 +11,7 @@ from tools.backend_tests.guard import Guarded, Lost
 from tools.backend_tests.preparing import Prepared, Refused, prepare
 from tools.backend_tests.running import Outcome, Runner, compiled, link
 
-PREPARING_SECONDS, RUNNING_SECONDS = 20.0, 10.0  # for one case, after which it hangs
+PREPARING_SECONDS, RUNNING_SECONDS = 60.0, 30.0  # for one case, after which it hangs
 
 
 def prepare_cases(cases: Sequence[BackendCase]) -> tuple[list[Prepared], dict[str, Outcome]]:

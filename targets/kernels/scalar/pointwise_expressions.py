@@ -149,10 +149,9 @@ def _shift(operation: Operation, a: Expr, b: Expr) -> Expr:
         is_outside = select(b < zero, b < zero, is_outside)
     distance = select(is_outside, zero, b)
     if operation.parameters[0] == "LEFT":
-        shifted = _wrapped(operation, lambda value, by: value << by, a, distance)
-    else:
-        shifted = a >> distance
-    return select(is_outside, zero, shifted)
+        return select(is_outside, zero, _wrapped(operation, lambda value, by: value << by, a, distance))
+    nothing = select(a < zero, operation.literal(-1), zero) if operation.is_signed else zero
+    return select(is_outside, nothing, a >> distance)
 
 
 def _larger(operation: Operation, a: Expr, b: Expr) -> Expr:
