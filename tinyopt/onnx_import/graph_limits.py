@@ -9,7 +9,7 @@ import numpy as np
 import onnx
 
 from tinyopt.errors import InvalidModelError
-from tinyopt.ir import Graph, Node, Value
+from tinyopt.ir import DTYPES, Graph, Node, Value
 from tinyopt.onnx_import.limits import (
     LARGEST_ACTIVATION_BYTES,
     LARGEST_LIVE_BYTES,
@@ -33,11 +33,18 @@ def check_graph(graph: Graph) -> None:
 
 
 def check_declared(graph: Graph, outputs: Iterable[onnx.ValueInfoProto]) -> None:
-    """Raises InvalidModelError where the model declares another shape for an output than it has."""
+    """Raises InvalidModelError where the model declares another type or shape for an output than it has."""
     found = {value.name: value for value in graph.outputs}
     for proto in outputs:
         value, tensor_type = found.get(proto.name), proto.type.tensor_type
-        if value is None or not tensor_type.HasField("shape"):
+        if value is None:
+            continue
+        if tensor_type.elem_type not in (0, onnx.helper.np_dtype_to_tensor_dtype(DTYPES[value.dtype])):
+            raise InvalidModelError(
+                f"output '{proto.name}' of model '{graph.name}' is declared with element type "
+                f"{onnx.TensorProto.DataType.Name(tensor_type.elem_type)} and is {value.dtype}; export the model again"
+            )
+        if not tensor_type.HasField("shape"):
             continue
         sizes = [d.dim_value if d.HasField("dim_value") and d.dim_value >= 0 else None for d in tensor_type.shape.dim]
         fits = len(sizes) == value.type.rank and all(

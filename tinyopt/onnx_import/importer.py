@@ -21,6 +21,7 @@ from tinyopt.onnx_import.folding import FOLDABLE, can_fold, fold
 from tinyopt.onnx_import.folding_budget import FoldingBudget
 from tinyopt.onnx_import.functions import expand_functions
 from tinyopt.onnx_import.graph_limits import check_declared, check_graph
+from tinyopt.onnx_import.node_checks import check_node
 from tinyopt.onnx_import.older_opsets import as_newer, is_older
 from tinyopt.onnx_import.onnx_node import OnnxNode, Refusal
 from tinyopt.onnx_import.reading import check_structure, read_model
@@ -59,7 +60,10 @@ def import_model(path: Path, shapes: Mapping[str, tuple[int, ...]]) -> ImportRes
     InvalidModelError for everything else that is wrong with the model.
     """
     with guard.reading(path):
-        return _import(read_model(path), path.stem, shapes)
+        model = read_model(path)
+        imported = _import(model, path.stem, shapes)
+        check_declared(imported.graph, model.graph.output)
+        return imported
 
 
 def import_proto(model: onnx.ModelProto, name: str, shapes: Mapping[str, tuple[int, ...]]) -> ImportResult:
@@ -116,7 +120,6 @@ class _Importer:
         self._settle_quantization(graph)
         verify(graph, after="import")
         check_graph(graph)
-        check_declared(graph, self._model.graph.output)
         return ImportResult(graph, tuple(self._notes))
 
     def _surgeon_nodes(self) -> list[gs.Node]:
@@ -216,6 +219,7 @@ class _Importer:
                 ) from error
 
     def _apply(self, onnx_node: OnnxNode, node: gs.Node) -> None:
+        check_node(onnx_node)
         self._builder.begin(onnx_node)
         if not is_older(onnx_node) and can_fold(onnx_node):
             proto = self._model.graph.node[self._positions[node.outputs[0].name]]

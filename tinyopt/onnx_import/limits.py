@@ -30,3 +30,4 @@ LARGEST_TABLE_ELEMENTS = 2**22  # coefficients or places that are made of a node
 FREE_FOLDED_BYTES = 64 * 2**20
 FOLDED_BYTES_PER_WEIGHT_BYTE = 8  # weights that pass through a few nodes: Cast, Sub, Mul, Transpose, Reshape
 MOST_EXPANDED_BYTES = 256 * 2**20  # how much larger a model may become when its functions are expanded
+LARGEST_WINDOW = 2**16  # of strides, dilations, pads and kernels along one axis

@@ -54,7 +54,10 @@ class OnnxNode:
 
     def integers_of(self, index: int, what: str) -> tuple[int, ...]:
         """The constant input `index` as a list of integers."""
-        return tuple(int(item) for item in self.constant(index, what).reshape(-1))
+        array = self.constant(index, what)
+        if array.dtype.kind not in "iu" or array.ndim > 1:
+            raise self.invalid(f"{what} is {array.dtype.name} of {array.ndim} dimensions, not a list of integers")
+        return tuple(int(item) for item in array.reshape(-1))
 
     def scalar_of(self, index: int, what: str) -> float | None:
         """The constant input `index` of one element as a number, None where it is absent."""

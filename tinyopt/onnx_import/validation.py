@@ -117,6 +117,8 @@ def _check_names(texts: Sequence[object], where: str, name: str) -> None:
     for text in texts:
         if not isinstance(text, str):
             raise InvalidModelError(f"model '{name}' is damaged: {_shown(text)}, in {where}, is no UTF-8")
+        if "\0" in text:
+            raise InvalidModelError(f"model '{name}' has a name with a NUL in it, in {where}: '{_shown(text)}'")
         if len(text) > LONGEST_NAME_BYTES // 4 and len(text.encode("utf-8", "replace")) > LONGEST_NAME_BYTES:
             raise InvalidModelError(
                 f"model '{name}' has a name of {len(text):,} characters, in {where}: '{_shown(text)}'; "

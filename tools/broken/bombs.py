@@ -157,7 +157,7 @@ def _names() -> Iterator[Case]:
         if hostile:
             yield of_model(f"name-tensors-{name}", _named_tensors(hostile), valid)
             yield of_model(f"name-broken-{name}", _broken_named(hostile))
-        yield of_model(f"name-nodes-{name}", model_of([node("Relu", "x", name=hostile or " ")], {"x": (1, 4)}), _VALID)
+        yield of_model(f"name-nodes-{name}", model_of([node("Relu", "x", name=hostile or " ")], {"x": (1, 4)}), valid)
         yield of_model(f"name-operator-{name}", model_of([node(hostile or " ", "x", name="n")], {"x": (1, 4)}))
     for position in (b"gemm", b"conv"):
         content = changed("", lambda _model: None).files["model.onnx"]
