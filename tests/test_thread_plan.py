@@ -164,6 +164,18 @@ def test_a_race_detector_finds_no_race_between_threads_nor_callers(
     assert result.returncode == 0, result.stderr[:3000]
 
 
+def test_a_model_with_nothing_to_share_is_compiled_for_one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lowering, "compile_kernels", lambda requests, *_: {request.key: b"" for request in requests})
+    build = GraphBuilder()
+    x = build.input("image", (1, 8, 8, 8), "int8", Q(0.1, 3))
+    small = build.graph_of(qconv(build, qconv(build, qconv(build, x, 8), 8), 8))
+    one, two = (
+        lowering.lower(small.copy(), target_named("host"), None, lambda _done, _total: None, threads=threads)
+        for threads in (1, 2)
+    )
+    assert (two.threads, two.arena_bytes, two.variants[0].turns) == (1, one.arena_bytes, ())
+
+
 def touching_kernels(program: Program) -> str:
     """Functions in place of the kernels, which read and write all bytes of their arguments, and the constants."""
     functions: dict[str, str] = {}

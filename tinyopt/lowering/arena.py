@@ -20,8 +20,9 @@ from tinyopt.options import MemoryRegion
 from tinyopt.targets.kernel import Kernel, ScratchArgument
 
 # Multiply-accumulates by which a thread may be ahead of another before it waits for memory to be free: some tens of
-# microseconds, in which one wakes up. More costs memory.
-THREADS_LEAD = 6_000_000
+# microseconds, in which one wakes up; and no more than a share of the model's, for they cost memory.
+_MOST_LEAD = 6_000_000
+_LEAD_SHARE = 50
 
 Step: TypeAlias = tuple[Node, Kernel]
 BufferKey: TypeAlias = "Value | tuple[Node, int]"  # a value with memory of its own, or a kernel's argument: scratch
@@ -61,7 +62,7 @@ class ArenaProblem:
         """All that changes at run time. Call k is step k + 1; scratch lives while its kernel's section runs."""
         steps = tuple((node, kernels[node]) for node in graph.nodes if node not in views.nodes)
         sections = sections_of((node for node, _ in steps), views, threads)
-        lifetimes = _lifetimes(graph, sections, kernels, views, THREADS_LEAD if threads > 1 else 0)
+        lifetimes = _lifetimes(graph, sections, kernels, views, _lead(sections))
         indices = {key: index for index, key in enumerate(lifetimes)}
         # what runs at the same time as others must leave their inputs alone
         together = {node for section in sections if len(section) > 1 for node in section}
@@ -90,6 +91,14 @@ def plan_regions(problem: ArenaProblem, memory: Sequence[MemoryRegion]) -> Arena
     heat = [accesses[key] for key in problem.keys]
     return _arena(
         problem, place_in_regions(problem.buffers, problem.meetings, heat, memory), problem.lower_bound, memory
+    )
+
+
+def _lead(sections: Sequence[Section]) -> int:
+    if all(len(section) == 1 for section in sections):
+        return 0
+    return min(
+        _MOST_LEAD, sum(OPERATORS[node.op].macs(node) for section in sections for node in section) // _LEAD_SHARE
     )
 
 

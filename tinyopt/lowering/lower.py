@@ -83,6 +83,9 @@ def plan(
     machines = target.variants or (target,)
     choices = [_choose_kernels(graph, machine) for machine in machines]
     arena, problem = _best_arena(graph, _memory_needs(choices), memory, threads)
+    if threads > 1 and all(len(section) == 1 for section in problem.sections):  # there is nothing to share
+        threads = 1
+        arena, problem = _best_arena(graph, _memory_needs(choices), memory, threads)
     views = problem.views
     places = _Places(arena, views)
     steps = [[_Step(n, *chosen[n]) for n in graph.nodes if n not in views.nodes] for chosen in choices]
