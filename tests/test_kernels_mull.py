@@ -12,8 +12,8 @@ from vector_harness import ANY_AARCH64, Case, run_cases
 from tinyopt.ir import Node
 from tinyopt.targets.kernel import Kernel, KernelPlanner, Refusal
 from tinyopt.targets.kernels.vector.mull_convolution import plan_mull_convolution
+from tinyopt.targets.kernels.vector.mull_depthwise import plan_neon_depthwise
 from tinyopt.targets.kernels.vector.mull_steps import STEP, covered_elements, pieces_of
-from tinyopt.targets.kernels.vector.widened_depthwise import plan_neon_depthwise
 
 
 def kernel_of(node: Node, planner: KernelPlanner) -> Kernel:

@@ -88,3 +88,15 @@ def test_layers_that_differ_in_sizes_and_zero_points_share_a_function(variant: T
         assert kernel.template is pointwise
         functions.add(kernel.spec)
     assert len(functions) <= 3
+
+
+@pytest.mark.parametrize("variant", target_named("arm").variants, ids=lambda variant: variant.name)
+def test_depthwise_layers_of_one_stride_share_a_function(variant: Target) -> None:
+    functions: set[object] = set()
+    for size in (40, 56, 112):
+        for channels in (48, 64, 143):
+            image = (size, size, channels)
+            node, _ = cases.integer_convolution(image, channels, (3, 3), pads=cases.SAME, group=channels)
+            kernels = (plan(node) for plan in variant.kernels["QConv"])
+            functions.add(next(kernel.spec for kernel in kernels if isinstance(kernel, Kernel)))
+    assert len(functions) == 1

@@ -41,9 +41,10 @@ from tinyopt.targets.kernels.vector.integer_convolution import (
 )
 from tinyopt.targets.kernels.vector.machine import float_vectors
 from tinyopt.targets.kernels.vector.mull_convolution import plan_mull_convolution, plan_mull_dense
+from tinyopt.targets.kernels.vector.mull_depthwise import plan_neon_depthwise
 from tinyopt.targets.kernels.vector.sdot_depthwise import plan_sdot_depthwise
 from tinyopt.targets.kernels.vector.smmla_convolution import plan_smmla_convolution, plan_smmla_dense
-from tinyopt.targets.kernels.vector.widened_depthwise import plan_neon_depthwise, plan_widened_depthwise
+from tinyopt.targets.kernels.vector.widened_depthwise import plan_widened_depthwise
 from tinyopt.targets.kernels.vector.window import Window, window_of
 from tinyopt.targets.kernels.vector.winograd import plan_winograd, winograd_kernel
 from tinyopt.targets.kernels.vector.winograd_tiling import winograd_specs

@@ -30,10 +30,11 @@ from tinyopt.targets.kernels.vector.integer_convolution import (
     plan_widened_dense,
 )
 from tinyopt.targets.kernels.vector.mull_convolution import plan_mull_convolution, plan_mull_dense
+from tinyopt.targets.kernels.vector.mull_depthwise import plan_neon_depthwise
 from tinyopt.targets.kernels.vector.pooling import plan_average_pool, plan_max_pool, plan_quantized_average_pool
 from tinyopt.targets.kernels.vector.sdot_depthwise import plan_sdot_depthwise
 from tinyopt.targets.kernels.vector.smmla_convolution import plan_smmla_convolution, plan_smmla_dense
-from tinyopt.targets.kernels.vector.widened_depthwise import plan_neon_depthwise, plan_widened_depthwise
+from tinyopt.targets.kernels.vector.widened_depthwise import plan_widened_depthwise
 from tinyopt.targets.kernels.vector.winograd import plan_winograd
 from tinyopt.targets.kernels.vector.x86 import AVX2, SSE2, VNNI512
 from tinyopt.targets.target import layered

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Protocol
 
 from tinyopt.ir import Node
 from tinyopt.targets.kernel import Refusal
@@ -78,7 +79,18 @@ def float_depthwise_function(
     return kernel.finish()
 
 
-def shared_columns(window: Window, pixels: int) -> list[tuple[int, list[tuple[int, int]]]]:
+class Taps(Protocol):
+    """What a window or a record like it says of the cells that are multiplied."""
+
+    @property
+    def kernel(self) -> tuple[int, int]: ...
+    @property
+    def strides(self) -> tuple[int, int]: ...
+    @property
+    def dilations(self) -> tuple[int, int]: ...
+
+
+def shared_columns(window: Taps, pixels: int) -> list[tuple[int, list[tuple[int, int]]]]:
     """The columns that neighbouring pixels read, counted from the first: (column, [(pixel, tap of its window row)])."""
     columns: list[tuple[int, list[tuple[int, int]]]] = []
     for column in range(_reach(window, pixels)):
@@ -92,7 +104,7 @@ def shared_columns(window: Window, pixels: int) -> list[tuple[int, list[tuple[in
     return columns
 
 
-def _reach(window: Window, pixels: int) -> int:
+def _reach(window: Taps, pixels: int) -> int:
     """Columns from the first to the last that neighbouring pixels read."""
     return (pixels - 1) * window.strides[1] + (window.kernel[1] - 1) * window.dilations[1] + 1
 

@@ -11,7 +11,7 @@ from tinyopt.targets.kernels.vector.smmla_ending import FinishedPair, twice, wri
 from tinyopt.targets.kernels.vector.smmla_tiling import DEPTH, OPERAND
 
 STEPS_AT_A_TIME = 4
-MOST_WRITTEN = 2 * STEPS_AT_A_TIME  # up to so many steps are written out
+MOST_WRITTEN = 2 * STEPS_AT_A_TIME - 1  # up to so many steps are written out
 
 
 def pair_rest(depth: int) -> int:

@@ -2,8 +2,8 @@
 
 The cells of one column in up to four rows are zipped so that each 32-bit lane holds one channel's four cells; one SDOT
 then adds four taps for four channels. A column serves all windows that it belongs to. With three window rows the fourth
-weight is zero. Eight channels are worked on at a time, so that what 3x3 windows need stays in registers, and as many
-pixels one after the other as have begun at any time, so that no sums are moved.
+weight is zero. Sixteen channels or eight are worked on at a time, and as many pixels one after the other as have begun
+at any time, so that no sums are moved.
 """
 
 from __future__ import annotations
@@ -16,46 +16,34 @@ import numpy as np
 from tinyopt.ir import Array, Node
 from tinyopt.targets.kernel import Kernel, Refusal
 from tinyopt.targets.kernels.tir import Buffer, Expr, KernelBuilder, PrimFunc, lanes, reinterpret
-from tinyopt.targets.kernels.vector.channel_blocks import write_blocks
-from tinyopt.targets.kernels.vector.depthwise import DepthwiseShape, plan_depthwise
-from tinyopt.targets.kernels.vector.integer_layer import IntegerLayer, LayerCode, integer_refusal, layer_arguments
+from tinyopt.targets.kernels.vector.channel_blocks import ChannelBlocks
+from tinyopt.targets.kernels.vector.depthwise import Taps, plan_depthwise
+from tinyopt.targets.kernels.vector.depthwise_any_size import (
+    Block,
+    DepthwiseCode,
+    DepthwiseForm,
+    depthwise_arguments,
+    depthwise_function,
+)
+from tinyopt.targets.kernels.vector.integer_layer import IntegerLayer, integer_refusal
 from tinyopt.targets.kernels.vector.neon import sdot
 from tinyopt.targets.kernels.vector.tile_nest import Finished
 from tinyopt.targets.kernels.vector.tiling import LANES
 
 TAPS = 4  # products of one lane of SDOT
 BLOCK = 8  # channels
-WIDE_BLOCK = 16  # where channels do not fill blocks: rows of cells are not aligned then, and loads cost additions
+WIDE_BLOCK = 16  # of small windows, and where channels do not fill blocks of eight
+SMALL_WINDOW = 3  # columns of at most TAPS rows
 
 
-@dataclass(frozen=True)
-class SdotDepthwiseSpec:
-    """What the compiled function depends on."""
+def _first_fresh_tap(window: Taps) -> int:
+    """Columns from here on are new to each next pixel of a row; it shares those before with the last one."""
+    return max(window.kernel[1] - window.strides[1], 0) if window.dilations[1] == 1 else 0
 
-    shape: DepthwiseShape
-    layer: IntegerLayer
 
-    @property
-    def first_fresh_tap(self) -> int:
-        """Columns from here on are new to each next pixel of a row; it shares those before with the last one."""
-        window = self.shape.window
-        return max(window.kernel[1] - window.strides[1], 0) if window.dilations[1] == 1 else 0
-
-    @property
-    def pending_pixels(self) -> int:
-        """Pixels that have begun when one is finished."""
-        window = self.shape.window
-        return -(-window.kernel[1] // window.strides[1]) - 1 if self.first_fresh_tap else 0
-
-    @property
-    def row_groups(self) -> int:
-        """Groups of TAPS window rows."""
-        return -(-self.shape.window.kernel[0] // TAPS)
-
-    @property
-    def channel_weights(self) -> int:
-        """Packed weights of one channel."""
-        return self.shape.window.kernel[1] * self.row_groups * TAPS
+def _pixels(window: Taps) -> int:
+    """Pixels that have begun at any time."""
+    return -(-window.kernel[1] // window.strides[1]) if _first_fresh_tap(window) else 1
 
 
 def plan_sdot_depthwise(node: Node) -> Kernel | Refusal:
@@ -63,35 +51,33 @@ def plan_sdot_depthwise(node: Node) -> Kernel | Refusal:
     refusal = integer_refusal(node)
     if refusal is not None:
         return refusal
-    widest = WIDE_BLOCK if node.input(0).shape[-1] % BLOCK else BLOCK
+    _, rows, columns, _ = node.input(1).shape
+    is_small = rows <= TAPS and columns <= SMALL_WINDOW
+    widest = WIDE_BLOCK if is_small or node.input(0).shape[-1] % BLOCK else BLOCK
     shape = plan_depthwise(node, "int8", widest, BLOCK)
     if isinstance(shape, Refusal):
         return shape
-    spec = SdotDepthwiseSpec(shape, IntegerLayer.of(node, "sdot"))
-    weights = _pack(node.input(1).data, spec)
-    arguments = layer_arguments(node, shape.rows, weights, node.input(2).data, node.input(3).data)
-    return Kernel(sdot_depthwise, spec, "depthwise_sdot", arguments)
+    layer = IntegerLayer.of(node, "sdot")
+    form = DepthwiseForm.of(layer, shape, _pixels(shape.window))
+    weights = _pack(node.input(1).data, shape.blocks)
+    return Kernel(sdot_depthwise, form, "depthwise_sdot", depthwise_arguments(node, form, shape, layer, weights))
 
 
-def _pack(weights: Array, spec: SdotDepthwiseSpec) -> Array:
-    """[C, KH, KW, 1] weights as [block][column][group of rows][channel][row of the group], flat."""
+def _pack(weights: Array, blocks: ChannelBlocks) -> list[Array]:
+    """[C, KH, KW, 1] weights as [column][group of rows][channel][row of the group] for each block, flat."""
     channels, rows, columns, _ = weights.shape
-    padded = np.zeros((channels, spec.row_groups * TAPS, columns), np.int8)
+    groups = -(-rows // TAPS)
+    padded = np.zeros((channels, groups * TAPS, columns), np.int8)
     padded[:, :rows] = weights[..., 0]
-    by_group = padded.reshape(channels, spec.row_groups, TAPS, columns).transpose(3, 1, 0, 2)  # KW, groups, C, TAPS
-    blocks = [by_group[:, :, start : start + width].reshape(-1) for start, width in spec.shape.blocks.starts()]
-    return np.ascontiguousarray(np.concatenate(blocks))
+    by_group = padded.reshape(channels, groups, TAPS, columns).transpose(3, 1, 0, 2)  # KW, groups, C, TAPS
+    return [by_group[:, :, start : start + width].reshape(-1) for start, width in blocks.starts()]
 
 
-def sdot_depthwise(spec: SdotDepthwiseSpec) -> PrimFunc:
-    """The convolution of `spec`; parameters as in `layer_arguments`."""
-    shape = spec.shape
-    kernel = KernelBuilder("depthwise_sdot")
-    with kernel.function():
-        weights = sum(width for _, width in shape.blocks.starts()) * spec.channel_weights
-        code = spec.layer.declare(kernel, shape.rows, weights, shape.window.channels, shape.outputs)
-        _Writer(kernel, spec, code).write()
-    return kernel.finish()
+def sdot_depthwise(form: DepthwiseForm) -> PrimFunc:
+    """The convolutions of `form`; parameters as in `depthwise_arguments`."""
+    return depthwise_function(
+        "depthwise_sdot", form, lambda code, out_row, block: _Row(form, code, out_row, block).write()
+    )
 
 
 @dataclass(frozen=True)
@@ -104,59 +90,70 @@ class _BlockConstants:
 
 
 @dataclass(frozen=True)
-class _Writer:
-    """Writes the loops."""
+class _Row:
+    """Writes one output row of one block of channels; the sums of the next pixels are carried along."""
 
-    kernel: KernelBuilder
-    spec: SdotDepthwiseSpec
-    code: LayerCode
+    form: DepthwiseForm
+    code: DepthwiseCode
+    out_row: Expr
+    block: Block
+
+    @property
+    def kernel(self) -> KernelBuilder:
+        return self.code.kernel
 
     def write(self) -> None:
-        write_blocks(self.kernel, self.code.rows, self.spec.shape.rows, self.spec.shape.blocks, self._row)
-
-    def _row(self, out_row: Expr, number: Expr, channel: Expr, width: int) -> None:
-        """One output row of one block of channels; the sums of the next pixels are carried along."""
-        spec, window = self.spec, self.spec.shape.window
-        first_weight = self.kernel.let(number * (spec.shape.blocks.width * spec.channel_weights))
-        starts = [self.kernel.let(self.code.rows.base(out_row, row) + channel) for row in range(window.kernel[0])]
-        index = self.kernel.let(out_row * (window.out_width * window.channels) + channel)
-        phases = spec.pending_pixels + 1
+        form, code, width, phases = self.form, self.code, self.block.width, self.form.pixels
+        fresh, stride = _first_fresh_tap(form), form.strides[1]
         sums = self.kernel.local("int32", phases * width)
-        constants = self._constants(channel, first_weight, width)
+        constants = self._constants()
+        columns, outputs = self._columns(), self._outputs()
 
-        def add_column(cell: Expr, tap: int, phase: int) -> None:
+        def add_column(ahead: Expr, column: int, tap: int, phase: int) -> None:
             """The column that is window column `tap` of the first unfinished pixel, and earlier ones of the next."""
-            groups = self._column(starts, cell, width)
-            for ahead in range(phases):
-                if tap - ahead * window.strides[1] >= 0:
-                    place = (phase + ahead) % phases * width
-                    self._add(sums, place, tap - ahead * window.strides[1], groups, constants)
+            groups = self._column([start + ahead for start in columns[column]], width)
+            for later in range(phases):
+                if tap - later * stride >= 0:
+                    place = (phase + later) % phases * width
+                    self._add(sums, place, tap - later * stride, groups, constants)
 
-        def pixel(column: Expr, phase: int) -> None:
-            cell = column * (window.strides[1] * window.channels)
-            for tap in range(spec.first_fresh_tap, window.kernel[1]):
-                add_column(cell + tap * window.dilations[1] * window.channels, tap, phase)
+        def pixel(ahead: Expr, index: Expr, phase: int) -> None:
+            for tap in range(fresh, form.kernel[1]):
+                add_column(ahead, phase * stride + tap * form.dilations[1], tap, phase)
             done = tuple(self.kernel.let(sums.vector(phase * width + v, LANES)) for v in range(0, width, LANES))
-            finished = Finished(done, channel, index + column * window.channels, width)
-            self.code.ending.write_with(constants.multipliers, [finished])
+            finished = Finished(done, self.block.channel, outputs[phase] + index, width)
+            code.ending.write_with(constants.multipliers, [finished])
 
-        for tap in range(spec.first_fresh_tap):
-            add_column(tap * window.channels, tap, 0)
-        with self.kernel.loop(-(-window.out_width // phases)) as group:
-            first = self.kernel.let(group * phases)
+        for tap in range(fresh):
+            add_column(self.block.channel, tap, tap, 0)
+        with self.kernel.loop(code.sizes.groups) as group:
+            # masked, so that LLVM adds it to addresses: it would advance the address of each cell on its own
+            ahead = self.kernel.let((group * code.cells[phases * stride] + self.block.channel) & code.sizes.all_bits)
+            index = ahead if stride == 1 else self.kernel.let(group * code.cells[phases] + self.block.channel)
             with ExitStack() as inside_row:
                 for phase in range(phases):
                     if phase:
-                        inside_row.enter_context(self.kernel.when(first + phase < window.out_width))
-                    pixel(first + phase, phase)
+                        inside_row.enter_context(self.kernel.when(group < code.groups_with[phase]))
+                    pixel(ahead, index, phase)
 
-    def _constants(self, channel: Expr, first_weight: Expr, width: int) -> _BlockConstants:
+    def _columns(self) -> list[list[Expr]]:
+        """Where each column of a row's first group begins, in each row of its windows."""
+        form, rows = self.form, range(self.form.kernel[0])
+        bases = [self.kernel.let(self.code.rows.base(self.out_row, row)) for row in rows]
+        return [[self.kernel.let(base + self.code.cells[cell]) for base in bases] for cell in range(form.cells)]
+
+    def _outputs(self) -> list[Expr]:
+        """Where each pixel of a row's first group begins."""
+        row = self.kernel.let(self.out_row * self.code.sizes.out_row)
+        return [self.kernel.let(row + self.code.cells[pixel]) for pixel in range(self.form.pixels)]
+
+    def _constants(self) -> _BlockConstants:
         """Those of a block, loaded here: LLVM takes no load out of a loop from behind a condition."""
-        code, vectors = self.code, width // LANES
-        weights = [
-            self.kernel.let(code.weights.vector(first_weight + place * LANES * TAPS, LANES * TAPS))
-            for place in range(self.spec.channel_weights // TAPS * vectors)
-        ]
+        code, vectors = self.code, self.block.width // LANES
+        count = self.form.kernel[1] * -(-self.form.kernel[0] // TAPS) * vectors
+        places = (self.block.weight + place * LANES * TAPS for place in range(count))
+        weights = [self.kernel.let(code.weights.vector(place, LANES * TAPS)) for place in places]
+        channel = self.block.channel
         bias = [self.kernel.let(code.bias.vector(channel + v * LANES, LANES)) for v in range(vectors)]
         return _BlockConstants(weights, bias, code.ending.multipliers(channel, vectors))
 
@@ -172,9 +169,9 @@ class _Writer:
                 total = sdot(total, constants.weights[(tap * len(groups) + group) * vectors + v], zipped[v])
             sums.store_vector(place, total, LANES)
 
-    def _column(self, starts: list[Expr], cell: Expr, width: int) -> list[list[Expr]]:
-        """For each group of rows, vectors of four channels whose lanes hold a channel's cells."""
-        cells = [self.kernel.let(self.code.rows.data.vector(start + cell, width)) for start in starts]
+    def _column(self, places: list[Expr], width: int) -> list[list[Expr]]:
+        """For each group of rows, vectors of four channels; lanes hold a channel's cells, which lie at `places`."""
+        cells = [self.kernel.let(self.code.rows.data.vector(place, width)) for place in places]
         groups: list[list[Expr]] = []
         for first in range(0, len(cells), TAPS):
             rows = cells[first : first + TAPS]

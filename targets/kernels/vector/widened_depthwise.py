@@ -21,7 +21,6 @@ from tinyopt.targets.kernels.vector.depthwise import (
     shared_columns,
 )
 from tinyopt.targets.kernels.vector.generic import vector_type
-from tinyopt.targets.kernels.vector.integer_ending import Method
 from tinyopt.targets.kernels.vector.integer_layer import IntegerLayer, LayerCode, integer_refusal, layer_arguments
 from tinyopt.targets.kernels.vector.tile_nest import Finished
 from tinyopt.targets.kernels.vector.tiling import LANES
@@ -43,17 +42,8 @@ class WidenedDepthwiseSpec:
     pairs: bool
 
 
-def plan_neon_depthwise(node: Node) -> Kernel | Refusal:
-    """QConv with one group for each channel, on 64-bit Arm without the dot product."""
-    return _plan(node, "neon")
-
-
 def plan_widened_depthwise(node: Node) -> Kernel | Refusal:
     """QConv with one group for each channel, on any LLVM target."""
-    return _plan(node, "widened")
-
-
-def _plan(node: Node, method: Method) -> Kernel | Refusal:
     refusal = integer_refusal(node)
     if refusal is not None:
         return refusal
@@ -61,14 +51,14 @@ def _plan(node: Node, method: Method) -> Kernel | Refusal:
     if isinstance(shape, Refusal):
         return shape
     weights = node.input(1).data
-    pixels = _pixels_at_a_time(shape.window, ACCUMULATED // shape.blocks.width)
-    spec = WidenedDepthwiseSpec(shape, IntegerLayer.of(node, method), pixels, bool(weights.min() >= SMALLEST_PAIRED))
+    pixels = pixels_at_a_time(shape.window, ACCUMULATED // shape.blocks.width)
+    spec = WidenedDepthwiseSpec(shape, IntegerLayer.of(node, "widened"), pixels, bool(weights.min() >= SMALLEST_PAIRED))
     taps = weights.reshape(shape.window.channels, -1).T.reshape(-1).copy()  # KH * KW, C
     arguments = layer_arguments(node, shape.rows, taps, node.input(2).data, node.input(3).data)
-    return Kernel(widened_depthwise, spec, f"depthwise_{method}", arguments)
+    return Kernel(widened_depthwise, spec, "depthwise_widened", arguments)
 
 
-def _pixels_at_a_time(window: Window, most: int) -> int:
+def pixels_at_a_time(window: Window, most: int) -> int:
     """How many pixels, at most `most`, share the columns that they load, by a count of instructions."""
     taps = window.kernel[0] * window.kernel[1]
     per_pixel = 2 * taps + 4 * -(-taps // 2) + 14  # products, widening additions, requantization
@@ -83,7 +73,7 @@ def _pixels_at_a_time(window: Window, most: int) -> int:
 def widened_depthwise(spec: WidenedDepthwiseSpec) -> PrimFunc:
     """The convolution of `spec`; parameters as in `layer_arguments`."""
     shape = spec.shape
-    kernel = KernelBuilder(f"depthwise_{spec.layer.method}")
+    kernel = KernelBuilder("depthwise_widened")
     with kernel.function():
         code = spec.layer.declare(kernel, shape.rows, shape.taps, shape.window.channels, shape.outputs)
         _Writer(kernel, spec, code).write()
@@ -91,7 +81,7 @@ def widened_depthwise(spec: WidenedDepthwiseSpec) -> PrimFunc:
 
 
 @dataclass
-class _PairSums:
+class PairSums:
     """Adds 16-bit products to the 32-bit accumulators of some pixels, where it can two at a time."""
 
     kernel: KernelBuilder
@@ -160,7 +150,7 @@ class _Writer:
         """Add the products of some rows of the windows."""
         window = self.spec.shape.window
         first_cell = column * (window.strides[1] * window.channels) + channel
-        sums = _PairSums(self.kernel, totals, width, self.spec.pairs)
+        sums = PairSums(self.kernel, totals, width, self.spec.pairs)
         for row in rows:
             first_tap = self.kernel.let(row * (window.kernel[1] * window.channels) + channel)
             weights = [
