@@ -42,7 +42,7 @@ def reductions(build: CaseBuilder) -> None:
 
 def along_axis(build: CaseBuilder) -> None:
     """Lines that are the innermost dimension, or strided; equal elements."""
-    for dtype in ("float32", "int8", "uint8", "int32", "int64"):
+    for dtype in ("float32", "uint8", "int64"):
         x = build.variable(build.random.integers(0, 5, (2, 6, 3)).astype(dtype))
         for axis, select_last, keepdims in ((1, 0, 1), (2, 1, 0), (1, 1, 0)):
             attributes: Mapping[str, Attribute] = {"axis": axis, "select_last": select_last, "keepdims": keepdims}
@@ -50,7 +50,7 @@ def along_axis(build: CaseBuilder) -> None:
             build.add("ArgMin", f"{dtype}, axis {axis}, last {select_last}", [x], attributes, dtype="int64")
         for axis, k, largest in ((1, 3, 1), (1, 6, 0), (2, 1, 0)):
             build.add("TopK", f"{dtype}, {k}", [x], {"axis": axis, "k": k, "largest": largest}, outputs=2)
-    for dtype in ("float32", "float64", "int32", "int64"):
+    for dtype in ("float32", "int64"):
         for op in ("CumSum", "CumProd"):
             for exclusive, reverse in ((0, 0), (1, 0), (0, 1), (1, 1)):
                 modes: Mapping[str, Attribute] = {"axis": 1, "exclusive": exclusive, "reverse": reverse}
