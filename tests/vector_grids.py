@@ -116,8 +116,10 @@ def _any_winograd(node: Node, random: np.random.Generator) -> Kernel | Refusal:
     """The image cut in a random way; for each size of tiles as often, though there are more ways for the one."""
     window = window_of(node, (3, 3))
     assert isinstance(window, Window)
-    outputs = layers.pick(random, (2, 4))
-    specs = winograd_specs(window, node.output.shape[3], node.optional_input(3) is not None, float_vectors(node))
+    outputs, machine = layers.pick(random, (2, 4)), float_vectors(node)
+    if min(window.channels, node.output.shape[3]) < machine.lanes:
+        return Refusal("fewer channels than a vector has lanes")
+    specs = winograd_specs(window, node.output.shape[3], node.optional_input(3) is not None, machine)
     chosen = [spec for spec in specs if spec.outputs == outputs]
     return winograd_kernel(node, layers.pick(random, chosen)) if chosen else Refusal("no block of tiles fits")
 
