@@ -14,11 +14,6 @@ from pathlib import Path
 
 from tinyopt.errors import InvalidModelError
 
-try:
-    import resource
-except ImportError:  # no POSIX system
-    resource = None  # type: ignore[assignment]
-
 READING_CPU_SECONDS = 8  # for a small file; the whole command has to stay below 10 for a broken one
 READING_BYTES_PER_SECOND = 2_000_000
 READING_MEMORY_BYTES = 3 * 2**29  # 1.5 GiB of data for a small file
@@ -57,9 +52,11 @@ def remove_unfinished(folder: Path) -> None:
 @contextmanager
 def reading(path: Path) -> Generator[None]:
     """Less time and memory while the file `path` is read, which may come from anywhere."""
-    if _folder is None or resource is None:
+    if _folder is None:
         yield
         return
+    import resource  # which other systems do not have; there nothing begins
+
     size = _size(path)
     seconds = READING_CPU_SECONDS + size // READING_BYTES_PER_SECOND
     memory = READING_MEMORY_BYTES + READING_MEMORY_PER_BYTE * size
@@ -87,6 +84,8 @@ def _size(path: Path) -> int:
 
 def _lowered(kind: int, wanted: int) -> tuple[int, int]:
     """Set the soft limit to `wanted`, unless it is lower already; returns what it was."""
+    import resource
+
     soft, hard = resource.getrlimit(kind)
     known = [limit for limit in (soft, hard, wanted) if limit != resource.RLIM_INFINITY]
     resource.setrlimit(kind, (min(known), hard))

@@ -128,6 +128,8 @@ def _run(command: Sequence[str], folder: Path, streams: Sequence[Path]) -> NoRet
 
 
 def _problem(case: Case, code: int, err: str, out: str, seconds: float, memory: int, left: list[str]) -> str:
+    if code == 0 and case.accepted:
+        return ""  # compiled as a whole, kernels included
     if seconds > MOST_CPU_SECONDS:
         return f"{seconds:.1f} s of CPU time"
     if memory > MOST_MEMORY_BYTES:
@@ -135,7 +137,7 @@ def _problem(case: Case, code: int, err: str, out: str, seconds: float, memory: 
     if "Traceback" in err or "internal error" in err or code not in (0, *REFUSED):
         return f"exit code {code}"
     if code == 0:
-        return "" if case.accepted else "accepted"
+        return "accepted"
     lines = err.strip("\n").split("\n")
     if len(lines) != 1 or not lines[0].startswith("error: ") or out:
         return f"{len(lines)} lines on stderr, {len(out)} characters on stdout"

@@ -219,7 +219,7 @@ class _Importer:
                 ) from error
 
     def _apply(self, onnx_node: OnnxNode, node: gs.Node) -> None:
-        check_node(onnx_node)
+        check_node(onnx_node, self._builder.unsigned)
         self._builder.begin(onnx_node)
         if not is_older(onnx_node) and can_fold(onnx_node):
             proto = self._model.graph.node[self._positions[node.outputs[0].name]]

@@ -5,11 +5,11 @@ ONNX's checker looks at neither: it takes strides of 2^62, pads below zero, scal
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 
 import numpy as np
 
-from tinyopt.ir import Array
+from tinyopt.ir import Array, Value
 from tinyopt.onnx_import.limits import LARGEST_WINDOW
 from tinyopt.onnx_import.onnx_node import OnnxNode
 
@@ -34,14 +34,19 @@ _NARROW = ("int8", "uint8")
 _WIDE_OPSET = 21  # from which QuantizeLinear gives 16 bits, too
 
 
-def check_node(node: OnnxNode) -> None:
-    """Raises InvalidModelError where the node contradicts its operator's definition."""
+def check_node(node: OnnxNode, unsigned: Set[Value]) -> None:
+    """Raises InvalidModelError where the node contradicts its operator's definition.
+
+    unsigned: which int8 values stand for uint8 ones.
+    """
     if node.op in _WINDOWED:
         _check_window(node)
     if node.op in _AXES or node.op.startswith("Reduce"):
         _check_axes(node)
     for index in _SCALES.get(node.op, ()):
         _check_scale(node, index)
+    if node.op == "DequantizeLinear":
+        _check_dequantize(node, unsigned)
     if check := _OTHERS.get(node.op):
         check(node)
 
@@ -93,12 +98,13 @@ def _check_quantize(node: OnnxNode) -> None:
         raise node.invalid(f"zero point '{zero_point.name}' is {zero_point.dtype}, not {' or '.join(taken)}")
 
 
-def _check_dequantize(node: OnnxNode) -> None:
+def _check_dequantize(node: OnnxNode, unsigned: Set[Value]) -> None:
     data, zero_point = node.optional(0), node.optional(2)
-    if data is None or zero_point is None or zero_point.constant is None or data.constant is None:
-        return  # activations of uint8 are int8 in the graph
-    if data.dtype != zero_point.dtype:
-        raise node.invalid(f"'{data.name}' is {data.dtype} and its zero point '{zero_point.name}' {zero_point.dtype}")
+    if data is None or zero_point is None or zero_point.constant is None:
+        return
+    dtype = "uint8" if data in unsigned else data.dtype
+    if dtype != zero_point.dtype:
+        raise node.invalid(f"'{data.name}' is {dtype} and its zero point '{zero_point.name}' {zero_point.dtype}")
 
 
 def _check_normalization(node: OnnxNode) -> None:
@@ -127,7 +133,6 @@ def _shown(sizes: Sequence[int]) -> str:
 
 _OTHERS: Mapping[str, Callable[[OnnxNode], None]] = {
     "QuantizeLinear": _check_quantize,
-    "DequantizeLinear": _check_dequantize,
     "BatchNormalization": _check_normalization,
     "ConvTranspose": _check_transposed,
 }

@@ -13,7 +13,7 @@ MODEL = "model.onnx"
 IR_VERSION = 10
 OPSET = 17
 
-Change: TypeAlias = Callable[[ModelProto], None]
+Change: TypeAlias = Callable[[ModelProto], object]
 Shape: TypeAlias = Sequence[int | str | None]
 
 

@@ -20,6 +20,7 @@ from tools.broken.case import (
     node,
     of_model,
     set_attribute,
+    set_type,
     single,
 )
 
@@ -90,7 +91,7 @@ def _attributes() -> Iterator[Case]:
     yield changed("attribute-reference", lambda m: setattr(m.graph.node[0].attribute[0], "ref_attr_name", "outer"))
     for kind in (0, 1, 3, 4, 5, 6, 10, 11):
         model = network()
-        model.graph.node[0].attribute[0].type = kind
+        set_type(model.graph.node[0].attribute[0], kind)
         yield of_model(f"attribute-says-type-{kind}", model)
     many = network()
     many.graph.node[0].attribute.extend([helper.make_attribute(f"a{i}", i) for i in range(5_000)])
@@ -243,7 +244,7 @@ def _types() -> Iterator[Case]:
     """Operators on types that they do not take."""
     for op in ("Conv", "MaxPool", "Sigmoid", "Softmax", "BatchNormalization"):
         constants: dict[str, Any] = {"Conv": {"w": _KERNEL}, "BatchNormalization": _normalization(3, 1)}.get(op, {})
-        attributes = {"kernel_shape": [2, 2]} if op == "MaxPool" else {}
+        attributes: dict[str, Any] = {"kernel_shape": [2, 2]} if op == "MaxPool" else {}
         model = single(op, _IMAGE, constants, **attributes)
         model.graph.input[0].type.tensor_type.elem_type = TensorProto.INT32
         accepted = "ONNX has no MaxPool of int32, but what it would give is clear" if op == "MaxPool" else ""
@@ -251,10 +252,5 @@ def _types() -> Iterator[Case]:
     strings = single("Relu", (1, 4))
     strings.graph.input[0].type.tensor_type.elem_type = TensorProto.STRING
     yield of_model("Relu-on-strings", strings)
-    for op, attributes in (
-        ("SequenceConstruct", {}),
-        ("OptionalHasElement", {}),
-        ("StringNormalizer", {}),
-        ("Loop", {}),
-    ):
-        yield of_model(f"{op}-on-floats", single(op, (1, 4), **attributes))
+    for op in ("SequenceConstruct", "OptionalHasElement", "StringNormalizer", "Loop"):
+        yield of_model(f"{op}-on-floats", single(op, (1, 4)))

@@ -110,7 +110,7 @@ def _outside(
     files: Mapping[str, bytes] | None = None,
     links: Mapping[str, str] | None = None,
     hard_links: Mapping[str, str] | None = None,
-    **entries: str,
+    entries: Mapping[str, str] | None = None,
 ) -> Case:
     """The small network whose weights `w` lie at `location`."""
     model = network()
@@ -118,7 +118,7 @@ def _outside(
     external_data_helper.set_external_data(weights, location="w.bin")
     weights.ClearField("raw_data")
     del weights.external_data[:]
-    for key, value in {"location": location, **entries}.items():
+    for key, value in {"location": location, **(entries or {})}.items():
         weights.external_data.add(key=key, value=value)
     content = {MODEL: model.SerializeToString(), **(files or {})}
     return Case(f"external-{name}", content, links=links or {}, hard_links=hard_links or {})
@@ -151,7 +151,7 @@ def _external() -> Iterator[Case]:
         *(("length", "431"), ("length", "433"), ("length", "-1"), ("length", "9" * 5000), ("length", "0x1B0")),
         *(("basepath", "/etc"), ("checksums", "00")),
     ):
-        yield _outside(f"{key}-{value[:6]}", "w.bin", {"w.bin": good}, **{key: value})
+        yield _outside(f"{key}-{value[:6]}", "w.bin", {"w.bin": good}, entries={key: value})
     yield _in_a_node(good)
     yield _large_from_one_byte()
     twice = _outside("location-twice", "w.bin", {"w.bin": good})
