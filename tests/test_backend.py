@@ -64,11 +64,11 @@ def test_a_case_that_ends_its_process_or_never_ends_costs_itself_only() -> None:
 @pytest.mark.parametrize(
     ("got", "wanted", "is_same"),
     [
-        (np.float32([1, np.nan]), np.float32([1.0005, np.nan]), True),
-        (np.float32([1, 2]), np.float32([1, 2.01]), False),
-        (np.int32([1000]), np.int32([1001]), False),
-        (np.int32([1]), np.int64([1]), False),
-        (np.float32([1]), np.float32([[1]]), False),
+        (np.array([1, np.nan], np.float32), np.array([1.0005, np.nan], np.float32), True),
+        (np.array([1, 2], np.float32), np.array([1, 2.01], np.float32), False),
+        (np.array([1000], np.int32), np.array([1001], np.int32), False),
+        (np.array([1], np.int32), np.array([1], np.int64), False),
+        (np.array([1], np.float32), np.array([[1]], np.float32), False),
     ],
 )
 def test_outputs_are_compared_by_type_shape_and_tolerance(got: object, wanted: object, is_same: bool) -> None:

@@ -13,7 +13,7 @@ from tinyopt.onnx_import import import_proto
 
 _RANDOM = np.random.default_rng(3)
 _Y = {"y": "int32"}
-_LEVELS = dict.fromkeys(("y", "q", "zero"), "uint8")
+_LEVELS: dict[str, str] = dict.fromkeys(("y", "q", "zero"), "uint8")
 
 
 def _integers(dtype: str, *shape: int) -> Array:

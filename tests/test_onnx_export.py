@@ -15,7 +15,7 @@ from tests.graph_builder import GraphBuilder, graph_of, random_inputs
 from tests.indexing_cases import indexing_cases
 from tests.kernel_cases import Case
 from tinyopt.evaluate import evaluate, evaluate_all
-from tinyopt.ir import Attribute, Graph, Value
+from tinyopt.ir import Graph, Value
 from tinyopt.onnx_export import export_model, save_model
 from tinyopt.onnx_export.export import RULES
 from tinyopt.onnx_session import OnnxSession
@@ -118,20 +118,18 @@ def _resize(b: GraphBuilder, sizes: tuple[int, ...], scales: tuple[float, ...], 
 
 def _lstm(b: GraphBuilder) -> list[Value]:
     """Backwards, with everything that an LSTM may have."""
-    shared: dict[str, Attribute] = {"alphas": (0.0, 0.3, 0.2), "betas": (0.0, 0.1, 0.0)}
     state = b.input("h", (2, 3))
     return b.many(
         "LSTM", b.input("x", (4, 2, 12)), b.random((3, 12)), state, b.constant([4, 1], dtype="int32"), state,
         b.random((9,)), outputs=3, reverse=1, clip=0.7, input_forget=0, activations="Sigmoid HardSigmoid LeakyRelu",
-        **shared,
+        alphas=(0.0, 0.3, 0.2), betas=(0.0, 0.1, 0.0),
     )  # fmt: skip
 
 
 def _gru(b: GraphBuilder) -> list[Value]:
-    shared: dict[str, Attribute] = {"alphas": (0.0, 0.0), "betas": (0.0, 0.0)}
     return b.many(
         "GRU", b.input("x", (4, 2, 9)), b.random((3, 9)), None, None, b.random((3,)), outputs=2, reverse=0,
-        clip=math.inf, linear_before_reset=1, activations="Sigmoid Tanh", **shared,
+        clip=math.inf, linear_before_reset=1, activations="Sigmoid Tanh", alphas=(0.0, 0.0), betas=(0.0, 0.0),
     )  # fmt: skip
 
 
@@ -140,7 +138,7 @@ def _split(b: GraphBuilder) -> Value:
     return b("Concat", parts[2], parts[0], parts[1], axis=1)
 
 
-CASES: Mapping[str, Callable[[GraphBuilder], Value]] = {
+CASES: Mapping[str, Callable[[GraphBuilder], Value] | Callable[[GraphBuilder], list[Value]]] = {
     "Conv": _conv,
     "Conv in NHWC with residual": _conv_nhwc,
     "ConvTranspose": _conv_transpose,

@@ -135,11 +135,12 @@ def test_images_read_at_computed_positions(mode: str) -> None:
 
 def test_what_max_pooling_took_goes_back_to_its_place() -> None:
     operator = node("MaxUnpool", "x i s", kernel_shape=[2, 2], strides=[2, 2])
-    feeds = {"x": _X[None, :1, :2, :2], "i": _ints([[[[5, 2], [8, 15]]]])}
+    x, places = _X[None, :1, :2, :2], _ints([[[[5, 2], [8, 15]]]])
+    feeds = {"x": x, "i": places}
     model = _model([operator], feeds, {"s": _ints([1, 1, 5, 4])}, "float32", 18)
     (got,) = evaluate(import_proto(model, "m", {}).graph, feeds).values()
     wanted = np.zeros((1, 1, 5, 4), np.float32)
-    wanted.reshape(-1)[feeds["i"].reshape(-1)] = feeds["x"].reshape(-1)
+    wanted.reshape(-1)[places.reshape(-1)] = x.reshape(-1)
     np.testing.assert_array_equal(got, wanted)
 
 
