@@ -285,5 +285,5 @@ def test_names_that_are_no_text_are_refused_in_one_line(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "tinyopt.cli", "diff", "bad.onnx", "bad.onnx"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 3
-    assert done.stderr.startswith("error: bad.onnx is damaged: ")
+    assert done.stderr.startswith("error: model 'bad' is damaged: ")
     assert len(done.stderr.splitlines()) == 1

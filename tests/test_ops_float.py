@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 from onnx_models import assert_same_as_runtime, model_of, node
 
-from tinyopt.errors import InvalidModelError
+from tinyopt.errors import InvalidModelError, UnsupportedOperatorError
 from tinyopt.ir import Node, TensorType, Value
+from tinyopt.onnx_import import import_proto
 from tinyopt.ops import OPERATORS
 from tinyopt.ops.windows import output_size
 
@@ -190,7 +191,12 @@ _NEAREST = [
 @pytest.mark.parametrize(("coordinates", "nearest"), _NEAREST)
 def test_resize_nearest(scales: list[float], coordinates: str, nearest: str) -> None:
     resize = node("Resize", "x - s", coordinate_transformation_mode=coordinates, nearest_mode=nearest)
-    assert_same_as_runtime(model_of([resize], {"x": (1, 2, 4, 5)}, {"s": np.array(scales, np.float32)}))
+    model = model_of([resize], {"x": (1, 2, 4, 5)}, {"s": np.array(scales, np.float32)})
+    if coordinates == "align_corners" and scales[-1] == 1.7:
+        with pytest.raises(UnsupportedOperatorError, match="give no whole sizes"):
+            import_proto(model, "m", {})
+    else:
+        assert_same_as_runtime(model)
 
 
 @pytest.mark.parametrize("sizes", [[1, 2, 8, 15], [1, 2, 3, 4]])

@@ -16,6 +16,7 @@ from tinyopt.targets.kernels.tir import (
     Expr,
     bitwise_not,
     cast,
+    choose,
     constant,
     is_nan,
     math_call,
@@ -110,13 +111,11 @@ def _comparison(function: Callable[[Expr, Expr], Expr]) -> Expression:
 
 def _divide(operation: Operation, a: Expr, b: Expr) -> Expr:
     """Towards zero; by zero: zero. The lowest integer divided by -1 wraps around."""
-    zero, one = operation.literal(0), operation.literal(1)
-    if not operation.is_signed:
-        return select(b == zero, zero, truncated_quotient(a, select(b == zero, one, b)))
-    minus_one = operation.literal(-1)
-    divisor = select(b == zero, one, select(b == minus_one, one, b))
-    quotient = truncated_quotient(a, divisor)
-    return select(b == zero, zero, select(b == minus_one, _negated(operation, a), quotient))
+    zero = operation.literal(0)
+    quotient = truncated_quotient(a, b)
+    if operation.is_signed:
+        quotient = choose(b == operation.literal(-1), _negated(operation, a), quotient)
+    return choose(b == zero, zero, quotient)
 
 
 def _float_modulo(operation: Operation, a: Expr, b: Expr) -> Expr:
@@ -130,16 +129,13 @@ def _float_modulo(operation: Operation, a: Expr, b: Expr) -> Expr:
 def _modulo(operation: Operation, a: Expr, b: Expr) -> Expr:
     if operation.is_float:
         return _float_modulo(operation, a, b)
-    zero, one = operation.literal(0), operation.literal(1)
+    zero = operation.literal(0)
+    rest = truncated_remainder(a, b)
     if not operation.is_signed:
-        return select(b == zero, zero, truncated_remainder(a, select(b == zero, one, b)))
-    minus_one = operation.literal(-1)
-    divisor = select(b == zero, one, select(b == minus_one, one, b))  # of 1 and -1 nothing is left
-    rest = truncated_remainder(a, divisor)
-    if operation.parameters[0]:
-        return rest
-    is_other_sign = select(divisor < zero, rest > zero, rest < zero)
-    return select(is_other_sign, rest + divisor, rest)
+        return choose(b == zero, zero, rest)
+    if not operation.parameters[0]:
+        rest = select(select(b < zero, rest > zero, rest < zero), rest + b, rest)
+    return choose(b == zero, zero, choose(b == operation.literal(-1), zero, rest))
 
 
 def _shift(operation: Operation, a: Expr, b: Expr) -> Expr:
