@@ -25,12 +25,11 @@ def section_steps(sections: Sequence[Section], lead: int) -> list[tuple[int, int
     """
     steps: list[tuple[int, int]] = []
     begins = list(accumulate(map(len, sections), initial=1))
-    macs = [sum(OPERATORS[node.op].macs(node) for node in section) for section in sections]
     for number in range(len(sections)):
         last, ahead = number, 0
         while ahead < lead and last + 1 < len(sections):
             last += 1
-            ahead += macs[last]
+            ahead += sum(OPERATORS[node.op].macs(node) for node in sections[last])
         steps.append((begins[number], begins[last + 1] - 1))
     return steps
 
