@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from tinyopt.ir import Array, Node, TensorType
-from tinyopt.ops.record import ChannelRelation, Operator, QuantizationRule
+from tinyopt.ops.record import opaque_float_operator
 from tinyopt.ops.reduce import NUMBERS, reduced_shape
 from tinyopt.ops.rules import one_per_input_element, present, require, require_axis
 
@@ -85,27 +85,11 @@ def _evaluate_hardmax(node: Node, arrays: Sequence[Array | None]) -> list[Array]
     return [result]
 
 
-def _operator(
-    name: str,
-    infer: Callable[[Node], list[TensorType]],
-    evaluate: Callable[[Node, Sequence[Array | None]], list[Array]],
-) -> Operator:
-    return Operator(
-        name=name,
-        infer=infer,
-        evaluate=evaluate,
-        macs=one_per_input_element,
-        channels=ChannelRelation.OPAQUE,
-        quantization=QuantizationRule.FLOAT_ONLY,
-        is_elementwise=False,
-    )
-
-
 ALONG_AXIS_OPERATORS = (
-    _operator("ArgMax", _infer_arg, _arg(np.argmax)),
-    _operator("ArgMin", _infer_arg, _arg(np.argmin)),
-    _operator("TopK", _infer_top_k, _evaluate_top_k),
-    _operator("CumSum", _infer_cumulative, _cumulative(np.cumsum, 0)),
-    _operator("CumProd", _infer_cumulative, _cumulative(np.cumprod, 1)),
-    _operator("Hardmax", _infer_hardmax, _evaluate_hardmax),
+    opaque_float_operator("ArgMax", _infer_arg, _arg(np.argmax), one_per_input_element),
+    opaque_float_operator("ArgMin", _infer_arg, _arg(np.argmin), one_per_input_element),
+    opaque_float_operator("TopK", _infer_top_k, _evaluate_top_k, one_per_input_element),
+    opaque_float_operator("CumSum", _infer_cumulative, _cumulative(np.cumsum, 0), one_per_input_element),
+    opaque_float_operator("CumProd", _infer_cumulative, _cumulative(np.cumprod, 1), one_per_input_element),
+    opaque_float_operator("Hardmax", _infer_hardmax, _evaluate_hardmax, one_per_input_element),
 )

@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from tinyopt.ir import Array, Node, TensorType, Value
-from tinyopt.ops.record import ChannelRelation, Operator, QuantizationRule
+from tinyopt.ops.record import opaque_float_operator
 from tinyopt.ops.rules import no_macs, present, require, require_axis
 
 INDEX_DTYPES = ("int32", "int64")
@@ -213,29 +213,13 @@ def _evaluate_reverse_sequence(node: Node, arrays: Sequence[Array | None]) -> li
     return [np.ascontiguousarray(np.moveaxis(taken, 1, time))]
 
 
-def _indexing(
-    name: str,
-    infer: Callable[[Node], list[TensorType]],
-    evaluate: Callable[[Node, Sequence[Array | None]], list[Array]],
-) -> Operator:
-    return Operator(
-        name=name,
-        infer=infer,
-        evaluate=evaluate,
-        macs=no_macs,
-        channels=ChannelRelation.OPAQUE,
-        quantization=QuantizationRule.FLOAT_ONLY,
-        is_elementwise=False,
-    )
-
-
 INDEXING_OPERATORS = (
-    _indexing("DynamicGather", _infer_dynamic_gather, _evaluate_dynamic_gather),
-    _indexing("GatherElements", _infer_gather_elements, _evaluate_gather_elements),
-    _indexing("GatherND", _infer_gather_nd, _evaluate_gather_nd),
-    _indexing("ScatterElements", _infer_scatter_elements, _evaluate_scatter_elements),
-    _indexing("ScatterND", _infer_scatter_nd, _evaluate_scatter_nd),
-    _indexing("OneHot", _infer_one_hot, _evaluate_one_hot),
-    _indexing("Trilu", _infer_trilu, _evaluate_trilu),
-    _indexing("ReverseSequence", _infer_reverse_sequence, _evaluate_reverse_sequence),
+    opaque_float_operator("DynamicGather", _infer_dynamic_gather, _evaluate_dynamic_gather, no_macs),
+    opaque_float_operator("GatherElements", _infer_gather_elements, _evaluate_gather_elements, no_macs),
+    opaque_float_operator("GatherND", _infer_gather_nd, _evaluate_gather_nd, no_macs),
+    opaque_float_operator("ScatterElements", _infer_scatter_elements, _evaluate_scatter_elements, no_macs),
+    opaque_float_operator("ScatterND", _infer_scatter_nd, _evaluate_scatter_nd, no_macs),
+    opaque_float_operator("OneHot", _infer_one_hot, _evaluate_one_hot, no_macs),
+    opaque_float_operator("Trilu", _infer_trilu, _evaluate_trilu, no_macs),
+    opaque_float_operator("ReverseSequence", _infer_reverse_sequence, _evaluate_reverse_sequence, no_macs),
 )

@@ -47,3 +47,21 @@ class Operator:
     channels: ChannelRelation
     quantization: QuantizationRule
     is_elementwise: bool  # output element i depends on element i of the (broadcast) inputs alone
+
+
+def opaque_float_operator(
+    name: str,
+    infer: Callable[[Node], list[TensorType]],
+    evaluate: Callable[[Node, Sequence[Array | None]], list[Array]],
+    macs: Callable[[Node], int],
+) -> Operator:
+    """An operator whose channels nothing is known of, and which stays in float when the graph is quantized."""
+    return Operator(
+        name=name,
+        infer=infer,
+        evaluate=evaluate,
+        macs=macs,
+        channels=ChannelRelation.OPAQUE,
+        quantization=QuantizationRule.FLOAT_ONLY,
+        is_elementwise=False,
+    )
