@@ -9,6 +9,7 @@ import onnx
 import pytest
 from onnx_models import assert_same_as_runtime, model_of, node
 
+from tinyopt.errors import UnsupportedOperatorError
 from tinyopt.onnx_import import import_proto
 
 _X = {"x": (2, 3, 4)}
@@ -172,6 +173,19 @@ def test_operators_without_a_rule_become_what_onnx_defines_them_by() -> None:
     shape = (1, 2, 3, 4)
     assert_same_as_runtime(model_of([attention], {"q": shape, "k": shape, "v": shape}, opset=23))
     assert_same_as_runtime(model_of([node("MeanVarianceNormalization", "x")], {"x": (2, 3, 4, 5)}))
+
+
+@pytest.mark.parametrize(("given", "shown"), [("first", "first"), ("", "Attention_1")])
+def test_a_refusal_inside_a_definition_names_the_node_of_the_file(given: str, shown: str) -> None:
+    """Once, though the definition has two operators that are refused."""
+    half = ("float16", (1, 2, 3, 4))
+    nodes = [node("Identity", "q", "p"), node("Attention", "p q q", name=given)]
+    model = model_of(nodes, {"q": half}, opset=23, output_dtypes={"y": "float16"})
+    with pytest.raises(UnsupportedOperatorError) as raised:
+        import_proto(model, "m", {})
+    (part,) = raised.value.parts
+    assert part.startswith(f"Attention (node '{shown}'): Mul in its definition: input ")
+    assert part.endswith("is float16; Mul takes float32")
 
 
 @pytest.mark.parametrize(

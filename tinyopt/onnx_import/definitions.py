@@ -7,7 +7,7 @@ have rules. Operators with a rule are never expanded: what has a kernel of its o
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import onnx
@@ -22,11 +22,23 @@ IsKnown = Callable[[onnx.NodeProto], bool]
 
 
 @dataclass(frozen=True)
+class Origin:
+    """The user's node that an operator of a definition comes from."""
+
+    op: str
+    name: str
+
+
+@dataclass(frozen=True)
 class Expansion:
-    """The model with operators expanded, and what the user should know."""
+    """The model with operators expanded, and what the user should know.
+
+    origins: for the name of each node that an expansion made.
+    """
 
     model: onnx.ModelProto
-    notes: tuple[str, ...]
+    notes: tuple[str, ...] = ()
+    origins: Mapping[str, Origin] = field(default_factory=dict[str, Origin])
 
 
 def expand_definitions(model: onnx.ModelProto, opset: int, is_known: IsKnown) -> Expansion:
@@ -35,21 +47,19 @@ def expand_definitions(model: onnx.ModelProto, opset: int, is_known: IsKnown) ->
     Bounded by `MOST_ROUNDS` rounds and `MOST_NODES` nodes.
     """
     if all(is_known(node) for node in model.graph.node):
-        return Expansion(model, ())
-    notes: list[str] = []
-    light = _without_weights(model)
+        return Expansion(model)
+    whole = Expansion(_without_weights(model))
     for _ in range(MOST_ROUNDS):
-        one_round = _one_round(light, opset, is_known)
+        one_round = _one_round(whole, opset, is_known)
         if one_round is None or len(one_round.model.graph.node) > MOST_NODES:
             break
-        light = one_round.model
-        notes += one_round.notes
-    if not notes:
-        return Expansion(model, ())
-    light.graph.ClearField("input")
-    light.graph.input.extend(model.graph.input)
-    light.graph.initializer.extend(model.graph.initializer)
-    return Expansion(light, tuple(notes))
+        whole = one_round
+    if not whole.notes:
+        return Expansion(model)
+    whole.model.graph.ClearField("input")
+    whole.model.graph.input.extend(model.graph.input)
+    whole.model.graph.initializer.extend(model.graph.initializer)
+    return whole
 
 
 def _without_weights(model: onnx.ModelProto) -> onnx.ModelProto:
@@ -59,6 +69,9 @@ def _without_weights(model: onnx.ModelProto) -> onnx.ModelProto:
     light.opset_import.extend(model.opset_import)
     for key in ("node", "input", "output", "value_info"):
         getattr(light.graph, key).extend(getattr(model.graph, key))
+    for index, node in enumerate(light.graph.node):
+        node.name = node.name or f"{node.op_type}_{index}"  # by its place in the user's file
+        node.doc_string = node.name
     light.graph.name = model.graph.name or "graph"
     listed = {value.name for value in light.graph.input}
     for tensor in model.graph.initializer:
@@ -68,12 +81,12 @@ def _without_weights(model: onnx.ModelProto) -> onnx.ModelProto:
     return light
 
 
-def _one_round(light: onnx.ModelProto, opset: int, is_known: IsKnown) -> Expansion | None:
-    """The model with one level of definitions expanded; None where there is nothing that can be expanded."""
-    types = _types(light)
+def _one_round(whole: Expansion, opset: int, is_known: IsKnown) -> Expansion | None:
+    """The model with one more level of definitions expanded; None where there is nothing that can be expanded."""
+    types = _types(whole.model)
     calling = onnx.ModelProto()
-    calling.CopyFrom(light)
-    notes: list[str] = []
+    calling.CopyFrom(whole.model)
+    notes, origins = list(whole.notes), dict(whole.origins)
     for index, node in enumerate(calling.graph.node):
         if is_known(node) or node.domain not in ("", "ai.onnx"):
             continue
@@ -83,9 +96,12 @@ def _one_round(light: onnx.ModelProto, opset: int, is_known: IsKnown) -> Expansi
         definition.name, definition.domain = f"definition_{index}", _DOMAIN
         del definition.opset_import[:]
         definition.opset_import.append(onnx.helper.make_opsetid("", opset))
+        for place, inner in enumerate(definition.node):
+            inner.doc_string = f"{node.name}/{inner.op_type}_{place}"
+            origins[inner.doc_string] = origins.get(node.name, Origin(node.op_type, node.name))
         calling.functions.append(definition)
         notes.append(
-            f"{node.op_type} '{node.name or index}' has no rule: it is computed as ONNX defines it,"
+            f"{node.op_type} '{node.name}' has no rule: it is computed as ONNX defines it,"
             f" by {len(definition.node)} operators"
         )
         node.op_type, node.domain = definition.name, _DOMAIN
@@ -93,7 +109,7 @@ def _one_round(light: onnx.ModelProto, opset: int, is_known: IsKnown) -> Expansi
         return None
     calling.opset_import.append(onnx.helper.make_opsetid(_DOMAIN, 1))
     inlined = _inlined(calling)
-    return None if inlined is None else Expansion(inlined, tuple(notes))
+    return None if inlined is None else Expansion(inlined, tuple(notes), origins)
 
 
 def _inlined(calling: onnx.ModelProto) -> onnx.ModelProto | None:
@@ -105,6 +121,8 @@ def _inlined(calling: onnx.ModelProto) -> onnx.ModelProto | None:
     kept = [entry for entry in inlined.opset_import if entry.domain != _DOMAIN]
     del inlined.opset_import[:]
     inlined.opset_import.extend(kept)
+    for node in inlined.graph.node:  # it gives names of its own
+        node.name = node.doc_string
     return inlined
 
 

@@ -16,7 +16,7 @@ from tinyopt import guard
 from tinyopt.errors import InvalidModelError, TinyoptError, UnsupportedOperatorError
 from tinyopt.ir import DTYPES, Graph, Quantization, TensorType, Value
 from tinyopt.onnx_import.builder import Builder, unusable_type
-from tinyopt.onnx_import.definitions import expand_definitions
+from tinyopt.onnx_import.definitions import Expansion, expand_definitions
 from tinyopt.onnx_import.folding import FOLDABLE, can_fold, fold
 from tinyopt.onnx_import.folding_budget import FoldingBudget
 from tinyopt.onnx_import.functions import expand_functions
@@ -76,7 +76,7 @@ def _import(model: onnx.ModelProto, name: str, shapes: Mapping[str, tuple[int, .
     model = expand_functions(model, name)
     opset = check_model(model, name)
     expansion = expand_definitions(model, opset, _has_rule)
-    result = _Importer(expansion.model, name, opset, shapes).run()
+    result = _Importer(expansion, name, opset, shapes).run()
     return replace(result, notes=(*expansion.notes, *result.notes))
 
 
@@ -88,7 +88,8 @@ def _has_rule(node: onnx.NodeProto) -> bool:
 class _Importer:
     """One run over one model."""
 
-    def __init__(self, model: onnx.ModelProto, name: str, opset: int, shapes: Mapping[str, tuple[int, ...]]) -> None:
+    def __init__(self, expansion: Expansion, name: str, opset: int, shapes: Mapping[str, tuple[int, ...]]) -> None:
+        model, self._origins = expansion.model, expansion.origins
         stored = {tensor.name for tensor in model.graph.initializer}
         self._model = model
         self._name = name
@@ -99,7 +100,8 @@ class _Importer:
         self._builder = Builder(_tensor_names(model.graph))
         self._values: dict[str, Value] = {}
         self._inputs: list[Value] = []
-        self._refused: dict[str, str] = {}
+        self._refused: dict[str, str] = {}  # the first reason for each node of the user's file
+        self._skipped = set[str]()
         self._folding = FoldingBudget(model.ByteSize())
 
     def run(self) -> ImportResult:
@@ -141,7 +143,13 @@ class _Importer:
 
     def _refuse(self, node: gs.Node, reason: str) -> None:
         name = self._node_name(node)
-        self._refused.setdefault(name, f"{node.op} (node '{name}'): {reason}")
+        self._skipped.add(name)
+        origin = self._origins.get(name)
+        if origin is None:
+            self._refused.setdefault(name, f"{node.op} (node '{name}'): {reason}")
+        else:
+            inner = f"{node.op} in its definition: {reason}"
+            self._refused.setdefault(origin.name, f"{origin.op} (node '{origin.name}'): {inner}")
         guesses = self._guessed_types()
         for tensor in node.outputs:
             if tensor.name in guesses:  # so that what comes after it is looked at, too
@@ -204,7 +212,7 @@ class _Importer:
         try:
             inputs = [self._value(tensor) for tensor in node.inputs]
             known = [tensor.is_empty() or value is not None for tensor, value in zip(node.inputs, inputs, strict=True)]
-            if all(known) and self._node_name(node) not in self._refused:
+            if all(known) and self._node_name(node) not in self._skipped:
                 self._apply(self._onnx_node(node, inputs, read), node)
         except Refusal as refusal:
             self._refuse(node, str(refusal))

@@ -27,9 +27,9 @@ from tinyopt.pipeline import build_pipeline
 from tinyopt.targets.host import HOST
 from tools.backend_tests.cases import BackendCase, bound
 
-_NOT_CONSTANT = re.compile(r"(\w+) \((node) '[^']*'\): non-constant [^']*'([^']+)'")
-
-_ON_CONSTANTS_ONLY = re.compile(r"(\w+) \(node '[^']*'\): it is supported on constants only")
+_NODE = r"(\w+) \(node '[^']*'\): (?:\w+ in its definition: )?"
+_NOT_CONSTANT = re.compile(_NODE + r"non-constant [^']*'([^']+)'")
+_ON_CONSTANTS_ONLY = re.compile(_NODE + "it is supported on constants only")
 
 Place: TypeAlias = ArenaSlot | FlashConstant
 
@@ -92,7 +92,7 @@ def _input_to_bind(case: BackendCase, message: str, given: dict[str, Array]) -> 
     inputs = case.inputs(0)
     open_inputs = [name for name in inputs if name not in given and isinstance(inputs[name], np.ndarray | np.generic)]
     known = {name for node in case.model.graph.node for name in (*node.input, *node.output)}
-    for operator, _name, wanted in _NOT_CONSTANT.findall(message):
+    for operator, wanted in _NOT_CONSTANT.findall(message):
         direct = next((name for name in open_inputs if wanted in (name, f"{name}_int8")), None)
         if direct is not None:
             return direct
