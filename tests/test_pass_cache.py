@@ -6,12 +6,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import ClassVar
 
+import numpy as np
 import pytest
 
 from tests.digits import MODEL, options_for
 from tests.graph_builder import GraphBuilder, context_for
 from tinyopt.api import compile_model
-from tinyopt.ir import Graph
+from tinyopt.ir import Graph, Value
 from tinyopt.pass_cache import run_pass_cached
 from tinyopt.pass_manager import Pass, PassContext
 from tinyopt.passes.quantize import Quantize
@@ -60,6 +61,33 @@ def test_other_options_run_the_pass_again_and_a_damaged_file_does_too(
     _forbid(monkeypatch, [Quantize])
     with pytest.raises(Exception, match="quantize ran"):
         _compiled(tmp_path / "other", cache_dir, ranges="minmax")
+
+
+@dataclass(frozen=True)
+class _LastWeight(Pass):
+    """Says what it finds, and changes nothing."""
+
+    name: ClassVar[str] = "last-weight"
+    is_costly: ClassVar[bool] = True
+
+    def run(self, graph: Graph, context: PassContext) -> bool:
+        context.note(str(graph.nodes[-1].input(1).data[-1]))
+        return False
+
+
+def test_a_pass_that_changed_nothing_keeps_no_weights_and_runs_again_where_one_weight_differs(tmp_path: Path) -> None:
+    found: list[str] = []
+    weights = np.zeros(100_000, np.float32)
+    for last in (1.0, 2.0, 1.0):
+        build = GraphBuilder()
+        changed = Value.of("w", np.append(weights, np.float32(last)))
+        graph = build.graph_of(build("Add", build.input("x", (1, 100_001)), changed))
+        context = replace(context_for(), cache_dir=tmp_path)
+        found += [remark.message for remark in run_pass_cached(_LastWeight(), graph, context).remarks]
+    assert found == ["1.0", "2.0", "1.0"]
+    kept = [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert len(kept) == 2
+    assert all(path.stat().st_size < 1000 for path in kept)
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from tinyopt.disk_cache import read_cached, write_cached
 from tinyopt.errors import InvalidModelError
-from tinyopt.graph_file import load_graph, save_graph
+from tinyopt.graph_file import digest_graph, load_graph, save_graph
 from tinyopt.ir import Graph
 from tinyopt.pass_manager import Pass, PassContext, PassRecord, Remark, Unpruned, run_pass
 from tinyopt.samples import fingerprint
@@ -43,7 +43,7 @@ def run_pass_cached(step: Pass, graph: Graph, context: PassContext) -> PassRecor
         return run_pass(step, graph, context)
     started = time.perf_counter()
     key = _key(step, graph, context)
-    kept = _unpacked(read_cached(context.cache_dir, _KIND, key))
+    kept = _unpacked(read_cached(context.cache_dir, _KIND, key), graph)
     if kept is None:
         float_graph, unpruned, unclustered = context.float_graph, context.unpruned, context.unclustered
         record = run_pass(step, graph, context)
@@ -75,14 +75,14 @@ def _key(step: Pass, graph: Graph, context: PassContext) -> str:
     if step.is_for_target:
         label = "" if context.costs is None else f"{context.costs.label} {_target_fingerprint()}"
         digest.update(f"{context.facts} {label}".encode())
-        digest.update(b"none" if context.original is None else hashlib.sha256(_bytes(context.original)).digest())
+        digest.update(_digest(context.original))
     if context.labels is not None:
         digest.update(context.labels.tobytes())
     if context.unpruned is not None:
         digest.update(json.dumps(_plain(context.unpruned.kept)).encode())
     unpruned = None if context.unpruned is None else context.unpruned.graph
     for each in (graph, context.float_graph, context.unclustered, unpruned):
-        digest.update(b"none" if each is None else hashlib.sha256(_bytes(each)).digest())
+        digest.update(_digest(each))
     return digest.hexdigest()
 
 
@@ -115,6 +115,10 @@ def _target_fingerprint() -> str:
     return digest.hexdigest()
 
 
+def _digest(graph: Graph | None) -> bytes:
+    return b"none" if graph is None else digest_graph(graph)
+
+
 def _bytes(graph: Graph) -> bytes:
     file = io.BytesIO()
     save_graph(graph, file)
@@ -135,22 +139,25 @@ def _packed(record: PassRecord, copies: Mapping[str, bool], kept_channels: KeptC
     }
     file = io.BytesIO()
     with zipfile.ZipFile(file, "w") as archive:
-        archive.writestr(_GRAPH, _bytes(record.graph))
+        if record.is_changed:
+            archive.writestr(_GRAPH, _bytes(record.graph))
         archive.writestr(_RECORD, json.dumps(told))
     return file.getvalue()
 
 
-def _unpacked(content: bytes | None) -> tuple[Graph, PassRecord, Mapping[str, bool], KeptChannels | None] | None:
+def _unpacked(
+    content: bytes | None, before: Graph
+) -> tuple[Graph, PassRecord, Mapping[str, bool], KeptChannels | None] | None:
     """The graph, the record, of what the pass kept copies, and the channels that it kept where it pruned.
 
-    None where nothing was kept or it is damaged.
+    None where nothing was kept or it is damaged. before: the graph, which stays where the pass did not change it.
     """
     if content is None:
         return None
     try:
         with zipfile.ZipFile(io.BytesIO(content)) as archive:
-            graph = load_graph(io.BytesIO(archive.read(_GRAPH)))
             told = json.loads(archive.read(_RECORD))
+            graph = load_graph(io.BytesIO(archive.read(_GRAPH))) if told["is_changed"] else before
         remarks = tuple(
             Remark(item["kind"], item["message"], tuple(item["before"]), tuple(item["after"]))
             for item in told["remarks"]
