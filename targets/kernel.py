@@ -105,6 +105,8 @@ class Kernel:
     intrinsics: those that the template may call.
     overlaps: inputs whose memory the (first) output may share.
     decoding: where the weights are clustered and decoded in this kernel.
+    has_numbers: the first argument is an array of numbers that layers which share the function may differ in; those in
+        which the layers of a model agree are made part of the code (tinyopt.lowering.specialization): of `spec.known`.
     """
 
     template: Callable[[Any], Any]
@@ -114,6 +116,7 @@ class Kernel:
     intrinsics: tuple[Intrinsic, ...] = ()
     overlaps: tuple[Overlap, ...] = ()
     decoding: Decoding | None = None
+    has_numbers: bool = False
 
     @property
     def may_alias(self) -> bool:

@@ -19,7 +19,8 @@ from vector_cases import Sample
 from vector_harness import Case
 
 from tinyopt.ir import Node
-from tinyopt.targets.kernel import Kernel, KernelPlanner, Refusal
+from tinyopt.lowering.specialization import specialized
+from tinyopt.targets.kernel import ConstantArgument, Kernel, KernelPlanner, Refusal
 from tinyopt.targets.kernels.scalar import SCALAR
 from tinyopt.targets.kernels.vector import VECTOR
 from tinyopt.targets.kernels.vector.depthwise import plan_depthwise
@@ -73,13 +74,12 @@ class Family:
 
 def edge_cases(family: Family) -> list[Case]:
     """The family's edges, with the same data in each run."""
-    cases.begin_with(7)
-    return [Case(node, _kernel(family.plan(node)), arrays) for node, arrays in family.edges()]
+    return _as_lowered(_edges(family))
 
 
 def grid(family: Family, is_full: bool) -> list[Case]:
     """The edges, then random layers, no two of one shape."""
-    found = edge_cases(family)
+    found = _edges(family)
     count = SHAPES if is_full else len(found) + RANDOM
     random = np.random.default_rng(5)
     shapes = {_shape(case.node) for case in found}
@@ -92,7 +92,27 @@ def grid(family: Family, is_full: bool) -> list[Case]:
             found.append(Case(node, plan, arrays))
             shapes.add(_shape(node))
     assert len(found) >= count, f"{len(found)} shapes"
-    return found
+    return _as_lowered(found)
+
+
+def _edges(family: Family) -> list[Case]:
+    cases.begin_with(7)
+    return [Case(node, _kernel(family.plan(node)), arrays) for node, arrays in family.edges()]
+
+
+def _as_lowered(found: list[Case]) -> list[Case]:
+    """Kernels that read numbers at run time know, in turn, all of them, some of them, and none, as in models."""
+    return [replace(case, kernel=_knowing(case.kernel, number)) for number, case in enumerate(found)]
+
+
+def _knowing(kernel: Kernel, number: int) -> Kernel:
+    if not kernel.has_numbers or number % 3 == 2:
+        return kernel
+    numbers = kernel.arguments[0]
+    assert isinstance(numbers, ConstantArgument)
+    other = numbers.array + (np.arange(len(numbers.array)) * 7 % 10 < number % 3 * 5)
+    sharing = replace(kernel, arguments=(ConstantArgument("parameters", other), *kernel.arguments[1:]))
+    return specialized([kernel, sharing])[0]
 
 
 def _kernel(plan: Kernel | Refusal) -> Kernel:

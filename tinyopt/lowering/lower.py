@@ -26,6 +26,7 @@ from tinyopt.lowering.program import (
 )
 from tinyopt.lowering.request import KernelRequest
 from tinyopt.lowering.schedule import schedule
+from tinyopt.lowering.specialization import specialized
 from tinyopt.lowering.thread_plan import owners_of, turns_of
 from tinyopt.lowering.variants import memory_needs, shared_requests, without_repetitions
 from tinyopt.lowering.views import VIEWS, Views
@@ -88,6 +89,7 @@ def plan(
         arena, problem = _best_arena(graph, _memory_needs(choices), memory, threads)
     views = problem.views
     places = _Places(arena, views)
+    choices = _specialized(choices)
     steps = [[_Step(n, *chosen[n]) for n in graph.nodes if n not in views.nodes] for chosen in choices]
     requests = shared_requests(machines, [[step.kernel for step in its_steps] for its_steps in steps])
     variants = without_repetitions(
@@ -212,6 +214,11 @@ def _choose_kernels(graph: Graph, target: Target) -> _Choices:
     for node, reason in too_slow({node: kernel for node, (kernel, _) in choices.items()}, target.costs).items():
         choices[node] = choose_kernel(node, target, reason) or choices[node]
     return choices
+
+
+def _specialized(choices: Sequence[_Choices]) -> list[_Choices]:
+    kernels = iter(specialized([kernel for chosen in choices for kernel, _ in chosen.values()]))
+    return [{node: (next(kernels), refusals) for node, (_, refusals) in chosen.items()} for chosen in choices]
 
 
 def _why_homeless(node: Node, target: Target) -> str:

@@ -14,7 +14,7 @@ from tinyopt.targets.kernels.vector.channel_blocks import goes_block_by_block
 from tinyopt.targets.kernels.vector.depthwise import DepthwiseShape
 from tinyopt.targets.kernels.vector.integer_ending import IntegerEnding
 from tinyopt.targets.kernels.vector.integer_layer import IntegerLayer, LayerForm, LayerNumbers, layer_arguments
-from tinyopt.targets.kernels.vector.run_time import Numbers, numbers_argument
+from tinyopt.targets.kernels.vector.run_time import Known, Numbers, numbers_argument
 from tinyopt.targets.kernels.vector.run_time_rows import RowForm, RowSizes, RunTimeRows
 
 Pair = tuple[int, int]
@@ -139,11 +139,11 @@ class Block:
 WriteRow = Callable[[DepthwiseCode, Expr, Block], None]  # (code, output row, block)
 
 
-def depthwise_function(name: str, form: DepthwiseForm, write: WriteRow) -> PrimFunc:
+def depthwise_function(name: str, form: DepthwiseForm, known: Known, write: WriteRow) -> PrimFunc:
     """The loops over output rows and blocks of channels, in which `write` writes one row of one block."""
     kernel = KernelBuilder(name)
     with kernel.function():
-        numbers = Numbers(kernel)
+        numbers = Numbers(kernel, known)
         sizes = numbers.read(DepthwiseSizes, "int64")
         cells = [0, *numbers.read_list(form.cells - 1, "int64")]
         groups_with = [sizes.groups, *numbers.read_list(form.pixels - 1, "int64")]

@@ -19,6 +19,7 @@ from tinyopt.targets.kernels.vector.depthwise_any_size import (
 )
 from tinyopt.targets.kernels.vector.generic import vector_type
 from tinyopt.targets.kernels.vector.integer_layer import IntegerLayer, integer_refusal
+from tinyopt.targets.kernels.vector.run_time import Known
 from tinyopt.targets.kernels.vector.tile_nest import Finished
 from tinyopt.targets.kernels.vector.tiling import LANES
 from tinyopt.targets.kernels.vector.widened_depthwise import (
@@ -38,6 +39,7 @@ class MullDepthwiseSpec:
 
     form: DepthwiseForm
     pairs: bool
+    known: Known = ()
 
 
 def plan_neon_depthwise(node: Node) -> Kernel | Refusal:
@@ -52,7 +54,7 @@ def plan_neon_depthwise(node: Node) -> Kernel | Refusal:
     form = DepthwiseForm.of(layer, shape, pixels_at_a_time(shape.window, ACCUMULATED // shape.blocks.width))
     spec = MullDepthwiseSpec(form, bool(weights.min() >= SMALLEST_PAIRED))
     arguments = depthwise_arguments(node, form, shape, layer, _pack(weights, shape.blocks))
-    return Kernel(mull_depthwise, spec, "depthwise_neon", arguments)
+    return Kernel(mull_depthwise, spec, "depthwise_neon", arguments, has_numbers=True)
 
 
 def _pack(weights: Array, blocks: ChannelBlocks) -> list[Array]:
@@ -63,9 +65,11 @@ def _pack(weights: Array, blocks: ChannelBlocks) -> list[Array]:
 
 def mull_depthwise(spec: MullDepthwiseSpec) -> PrimFunc:
     """The convolutions of `spec`; parameters as in `depthwise_arguments`."""
-    return depthwise_function(
-        "depthwise_neon", spec.form, lambda code, out_row, block: _Row(spec, code, out_row, block).write()
-    )
+
+    def write_row(code: DepthwiseCode, out_row: Expr, block: Block) -> None:
+        _Row(spec, code, out_row, block).write()
+
+    return depthwise_function("depthwise_neon", spec.form, spec.known, write_row)
 
 
 @dataclass(frozen=True)

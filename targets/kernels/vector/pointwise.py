@@ -95,7 +95,7 @@ _ARITHMETIC: Mapping[Method, _Arithmetic] = {
     "neon": _Arithmetic(
         MullPointwise,
         STEP,
-        ((1, 8), (1, 40), (2, 16), (4, 16), (3, 24), (5, 12), (7, 8)),
+        ((1, 8), (1, 32), (1, 40), (2, 16), (4, 16), (3, 24), (5, 12), (7, 8)),
         _mull_count,
         mull_rest,
         lambda depth: depth // STEP if depth // STEP <= MOST_WRITTEN_MULL else 0,
@@ -127,7 +127,7 @@ class PointwisePlan:
             scratch = (ScratchArgument(self.sizes.steps * spec.pixels // 2 * OPERAND, VECTOR),)
         offsets = PixelOffsets.of(spec.pixels, self.sizes)
         numbers = numbers_argument(self.sizes, offsets.image, offsets.output, self.layer.numbers)
-        return Kernel(pointwise, spec, name, (numbers, *arguments, *scratch))
+        return Kernel(pointwise, spec, name, (numbers, *arguments, *scratch), has_numbers=True)
 
 
 def plan_pointwise(node: Node, window: Window, method: Method) -> PointwisePlan | Refusal:
@@ -179,12 +179,12 @@ def _tiles(values: Array, spec: PointwiseSpec) -> list[Array]:
 def pointwise(spec: PointwiseSpec) -> PrimFunc:
     """The layers of `spec`.
 
-    Parameters: `PointwiseSizes`, `PixelOffsets` and `LayerNumbers`, then as in `layer_arguments`, then scratch for the
-    image in pairs if it is laid out.
+    Parameters: what is not known of `PointwiseSizes`, `PixelOffsets` and `LayerNumbers`, then as in `layer_arguments`,
+    then scratch for the image in pairs if it is laid out.
     """
     kernel = KernelBuilder("pointwise")
     with kernel.function():
-        numbers = Numbers(kernel)
+        numbers = Numbers(kernel, spec.known)
         sizes, offsets = numbers.read(PointwiseSizes, "int64"), PixelOffsets.read(spec.pixels, numbers)
         layer = spec.form.layer(numbers.read(LayerNumbers))
         code = layer.declare_any_size(kernel, has_ring=False)

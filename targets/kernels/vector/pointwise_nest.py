@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from tinyopt.targets.kernels.tir import Buffer, Expr, KernelBuilder, minimum
 from tinyopt.targets.kernels.vector.integer_ending import IntegerEnding
 from tinyopt.targets.kernels.vector.integer_layer import LayerForm
-from tinyopt.targets.kernels.vector.run_time import Numbers
+from tinyopt.targets.kernels.vector.run_time import Known, Numbers
 
 
 @dataclass(frozen=True)
@@ -38,6 +38,7 @@ class PointwiseSpec:
     is_one_tile: bool
     written_steps: int
     rest: int
+    known: Known = ()
 
 
 @dataclass(frozen=True)

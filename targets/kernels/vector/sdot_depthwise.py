@@ -27,6 +27,7 @@ from tinyopt.targets.kernels.vector.depthwise_any_size import (
 )
 from tinyopt.targets.kernels.vector.integer_layer import IntegerLayer, integer_refusal
 from tinyopt.targets.kernels.vector.neon import sdot
+from tinyopt.targets.kernels.vector.run_time import Known
 from tinyopt.targets.kernels.vector.tile_nest import Finished
 from tinyopt.targets.kernels.vector.tiling import LANES
 
@@ -34,6 +35,14 @@ TAPS = 4  # products of one lane of SDOT
 BLOCK = 8  # channels
 WIDE_BLOCK = 16  # of small windows, and where channels do not fill blocks of eight
 SMALL_WINDOW = 3  # columns of at most TAPS rows
+
+
+@dataclass(frozen=True)
+class SdotDepthwiseSpec:
+    """What the compiled function depends on."""
+
+    form: DepthwiseForm
+    known: Known = ()
 
 
 def _first_fresh_tap(window: Taps) -> int:
@@ -60,7 +69,8 @@ def plan_sdot_depthwise(node: Node) -> Kernel | Refusal:
     layer = IntegerLayer.of(node, "sdot")
     form = DepthwiseForm.of(layer, shape, _pixels(shape.window))
     weights = _pack(node.input(1).data, shape.blocks)
-    return Kernel(sdot_depthwise, form, "depthwise_sdot", depthwise_arguments(node, form, shape, layer, weights))
+    arguments = depthwise_arguments(node, form, shape, layer, weights)
+    return Kernel(sdot_depthwise, SdotDepthwiseSpec(form), "depthwise_sdot", arguments, has_numbers=True)
 
 
 def _pack(weights: Array, blocks: ChannelBlocks) -> list[Array]:
@@ -73,11 +83,13 @@ def _pack(weights: Array, blocks: ChannelBlocks) -> list[Array]:
     return [by_group[:, :, start : start + width].reshape(-1) for start, width in blocks.starts()]
 
 
-def sdot_depthwise(form: DepthwiseForm) -> PrimFunc:
-    """The convolutions of `form`; parameters as in `depthwise_arguments`."""
-    return depthwise_function(
-        "depthwise_sdot", form, lambda code, out_row, block: _Row(form, code, out_row, block).write()
-    )
+def sdot_depthwise(spec: SdotDepthwiseSpec) -> PrimFunc:
+    """The convolutions of `spec`; parameters as in `depthwise_arguments`."""
+
+    def write_row(code: DepthwiseCode, out_row: Expr, block: Block) -> None:
+        _Row(spec.form, code, out_row, block).write()
+
+    return depthwise_function("depthwise_sdot", spec.form, spec.known, write_row)
 
 
 @dataclass(frozen=True)
