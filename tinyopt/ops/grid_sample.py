@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from tinyopt.ir import Array, Node, TensorType
-from tinyopt.ops.record import ChannelRelation, Operator, QuantizationRule
+from tinyopt.ops.record import opaque_float_operator
 from tinyopt.ops.rules import present, require, require_float32
 
 GRID_MODES: dict[str, tuple[int, int]] = {"nearest": (0, 1), "linear": (0, 2), "cubic": (-1, 3)}
@@ -132,14 +132,4 @@ def _macs(node: Node) -> int:
     return int(node.output.type.elements * (end - first) ** (node.input(0).type.rank - 2))
 
 
-GRID_SAMPLE_OPERATORS = (
-    Operator(
-        name="GridSample",
-        infer=_infer,
-        evaluate=_evaluate,
-        macs=_macs,
-        channels=ChannelRelation.OPAQUE,
-        quantization=QuantizationRule.FLOAT_ONLY,
-        is_elementwise=False,
-    ),
-)
+GRID_SAMPLE_OPERATORS = (opaque_float_operator("GridSample", _infer, _evaluate, _macs),)

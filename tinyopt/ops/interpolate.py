@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from tinyopt.ir import Array, Node, TensorType
-from tinyopt.ops.record import ChannelRelation, Operator, QuantizationRule
+from tinyopt.ops.record import opaque_float_operator
 from tinyopt.ops.rules import present, require, require_axis
 
 
@@ -49,14 +49,4 @@ def _macs(node: Node) -> int:
     return node.output.type.elements * node.input(1).shape[1]
 
 
-INTERPOLATE_OPERATORS = (
-    Operator(
-        name="Interpolate",
-        infer=_infer,
-        evaluate=_evaluate,
-        macs=_macs,
-        channels=ChannelRelation.OPAQUE,
-        quantization=QuantizationRule.FLOAT_ONLY,
-        is_elementwise=False,
-    ),
-)
+INTERPOLATE_OPERATORS = (opaque_float_operator("Interpolate", _infer, _evaluate, _macs),)

@@ -12,12 +12,12 @@ Sources: Ba et al., arXiv:1607.06450; Zhang and Sennrich, arXiv:1910.07467.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
 from tinyopt.ir import Array, Node, TensorType
-from tinyopt.ops.record import ChannelRelation, Operator, QuantizationRule
+from tinyopt.ops.record import opaque_float_operator
 from tinyopt.ops.rules import (
     like_float_input,
     one_per_output_element,
@@ -90,25 +90,8 @@ def _lrn_macs(node: Node) -> int:
     return node.output.type.elements * node.int("size")
 
 
-def _operator(
-    name: str,
-    infer: Callable[[Node], list[TensorType]],
-    evaluate: Callable[[Node, Sequence[Array | None]], list[Array]],
-    macs: Callable[[Node], int],
-) -> Operator:
-    return Operator(
-        name=name,
-        infer=infer,
-        evaluate=evaluate,
-        macs=macs,
-        channels=ChannelRelation.OPAQUE,
-        quantization=QuantizationRule.FLOAT_ONLY,
-        is_elementwise=False,
-    )
-
-
 LAYER_NORMALIZATION_OPERATORS = (
-    _operator("LayerNormalization", _infer, _evaluate_layer, one_per_output_element),
-    _operator("RMSNormalization", _infer, _evaluate_rms, one_per_output_element),
-    _operator("LRN", _infer_lrn, _evaluate_lrn, _lrn_macs),
+    opaque_float_operator("LayerNormalization", _infer, _evaluate_layer, one_per_output_element),
+    opaque_float_operator("RMSNormalization", _infer, _evaluate_rms, one_per_output_element),
+    opaque_float_operator("LRN", _infer_lrn, _evaluate_lrn, _lrn_macs),
 )

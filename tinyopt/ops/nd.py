@@ -12,14 +12,15 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from tinyopt.ir import Array, Node, TensorType
 from tinyopt.ops.pool import lowest_value
-from tinyopt.ops.record import ChannelRelation, Operator, QuantizationRule
+from tinyopt.ops.record import QuantizationRule, opaque_float_operator
 from tinyopt.ops.rules import present, require, require_float32, require_shape
 from tinyopt.ops.windows import output_size
 
@@ -179,29 +180,13 @@ def _conv_macs(node: Node) -> int:
     return (node.input(0) if of_transposed else node.output).type.elements * math.prod(weights.shape[1:])
 
 
-def _operator(
-    name: str,
-    infer: Callable[[Node], list[TensorType]],
-    evaluate: Callable[[Node, Sequence[Array | None]], list[Array]],
-    macs: Callable[[Node], int],
-    quantization: QuantizationRule = QuantizationRule.FLOAT_ONLY,
-) -> Operator:
-    return Operator(
-        name=name,
-        infer=infer,
-        evaluate=evaluate,
-        macs=macs,
-        channels=ChannelRelation.OPAQUE,
-        quantization=quantization,
-        is_elementwise=False,
-    )
-
+_CONV = opaque_float_operator("ConvNd", _infer_conv, _evaluate_conv, _conv_macs)
 
 ND_OPERATORS = (
-    _operator("ConvNd", _infer_conv, _evaluate_conv, _conv_macs),
+    _CONV,
     # onnxruntime has no convolution of int32: such graphs run in the reference interpreter, as integer ones do
-    _operator("IntegerConvNd", _infer_conv, _evaluate_conv, _conv_macs, QuantizationRule.INTEGER),
-    _operator("ConvTransposeNd", _infer_conv_transpose, _evaluate_conv_transpose, _conv_macs),
-    _operator("MaxPoolNd", _infer_max_pool, _evaluate_max_pool, _pool_macs),
-    _operator("LpPoolNd", _infer_lp_pool, _evaluate_lp_pool, _pool_macs),
+    replace(_CONV, name="IntegerConvNd", quantization=QuantizationRule.INTEGER),
+    opaque_float_operator("ConvTransposeNd", _infer_conv_transpose, _evaluate_conv_transpose, _conv_macs),
+    opaque_float_operator("MaxPoolNd", _infer_max_pool, _evaluate_max_pool, _pool_macs),
+    opaque_float_operator("LpPoolNd", _infer_lp_pool, _evaluate_lp_pool, _pool_macs),
 )

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from tinyopt.ir import Array, Node, TensorType
-from tinyopt.ops.record import ChannelRelation, Operator, QuantizationRule
+from tinyopt.ops.record import opaque_float_operator
 from tinyopt.ops.rules import present, reals, require, require_rank, require_shape
 
 GATES: Mapping[str, int] = {"LSTM": 4, "GRU": 3, "RNN": 1}
@@ -166,15 +166,4 @@ def _macs(node: Node) -> int:
     return steps * batch * node.input(1).type.elements
 
 
-RECURRENT_OPERATORS = tuple(
-    Operator(
-        name=name,
-        infer=_infer,
-        evaluate=_evaluate,
-        macs=_macs,
-        channels=ChannelRelation.OPAQUE,
-        quantization=QuantizationRule.FLOAT_ONLY,
-        is_elementwise=False,
-    )
-    for name in GATES
-)
+RECURRENT_OPERATORS = tuple(opaque_float_operator(name, _infer, _evaluate, _macs) for name in GATES)
