@@ -129,6 +129,10 @@ def products(build: CaseBuilder) -> None:
         a = build.random.integers(0, 2**31, (2, 1, 3, 5)).astype(dtype)
         b = build.random.integers(0, 2**31, (4, 5, 2)).astype(dtype)
         build.add("IntegerMatMul", dtype, [build.variable(a), build.variable(b)], {})
+    rows = build.variable(build.random.integers(-(2**31), 2**31, (3, 5)).astype("int32"))
+    for low, high in ((-128, 128), (0, 256), (-(2**15), 2**15), (-129, 2**16)):
+        weights = np.append([low, high - 1], build.random.integers(low, high, 8)).astype("int32")
+        build.add("IntegerMatMul", f"weights from {low}", [rows, build.constant(weights.reshape(5, 2))], {})
 
 
 def many_dimensions(build: CaseBuilder) -> None:
@@ -140,6 +144,8 @@ def many_dimensions(build: CaseBuilder) -> None:
     line: dict[str, Attribute] = {"strides": (1,), "pads": (2, 1), "dilations": (2,)}
     whole = [_typed(build, "int32", 1, 3, 9), _typed(build, "int32", 4, 3, 3), None]
     build.add("IntegerConvNd", "1-D", whole, {**line, "group": 1})
+    narrow = build.constant(build.int8(4, 3, 3).astype(np.int32))
+    build.add("IntegerConvNd", "weights of 8 bits", [whole[0], narrow, None], {**line, "group": 1})
     spread = [x, build.constant(build.floats(4, 3, 2, 3, 2)), b]
     extra: dict[str, Attribute] = {"group": 2, "output_padding": (1, 0, 0)}
     build.add("ConvTransposeNd", "3-D, grouped", spread, {**box, **extra})

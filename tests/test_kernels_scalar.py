@@ -59,6 +59,22 @@ def test_clustered_weights_take_less_flash_than_int8(case: Case) -> None:
     assert "packed" in planned(case).name
 
 
+def test_weights_of_integer_products_take_as_few_bytes_as_they_need() -> None:
+    found = {
+        case.title: argument.array.dtype.name
+        for case in CASES
+        if case.node.op in ("IntegerMatMul", "IntegerConvNd")
+        for argument in planned(case).arguments
+        if isinstance(argument, ConstantArgument)
+    }
+    assert found == {
+        "weights from -128": "int8",
+        "weights from 0": "uint8",
+        "weights from -32768": "int16",
+        "weights of 8 bits": "int8",
+    }  # and those from -129 to 65535 are read as they are
+
+
 def test_a_clustered_layer_that_packing_would_not_shrink_takes_the_plain_kernel() -> None:
     build = CaseBuilder()
     integer_dense(build, "tiny", (1,), build.clustered(2, 1, 3), residual=False)  # one packed byte and two of codebook

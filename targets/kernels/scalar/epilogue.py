@@ -28,7 +28,7 @@ class Arithmetic:
 
     def product(self, a: Expr, b: Expr) -> Expr:
         """One product, in the accumulator's type."""
-        if self.element_a == self.accumulator:
+        if self.element_a == self.element_b == self.accumulator:
             return a * b
         return (cast(a, self.accumulator) - self.offset_a) * (cast(b, self.accumulator) - self.offset_b)
 

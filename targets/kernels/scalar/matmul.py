@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from tinyopt.ir import Node
 from tinyopt.targets.kernel import InputArgument, Kernel, OutputArgument, Refusal
+from tinyopt.targets.kernels.narrow import narrow_operand
 from tinyopt.targets.kernels.requantize import Requantization, requantize, type_suffix, zero_point_of
 from tinyopt.targets.kernels.scalar.epilogue import FLOAT, Arithmetic
 from tinyopt.targets.kernels.scalar.loops import Walk, broadcast_strides, row_major, walk_loops
@@ -36,9 +37,11 @@ def plan_matmul(node: Node) -> Kernel | Refusal:
 
 
 def plan_integer_matmul(node: Node) -> Kernel | Refusal:
-    """IntegerMatMul."""
+    """IntegerMatMul; a constant operand is kept as narrow as its numbers allow."""
     dtype = node.output.dtype
-    return _plan(node, f"matmul_{dtype}", Arithmetic(dtype, dtype, dtype), 0, None)
+    (element_a, a), (element_b, b) = narrow_operand(node, 0), narrow_operand(node, 1)
+    kernel = _plan(node, f"matmul_{dtype}", Arithmetic(element_a, element_b, dtype), 0, None)
+    return replace(kernel, arguments=(a, b, OutputArgument(0)))
 
 
 def plan_qmatmul(node: Node) -> Kernel | Refusal:

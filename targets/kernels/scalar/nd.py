@@ -10,6 +10,7 @@ from math import prod
 from tinyopt.ir import Node
 from tinyopt.ops.nd import place_strides
 from tinyopt.targets.kernel import Argument, InputArgument, Kernel, OutputArgument, Refusal
+from tinyopt.targets.kernels.narrow import narrow_operand
 from tinyopt.targets.kernels.scalar.loops import row_major
 from tinyopt.targets.kernels.scalar.pool import lowest
 from tinyopt.targets.kernels.tir import (
@@ -56,6 +57,7 @@ class ConvolutionSpec:
 
     window: WindowSpec
     dtype: str
+    weights_dtype: str
     batch: int
     group: int
     inputs: int  # of each group
@@ -77,12 +79,14 @@ class PoolSpec:
 
 
 def plan_conv_nd(node: Node) -> Kernel | Refusal:
-    """ConvNd, IntegerConvNd and ConvTransposeNd."""
+    """ConvNd, IntegerConvNd and ConvTransposeNd; constant weights of integers are kept as narrow as they allow."""
     x, weights, group = node.input(0), node.input(1), node.int("group")
     is_transposed = node.op == "ConvTransposeNd"
+    weights_dtype, weights_argument = narrow_operand(node, 1)
     spec = ConvolutionSpec(
         WindowSpec.of(node, weights.shape[2:]),
         x.dtype,
+        weights_dtype,
         x.shape[0],
         group,
         x.shape[1] // group,
@@ -90,9 +94,9 @@ def plan_conv_nd(node: Node) -> Kernel | Refusal:
         node.optional_input(2) is not None,
         is_transposed,
     )
-    arguments: list[Argument] = [InputArgument(i) for i, value in enumerate(node.inputs) if value is not None]
+    bias: tuple[Argument, ...] = (InputArgument(2),) if spec.has_bias else ()
     name = f"convolution_{'transposed_' if is_transposed else ''}nd_{x.dtype}"
-    return Kernel(convolve, spec, name, (*arguments, OutputArgument(0)))
+    return Kernel(convolve, spec, name, (InputArgument(0), weights_argument, *bias, OutputArgument(0)))
 
 
 def plan_pool_nd(node: Node) -> Kernel | Refusal:
@@ -160,7 +164,7 @@ def convolve(spec: ConvolutionSpec) -> PrimFunc:
     kernel = KernelBuilder("convolution_nd")
     with kernel.function():
         x = kernel.buffer("x", spec.dtype, spec.batch * x_image)
-        w = kernel.buffer("w", spec.dtype, spec.group * spec.inputs * spec.outputs * taps)
+        w = kernel.buffer("w", spec.weights_dtype, spec.group * spec.inputs * spec.outputs * taps)
         b = kernel.buffer("b", spec.dtype, spec.group * spec.outputs) if spec.has_bias else None
         y = kernel.buffer("y", spec.dtype, spec.batch * y_image)
         total = kernel.local(spec.dtype, 1)
@@ -180,7 +184,7 @@ def convolve(spec: ConvolutionSpec) -> PrimFunc:
                 visited = _sources if spec.is_transposed else _cells
                 with visited(kernel, window, position) as (cell, tap):
                     element = x[start + _offset(cell, row_major(window.sizes))]
-                    total[0] = total[0] + element * w[weights + tap]
+                    total[0] = total[0] + element * cast(w[weights + tap], spec.dtype)
             place = image * y_image + channel * window.positions + _offset(position, row_major(window.outputs))
             y[place] = total[0]
     return kernel.finish()
