@@ -29,7 +29,11 @@ def import_conv(builder: Builder, node: OnnxNode) -> Sequence[Value]:
 
 
 def convolution(builder: Builder, node: OnnxNode, x: Value, weights: Value, bias: Value | None) -> Value:
-    """A Conv with the attributes of `node`."""
+    """A Conv with the attributes of `node`.
+
+    Constant weights go to two-dimensional convolutions, those of three dimensions too: these have fast kernels, and are
+    quantized. ConvNd, which is neither, takes weights that are computed.
+    """
     if not _are_fixed(builder, weights, bias):
         spatial_rank(node, x)
         window = nd_window(node, _kernel(node, x, weights), x.shape[2:])
