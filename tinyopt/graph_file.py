@@ -62,7 +62,10 @@ def save_graph(graph: Graph, path: Path | IO[bytes]) -> None:
 
 
 def digest_graph(graph: Graph) -> bytes:
-    """A hash that differs where what `save_graph` writes does. Arrays are hashed once, for passes share them."""
+    """A hash that differs where what `save_graph` writes does.
+
+    Arrays are hashed once, for passes share them, and cannot be written to from then on.
+    """
     arrays: dict[str, Array] = {}
     digest = hashlib.sha256(json.dumps(_encode_graph(graph, arrays), allow_nan=False).encode())
     for array in arrays.values():
@@ -77,6 +80,7 @@ def _digest_array(array: Array) -> bytes:
         return known[1]
     digest = hashlib.sha256(f"{array.dtype} {array.shape}".encode())
     digest.update(np.ascontiguousarray(array).data)
+    array.setflags(write=False)  # or what is remembered of it would no longer be true
     _DIGESTS[key] = weakref.ref(array, lambda _: _DIGESTS.pop(key, None)), digest.digest()
     return _DIGESTS[key][1]
 
