@@ -18,7 +18,7 @@ from tinyopt.errors import TinyoptError
 from tinyopt.lowering.request import KernelRequest
 from tinyopt.lowering.worker import Work
 
-WORKER_TIMEOUT_SECONDS = 900
+WORKER_TIMEOUT_SECONDS = 900  # for one kernel, on a machine that may have other things to do
 MAX_WORKERS = 2  # each holds a copy of TVM, about 250 MB
 
 
@@ -43,33 +43,26 @@ def compile_kernels(
     missing = [request for key, request in unique.items() if key not in compiled]
     if not missing:
         return compiled
+    lock = threading.Lock()
     with tempfile.TemporaryDirectory(prefix="tinyopt-kernels-") as folder:
-        done = _Counter(len(compiled), len(unique), on_progress)
-        _run_workers(missing, code, Path(folder), done.advance)
-        for request in missing:
-            compiled[request.key] = (Path(folder) / f"{request.key}.{suffix}").read_bytes()
-            write_cached(cache_dir, "kernels", f"{request.key}.{suffix}", compiled[request.key])
+
+        def keep(key: str) -> None:
+            """At once, so that what is interrupted goes on where it was."""
+            content = (Path(folder) / f"{key}.{suffix}").read_bytes()
+            write_cached(cache_dir, "kernels", f"{key}.{suffix}", content)
+            with lock:
+                compiled[key] = content
+                on_progress(len(compiled), len(unique))
+
+        _run_workers(missing, code, Path(folder), keep)
     return compiled
-
-
-class _Counter:
-    """Counts finished kernels from several threads."""
-
-    def __init__(self, done: int, total: int, report: Callable[[int, int], None]) -> None:
-        self._done, self._total, self._report = done, total, report
-        self._lock = threading.Lock()
-
-    def advance(self) -> None:
-        with self._lock:
-            self._done += 1
-            self._report(self._done, self._total)
 
 
 def _run_workers(
     requests: Sequence[KernelRequest],
     code: Literal["c", "object"],
     folder: Path,
-    advance: Callable[[], None],
+    keep: Callable[[str], None],
 ) -> None:
     """Share the requests out over worker processes."""
     # below a handful of kernels the second start of TVM costs more than it saves
@@ -77,27 +70,46 @@ def _run_workers(
     shares = [tuple(requests[start::count]) for start in range(count)]
     with ThreadPoolExecutor(count) as pool:
         works = [Work(share, code, folder) for share in shares]
-        for finished in [pool.submit(_run_worker, work, advance) for work in works]:
+        for finished in [pool.submit(_run_worker, work, keep) for work in works]:
             finished.result()
 
 
-def _run_worker(work: Work, advance: Callable[[], None]) -> None:
+def _run_worker(work: Work, keep: Callable[[str], None]) -> None:
     command = [sys.executable, "-m", "tinyopt.lowering.worker"]
     with tempfile.TemporaryFile() as errors:
         process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors)
-        watchdog = threading.Timer(WORKER_TIMEOUT_SECONDS, process.kill)
-        watchdog.start()
+        watchdog = _Watchdog(process)
         try:
-            finished = _feed(process, work, advance)
+            finished = _feed(process, work, keep, watchdog)
         finally:
-            watchdog.cancel()
+            watchdog.stop()
         if process.returncode != 0:
             errors.seek(0)
             raise _worker_failure(work, finished, process.returncode, errors.read().decode(errors="replace"))
 
 
-def _feed(process: subprocess.Popen[bytes], work: Work, advance: Callable[[], None]) -> int:
-    """Hand the work over and count what comes back."""
+class _Watchdog:
+    """Ends a process that takes too long for one kernel."""
+
+    def __init__(self, process: subprocess.Popen[bytes]) -> None:
+        self._process = process
+        self._timer = self._started()
+
+    def restart(self) -> None:
+        self._timer.cancel()
+        self._timer = self._started()
+
+    def stop(self) -> None:
+        self._timer.cancel()
+
+    def _started(self) -> threading.Timer:
+        timer = threading.Timer(WORKER_TIMEOUT_SECONDS, self._process.kill)
+        timer.start()
+        return timer
+
+
+def _feed(process: subprocess.Popen[bytes], work: Work, keep: Callable[[str], None], watchdog: _Watchdog) -> int:
+    """Hand the work over and keep what comes back; how many kernels that was."""
     assert process.stdin is not None
     assert process.stdout is not None
     try:
@@ -106,9 +118,10 @@ def _feed(process: subprocess.Popen[bytes], work: Work, advance: Callable[[], No
     except BrokenPipeError:
         pass  # the worker died at once: its exit code and its last words say why
     finished = 0
-    for _key in process.stdout:
+    for line in process.stdout:
+        watchdog.restart()
+        keep(line.decode().strip())
         finished += 1
-        advance()
     process.wait()
     return finished
 
