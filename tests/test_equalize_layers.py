@@ -170,6 +170,16 @@ def _refused(build: GraphBuilder, *outputs: Value) -> dict[str, str]:
     return {use.node.name: why for use, why in find_scale_groups(build.graph_of(*outputs))[1]}
 
 
+def test_a_slope_that_is_computed_holds_the_layer_before_it() -> None:
+    build = GraphBuilder()
+    x = build("Dense", build.input("x", (1, 4)), build.random((4, 4)), name="first")
+    slope = build("Sigmoid", build.input("slope", (1, 4)))
+    x = build("Dense", build("PRelu", x, slope), build.random((4, 4)), name="last")
+    groups, refused = find_scale_groups(build.graph_of(x))
+    assert not groups
+    assert "PRelu" in {use.node.name: why for use, why in refused}["first"]
+
+
 def test_every_layer_that_cannot_be_scaled_says_why() -> None:
     build = GraphBuilder()
     shared = build.random((4, 4))

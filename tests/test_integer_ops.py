@@ -15,11 +15,11 @@ from tests.integer_cases import CASES as INT8_CASES
 from tests.integer_cases import MIXED_CASES, conv
 from tinyopt.errors import InvalidModelError, UnsupportedOperatorError
 from tinyopt.evaluate import evaluate
-from tinyopt.ir import Array, Node, Quantization, Value
+from tinyopt.ir import Array, Node, Quantization, TensorType, Value
 from tinyopt.onnx_export import export_model
 from tinyopt.onnx_session import OnnxSession
 from tinyopt.ops import OPERATORS
-from tinyopt.ops.requantize import multiplier_and_shift, requantize
+from tinyopt.ops.requantize import MULTIPLIER_BITS, multiplier_and_shift, requantize
 
 Index = tuple[int, ...]
 CASES = {**INT8_CASES, **MIXED_CASES}
@@ -298,3 +298,19 @@ def test_a_contradiction_is_refused_with_the_node_named(spoil: Callable[[Node], 
     spoil(node)
     with pytest.raises(InvalidModelError, match=f"QConv 'qconv'.*{complaint}"):
         OPERATORS["QConv"].infer(node)
+
+
+@pytest.mark.parametrize("multiplier", [-1, 0, (1 << MULTIPLIER_BITS) - 1, 1 << MULTIPLIER_BITS])
+def test_a_change_of_scale_takes_every_multiplier_of_its_bits_and_no_other(multiplier: int) -> None:
+    x = Value("x", TensorType("int8", (1, 4)), quantization=Quantization.per_tensor(0.1, 3))
+    y = Value("y", TensorType("int16", (1, 4)), quantization=Quantization.per_tensor(0.1, 0))
+    attributes = {"multiplier": multiplier, "shift": 20, "low": -32768, "high": 32767}
+    node = Node("QRequantize", "rescaled", [x], [y], attributes)
+    if 0 <= multiplier < 1 << MULTIPLIER_BITS:
+        assert OPERATORS["QRequantize"].infer(node) == [y.type]
+        (levels,) = OPERATORS["QRequantize"].evaluate(node, [np.array([[3, 4, 127, -128]], np.int8)])
+        exact = [centred * multiplier / 2**20 for centred in (0, 1, 124, -131)]
+        assert levels.tolist() == [[min(max(math.floor(each + 0.5), -32768), 32767) for each in exact]]
+    else:
+        with pytest.raises(InvalidModelError, match=f"'rescaled': multiplier is {multiplier}"):
+            OPERATORS["QRequantize"].infer(node)

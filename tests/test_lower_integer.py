@@ -72,6 +72,11 @@ def unquantized_output(build: GraphBuilder, x: Value) -> Value:
     return build("Dense", real(build, x), weights(build, (3, 4)))
 
 
+def computed_bias(build: GraphBuilder, x: Value) -> Value:
+    bias = real(build, build.input("bias", (3,), "int32", Q(0.001, 0)))
+    return quantize(build, build("Dense", real(build, x), weights(build, (3, 4)), bias), 0.1, 0)
+
+
 def coarse_softmax(build: GraphBuilder, x: Value) -> Value:
     return quantize(build, build("Softmax", real(build, x), axis=1), 0.3, 0)
 
@@ -83,6 +88,7 @@ def coarse_softmax(build: GraphBuilder, x: Value) -> Value:
         (float_weights, "its weights 'w' are float32, not int8 behind DequantizeLinear"),
         (weights_with_zero_points, "its weights 'w' have zero points that are not 0"),
         (unquantized_output, "its output is not quantized"),
+        (computed_bias, "its bias 'bias' is not a constant"),
         (coarse_softmax, "its output's scale 0.3 is not one over an integer"),
     ],
 )

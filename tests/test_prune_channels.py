@@ -17,7 +17,11 @@ from tinyopt.ir import Graph, Node, Quantization
 from tinyopt.ops import OPERATORS
 from tinyopt.ops.facts import graph_macs, weight_bytes
 from tinyopt.pass_manager import PassContext, TargetCosts
+from tinyopt.passes.channel_groups import find_channel_groups
+from tinyopt.passes.channel_links import weight_use
 from tinyopt.passes.prune_channels import PruneChannels
+from tinyopt.passes.pruning.readers import measure_inputs, reader_of
+from tinyopt.passes.pruning.trials import Trials
 from tinyopt.samples import Sample
 from tinyopt.verify import verify
 
@@ -226,3 +230,44 @@ def test_a_seed_and_samples_give_the_same_bytes(models_dir: Path, data_dir: Path
         assert 0.2 <= 1 - graph_macs(graph) / before < 0.26
         found.append([value.data.tobytes() for value in graph.constants()])
     assert found[0] == found[1]
+
+
+def _read_by(op: str, group: int = 1) -> Graph:
+    """Six channels that a layer reads: the fifth is the first again, the last is always 3."""
+    build, random = GraphBuilder(), np.random.default_rng(5)
+    rows = np.vstack([random.normal(size=(4, 6)), np.zeros((2, 6))])
+    rows[4] = rows[0]
+    biases = build.constant(np.array([0, 0, 0, 0, 0, 3], np.float32))
+    if op == "Dense":
+        x = build("Dense", build.input("x", (1, 6)), build.constant(rows.astype(np.float32)), biases, name="first")
+        return build.graph_of(build("Dense", x, build.random((4, 6)), build.random((4,)), name="reader"))
+    x = build.input("x", (1, 3, 3, 6))
+    x = build("Conv", x, build.constant(rows[:, None, None].astype(np.float32)), biases, name="first", layout="NHWC")
+    if op == "Conv":
+        return build.graph_of(build("Conv", x, build.random((4, 2, 3, 6)), build.random((4,)), layout="NHWC"))
+    weights = random.normal(size=(6, 2, 1, 4 // group)).astype(np.float32)
+    weights[5] = weights[5, :1]  # of what is constant, each tap gives as much: every output gets one of them
+    constants = (build.constant(weights), build.random((4,)))
+    return build.graph_of(build("ConvTranspose", x, *constants, strides=(2, 1), group=group, layout="NHWC"))
+
+
+@pytest.mark.parametrize("op", ["Dense", "Conv", "ConvTranspose"])
+def test_a_channel_that_another_or_the_bias_can_stand_for_does_no_harm(op: str) -> None:
+    graph = _read_by(op)
+    shape = graph.inputs[0].shape
+    random = np.random.default_rng(6)
+    folds = [[{"x": random.normal(size=shape).astype(np.float32)} for _ in range(30)] for _ in range(2)]
+    group = next(each for each in find_channel_groups(graph) if each.size == 6)
+    readers = [reader_of(use, graph.producers()) for use in group.consumers]
+    trials = Trials(graph, readers, folds, measure_inputs(graph, readers, folds, 30, lambda: None))
+    assert trials.harm({group: np.array([4, 5])}).max() < 0.02
+    assert trials.harm({group: np.array([1])}).mean() > 0.1
+
+
+@pytest.mark.parametrize(("op", "group"), [("Dense", 1), ("Conv", 1), ("ConvTranspose", 1), ("ConvTranspose", 2)])
+def test_a_readers_rows_are_its_weights_in_another_order(op: str, group: int) -> None:
+    graph = _read_by(op, group)
+    use = weight_use(graph.nodes[-1])
+    assert use is not None
+    reader = reader_of(use, graph.producers())
+    np.testing.assert_array_equal(reader.weights(reader.rows), graph.nodes[-1].input(1).data)

@@ -10,6 +10,7 @@ from tests.pruned_pairs import STAY, Body, Samples, Take, error, pair, random, r
 from tinyopt.evaluate import evaluate_all
 from tinyopt.ir import Graph, Value
 from tinyopt.pass_manager import PassContext, Unpruned
+from tinyopt.passes.recovery.channel_statistics import ChannelStatistics
 from tinyopt.passes.reestimate_normalization import ReestimateNormalization
 from tinyopt.passes.refit_weights import RefitWeights
 
@@ -84,3 +85,11 @@ def test_nothing_changes_without_pruning() -> None:
     context = context_for(samples_of((1, 4, 4, 5), 20, 8))
     assert not ReestimateNormalization().run(graph, context)
     assert messages(context.remarks, "declined") == ["nothing was pruned"]
+
+
+def test_a_channel_whose_variance_is_rounding_about_a_large_mean_keeps_its_gain() -> None:
+    wanted_mean, ones = np.array([5.0, 5.0]), np.ones(2)
+    given_mean, given_variance = np.array([1000.0, 1.0]), np.array([1e-4, 0.25])
+    statistics = ChannelStatistics(wanted_mean, ones, given_mean, given_variance)
+    np.testing.assert_allclose(statistics.gain, [1, 2])
+    np.testing.assert_allclose(statistics.shift(statistics.gain), [-995, 3])

@@ -19,7 +19,7 @@ import numpy as np
 from tinyopt.ir import Array, Node, TensorType
 from tinyopt.ops.record import opaque_float_operator
 from tinyopt.ops.rules import (
-    like_float_input,
+    like_float32_input,
     one_per_output_element,
     present,
     require,
@@ -72,7 +72,7 @@ def neighbours(size: int) -> tuple[int, int]:
 def _infer_lrn(node: Node) -> list[TensorType]:
     require(node.input(0).type.rank >= 2, node, f"input of shape {node.input(0).shape} has no channels")
     require(node.int("size") > 0, node, f"size is {node.int('size')}")
-    return like_float_input(node)
+    return like_float32_input(node)
 
 
 def _evaluate_lrn(node: Node, arrays: Sequence[Array | None]) -> list[Array]:
