@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 
 from tinyopt.ir import Node, TensorType, Value, merged_origins
 from tinyopt.ops import OPERATORS
+from tinyopt.ops.reduce import SAME_OF_ONE
 from tinyopt.passes.rewriting import Rewriter, Rule, is_unclamped
 from tinyopt.passes.simplify_arithmetic import bypass_or_decline
 
@@ -61,8 +62,8 @@ def reshape_for_transpose(rewriter: Rewriter, node: Node) -> bool:
 
 
 def reshape_for_reduction(rewriter: Rewriter, node: Node) -> bool:
-    """A reduction over axes of size 1 -> Reshape."""
-    if not node.op.startswith("Reduce") or any(node.input(0).shape[axis] != 1 for axis in node.ints("axes")):
+    """A sum, a mean, a product or an extreme over axes of size 1 -> Reshape."""
+    if node.op not in SAME_OF_ONE or any(node.input(0).shape[axis] != 1 for axis in node.ints("axes")):
         return False
     new = Node("Reshape", node.name, [node.input(0)], [node.output], {"shape": node.output.shape})
     rewriter.replace([node], [new], f"{node.op} '{node.name}' reduces axes of size 1: a Reshape")

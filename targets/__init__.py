@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib.metadata
 
 from tinyopt.errors import UsageError
@@ -23,7 +24,13 @@ def all_targets() -> dict[str, Target]:
     from tinyopt.targets.host import HOST
     from tinyopt.targets.portable_c import PORTABLE_C
 
-    found = {target.name: target for target in (HOST, ARM, *NAMED_CPUS, ARM32, *CORTEX_M, PORTABLE_C)}
+    built_in = {target.name: target for target in (HOST, ARM, *NAMED_CPUS, ARM32, *CORTEX_M, PORTABLE_C)}
+    return built_in | _registered_targets()
+
+
+@functools.cache  # to ask for entry points reads the metadata of every installed package
+def _registered_targets() -> dict[str, Target]:
+    found: dict[str, Target] = {}
     for entry in importlib.metadata.entry_points(group=ENTRY_POINT_GROUP):
         try:
             loaded = entry.load()

@@ -65,6 +65,8 @@ CASES: dict[str, tuple[Callable[[GraphBuilder, Value], Value], Sequence[str]]] =
     "one split": (lambda b, x: b("Split", x, axis=1, sizes=(4,)), []),
     "unit pool": (lambda b, x: b("MaxPool", x, kernel=(1, 1)), []),
     "unit reduction": (lambda b, x: b("ReduceMean", x, axes=(0,), keepdims=0), ["Reshape"]),
+    "a square of one element": (lambda b, x: b("ReduceSumSquare", x, axes=(0,), keepdims=1), ["ReduceSumSquare"]),
+    "a square over no axes": (lambda b, x: b("ReduceSumSquare", x, axes=(), keepdims=1), ["ReduceSumSquare"]),
     "two clamps": (lambda b, x: b("Relu", b("Clip", x, low=-1.0, high=0.5)), ["Clip"]),
     "clamp then relu": (lambda b, x: b("Relu", b("Clip", x, low=-1.0)), ["Relu"]),
     "disjoint clamps": (lambda b, x: b("Clip", b("Relu", x), low=-2.0, high=-1.0), ["Clip"]),

@@ -4,6 +4,7 @@
     python -m tools.fuzz --seeds 2000:2300 --int8        int8 against the numpy reference, bit by bit
     python -m tools.fuzz --seeds 100 --int8 --target cortex-m4 --target cortex-m55 --target arm
     python -m tools.fuzz --seeds 1000 --passes           each pass alone, without compiling anything
+    python -m tools.fuzz --seeds 1000 --compiled         compiled, without each pass alone
     python -m tools.fuzz --seeds 100 --sanitize          float32 and int8 as C under ASan and UBSan
     python -m tools.fuzz --seeds 17:18 --keep FOLDER     write the model of seed 17, shrunk if it fails, to FOLDER
 
@@ -31,7 +32,7 @@ from tools.fuzzing.shrinking import shrink
 
 # signed overflow, shifts, bounds, alignment, conversions of floats that do not fit: each ends the program
 SANITIZED = "gcc -g -fsanitize=address,undefined,float-cast-overflow,bounds-strict -fno-sanitize-recover=all"
-BATCH = 25  # models whose kernels are compiled together
+BATCH = 200  # models whose kernels are compiled together: TVM takes seconds to start
 
 
 def main() -> int:
@@ -42,16 +43,31 @@ def main() -> int:
     seeds = range(int(first or 0), int(last))
     with tempfile.TemporaryDirectory(prefix="tinyopt-fuzz-cache-") as scratch:
         cache = options.cache_dir or Path(scratch)
-        found = list(fuzz(track(seeds, "models", console=console), _settings(options), cache, console, options.keep))
+        found = list(
+            fuzz(
+                track(seeds, "models", console=console),
+                _settings(options),
+                cache,
+                console,
+                options.keep,
+                is_compiled_only=options.compiled,
+            )
+        )
     return 1 if found else 0
 
 
 def fuzz(
-    seeds: Iterable[int], settings: Sequence[Setting], cache: Path, console: Console, keep: Path | None = None
+    seeds: Iterable[int],
+    settings: Sequence[Setting],
+    cache: Path,
+    console: Console,
+    keep: Path | None = None,
+    *,
+    is_compiled_only: bool = False,
 ) -> Iterator[Finding]:
     """Check the models of `seeds`, each pass alone and compiled for every setting; print and yield what is wrong.
 
-    keep: a folder for the smallest models that show it.
+    keep: a folder for the smallest models that show it. is_compiled_only: the passes are not run alone.
     """
     compilations = [Compilation(setting, cache) for setting in settings]
     counts: collections.Counter[str] = collections.Counter()
@@ -60,7 +76,7 @@ def fuzz(
         counts.update({"models": len(models), "left out": len(batch) - len(models)})
         for compilation in compilations:
             compilation.prepare(models)
-        checks: list[tuple[str, Check]] = [("passes", check_passes)]
+        checks: list[tuple[str, Check]] = [] if is_compiled_only else [("passes", check_passes)]
         checks += [(str(compilation.setting), compilation.check) for compilation in compilations]
         for model in models:
             for name, check in checks:
@@ -117,6 +133,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--target", action="append", help="default: host")
     parser.add_argument("--sanitize", action="store_true", help="C with gcc's sanitizers")
     parser.add_argument("--passes", action="store_true", help="each pass alone, nothing compiled")
+    parser.add_argument("--compiled", action="store_true", help="compiled, no pass alone")
     parser.add_argument("--keep", type=Path, help="folder for the smallest models that fail")
     parser.add_argument("--cache-dir", type=Path, help="keeps compiled kernels for the next run")
     return parser.parse_args()

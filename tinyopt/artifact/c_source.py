@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -116,6 +117,7 @@ class Function:
     arity: tuple[str, ...]  # the parameter types of its prototype, for kernels in object files
 
 
+@functools.cache  # it keeps the compiled templates
 def environment() -> jinja2.Environment:
     """The templates' environment. Values are C text already; undefined names are errors."""
     return jinja2.Environment(

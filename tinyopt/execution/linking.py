@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,15 +15,19 @@ from tinyopt.toolchain import Compiler
 
 
 def render(template: str, built: BuiltModel, values: Mapping[str, Any]) -> str:
-    templates = jinja2.Environment(
+    common = {"p": built.prefix, "U": built.prefix.upper(), "regions": built.regions, "variants": built.variants}
+    return _environment().get_template(template).render(common | dict(values))
+
+
+@functools.cache  # it keeps the compiled templates
+def _environment() -> jinja2.Environment:
+    return jinja2.Environment(
         loader=jinja2.PackageLoader("tinyopt.execution"),
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
         autoescape=False,
     )
-    common = {"p": built.prefix, "U": built.prefix.upper(), "regions": built.regions, "variants": built.variants}
-    return templates.get_template(template).render(common | dict(values))
 
 
 def compile_model_code(built: BuiltModel, compiler: Compiler, flags: Sequence[str], folder: Path) -> list[Path]:

@@ -11,7 +11,7 @@ from tinyopt.ir import DTYPES, Value
 from tinyopt.onnx_import.builder import Builder
 from tinyopt.onnx_import.elementwise import Rule
 from tinyopt.onnx_import.onnx_node import OnnxNode, Refusal
-from tinyopt.ops.reduce import REDUCED_DTYPES
+from tinyopt.ops.reduce import REDUCED_DTYPES, SAME_OF_ONE
 
 # What nothing at all is reduced to; extremes depend on the type.
 _OF_NOTHING: Mapping[str, float] = {
@@ -24,7 +24,6 @@ _OF_NOTHING: Mapping[str, float] = {
     "ReduceLogSum": -np.inf,
     "ReduceLogSumExp": -np.inf,
 }
-_SAME_OF_ONE = frozenset({"ReduceMean", "ReduceSum", "ReduceMax", "ReduceMin", "ReduceProd"})
 
 
 def _reduce(op: str, builder: Builder, node: OnnxNode) -> Sequence[Value]:
@@ -34,7 +33,7 @@ def _reduce(op: str, builder: Builder, node: OnnxNode) -> Sequence[Value]:
     axes = node.integers("axes", ()) if given is None else tuple(int(axis) for axis in given.reshape(-1))
     keepdims = node.integer("keepdims", 1)
     if not axes and node.integer("noop_with_empty_axes", 0):
-        if op in _SAME_OF_ONE:
+        if op in SAME_OF_ONE:
             return [builder.emit("Identity", [x])]
         return [builder.emit(op, [x], {"axes": (), "keepdims": keepdims})]
     chosen = tuple(sorted({node.axis(axis, rank) for axis in axes})) or tuple(range(rank))

@@ -34,6 +34,9 @@ REDUCED_DTYPES: dict[str, tuple[str, ...]] = {
 }
 """The element types that each reduction takes and gives."""
 
+SAME_OF_ONE = frozenset({"ReduceMean", "ReduceSum", "ReduceMax", "ReduceMin", "ReduceProd"})
+"""Reductions that give a single element as it is; the others give its square, its magnitude or its logarithm."""
+
 
 class _Function(Protocol):
     def __call__(self, x: Array, axis: tuple[int, ...], *, keepdims: bool) -> Array: ...

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -113,11 +114,15 @@ class _Nodes:
 
 def render(data: Mapping[str, Any]) -> str:
     """The page. Names from the model are in the JSON block alone, where nothing of them can end it."""
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("tinyopt.report.html", "."), undefined=jinja2.StrictUndefined, autoescape=True
-    )
-    return environment.get_template("page.html.j2").render(
+    return _environment().get_template("page.html.j2").render(
         styles=[_source(name) for name in STYLES], scripts=[_source(name) for name in SCRIPTS], data=_embedded(data)
+    )
+
+
+@functools.cache  # it keeps the compiled template
+def _environment() -> jinja2.Environment:
+    return jinja2.Environment(
+        loader=jinja2.PackageLoader("tinyopt.report.html", "."), undefined=jinja2.StrictUndefined, autoescape=True
     )
 
 
