@@ -44,13 +44,19 @@ def write_sources(
 
     sample: the self-test's input arrays by name. expected: the reference's array for every value of the final graph.
     """
+    write_code(program, names, folder, version)
     source = CSource(program, names)
     common = _common_values(source, version)
-    files: dict[str, str] = {
-        **_code_files(source, common),
-        f"{names.prefix}_test.c": _render("test.c.j2", common | _test_values(source, sample, expected)),
-        "CMakeLists.txt": _render("CMakeLists.txt.j2", common),
-    }
+    test = _render("test.c.j2", common | _test_values(source, sample, expected))
+    (folder / f"{names.prefix}_test.c").write_text(test, encoding="ascii")
+    (folder / "CMakeLists.txt").write_text(_render("CMakeLists.txt.j2", common), encoding="ascii")
+
+
+def write_code(program: Program, names: Names, folder: Path, version: str) -> None:
+    """Write what the library is compiled from: the header, the C file and, but for object targets, the weights."""
+    source = CSource(program, names)
+    common = _common_values(source, version)
+    files = _code_files(source, common)
     if program.target.code == "c":
         files[f"{names.prefix}_weights.c"] = _render("weights.c.j2", common | _weight_values(source))
     for name, text in files.items():
@@ -67,15 +73,10 @@ def _code_files(source: CSource, common: Mapping[str, Any]) -> dict[str, str]:
 
 
 def write_libraries(program: Program, names: Names, folder: Path, version: str, compiler: Compiler) -> None:
-    """Compile what `write_sources` wrote for an object target into `lib<name>.a` and `lib<name>.so`."""
-    source = CSource(program, names)
+    """Compile what `write_code` wrote for an object target into `lib<name>.a` and `lib<name>.so`."""
     with tempfile.TemporaryDirectory(prefix="tinyopt-link-") as text_folder:
         work = Path(text_folder)
-        glue, weights = work / f"{names.prefix}.o", work / f"{names.prefix}_weights.o"
-        compiler.run(*OBJECT_FLAGS, "-c", f"{names.prefix}.c", "-o", glue, folder=folder)
-        _assemble_weights(source, version, work, compiler, weights)
-        objects = [glue, weights, *_link_kernels(program, compiler, work)]
-        compiler.archive(folder / f"lib{names.prefix}.a", objects)
+        objects = _write_archive(program, names, folder, version, compiler, work)
         exports = work / "exports.map"
         functions = ("input", "output", "run", *(("variant",) if len(program.variants) > 1 else ()))
         exported = " ".join(f"{names.prefix}_{function};" for function in functions)
@@ -93,6 +94,24 @@ def write_libraries(program: Program, names: Names, folder: Path, version: str, 
             "-o",
             folder / f"lib{names.prefix}.so",
         )
+
+
+def write_static_library(program: Program, names: Names, folder: Path, version: str, compiler: Compiler) -> None:
+    """Compile what `write_code` wrote for an object target into `lib<name>.a` alone."""
+    with tempfile.TemporaryDirectory(prefix="tinyopt-link-") as text_folder:
+        _write_archive(program, names, folder, version, compiler, Path(text_folder))
+
+
+def _write_archive(
+    program: Program, names: Names, folder: Path, version: str, compiler: Compiler, work: Path
+) -> list[Path]:
+    """Write `lib<name>.a` into `folder`; returns its objects, which are in `work`."""
+    glue, weights = work / f"{names.prefix}.o", work / f"{names.prefix}_weights.o"
+    compiler.run(*OBJECT_FLAGS, "-c", f"{names.prefix}.c", "-o", glue, folder=folder)
+    _assemble_weights(CSource(program, names), version, work, compiler, weights)
+    objects = [glue, weights, *_link_kernels(program, compiler, work)]
+    compiler.archive(folder / f"lib{names.prefix}.a", objects)
+    return objects
 
 
 def _link_kernels(program: Program, compiler: Compiler, work: Path) -> list[Path]:

@@ -4,21 +4,25 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
 import onnx
 
-from tinyopt.api import compile_model, load_calibration, no_progress, optimize
+from tinyopt import __version__
+from tinyopt.api import optimize
+from tinyopt.artifact.c_source import Names
+from tinyopt.artifact.write import write_code, write_static_library
 from tinyopt.errors import TinyoptError, UnsupportedOperatorError
 from tinyopt.evaluate import evaluate_all
-from tinyopt.execution.built_model import load_built_model
+from tinyopt.execution.built_model import BuiltModel
 from tinyopt.execution.runner import run_built_model
 from tinyopt.execution.validate import validate
 from tinyopt.ir import Graph
 from tinyopt.lowering.kernel_cache import compile_kernels
-from tinyopt.lowering.lower import plan
+from tinyopt.lowering.lower import lower, plan
+from tinyopt.lowering.program import Program
 from tinyopt.lowering.request import KernelRequest
 from tinyopt.onnx_import import import_model
 from tinyopt.options import CompileOptions
@@ -34,7 +38,7 @@ from tinyopt.passes.split_rows import SplitRows
 from tinyopt.passes.split_threads import SplitThreads
 from tinyopt.pipeline import graph_inputs
 from tinyopt.targets import target_named
-from tinyopt.toolchain import CompilerChoice
+from tinyopt.toolchain import CompilerChoice, find_compiler
 from tools.fuzzing.models import RandomModel
 from tools.fuzzing.network import Array
 
@@ -84,23 +88,25 @@ class Compilation:
 
     def __init__(self, setting: Setting, cache: Path) -> None:
         self.setting, self.cache = setting, cache
+        self._target = target_named(setting.target)
+        self._optimized: dict[RandomModel, Graph] = {}
 
     def prepare(self, models: Sequence[RandomModel]) -> None:
-        """Compile the kernels of all models at once, which starts TVM once; what goes wrong is left to `check`."""
+        """Optimize all models, and compile all their kernels at once, which starts TVM once.
+
+        What goes wrong is left to `check`, which does it again.
+        """
+        self._optimized.clear()
         requests: list[KernelRequest] = []
-        target = target_named(self.setting.target)
         for model in models:
-            with tempfile.TemporaryDirectory(prefix="tinyopt-fuzz-") as folder:
-                try:
-                    path, options = self._written(model, Path(folder))
-                    graph = import_model(path, {}).graph
-                    calibration = load_calibration(graph, options, no_progress)
-                    optimize(graph, target, options, calibration.samples)
-                    requests += plan(graph, target)[1]
-                except Exception:
-                    continue
+            try:
+                graph = self._optimize(model)
+                requests += plan(graph, self._target)[1]
+            except Exception:
+                continue
+            self._optimized[model] = graph
         try:
-            compile_kernels(requests, target.code, self.cache, lambda _done, _all: None)
+            compile_kernels(requests, self._target.code, self.cache, _unseen)
         except TinyoptError:
             return
 
@@ -110,28 +116,50 @@ class Compilation:
             return guarded(model.seed, lambda: self._difference(model, Path(folder)))
 
     def _difference(self, model: RandomModel, folder: Path) -> str | None:
-        path, options = self._written(model, folder)
-        compile_model(path, folder / "out", options)
-        built = load_built_model(folder / "out")
+        graph = self._optimized.get(model) or self._optimize(model)
+        program = lower(graph, self._target, self.cache, _unseen)
         choice = CompilerChoice(self.setting.cc, "O1" if self.setting.cc else "O3")
+        built = _built(program, folder, choice)
         if self.setting.is_quantized:
             samples = [graph_inputs(built.graph, sample) for sample in model.samples[:2]]
             return validate(built, samples, choice, self.cache).first_difference
         result = run_built_model(built, [model.inputs], "run", choice, self.cache)
         return difference(model, result.outputs[0])
 
-    def _written(self, model: RandomModel, folder: Path) -> tuple[Path, CompileOptions]:
-        path = folder / "model.onnx"
-        onnx.save(model.model, path)
-        setting = self.setting
-        options = CompileOptions(target=setting.target, is_quantized=False, cc=setting.cc, cache_dir=self.cache)
-        if not setting.is_quantized:
-            return path, options
-        specs: list[str] = []
-        for name in model.inputs:
-            np.save(folder / f"{name}.npy", np.stack([sample[name] for sample in model.samples]))
-            specs.append(f"{name}={folder / name}.npy")
-        return path, replace(options, is_quantized=True, calibration=tuple(specs))
+    def _optimize(self, model: RandomModel) -> Graph:
+        """The graph after the pipeline, as `tinyopt compile` would have it."""
+        with tempfile.TemporaryDirectory(prefix="tinyopt-fuzz-") as folder:
+            path = Path(folder) / "model.onnx"
+            onnx.save(model.model, path)
+            graph = import_model(path, {}).graph
+        options = CompileOptions(target=self.setting.target, is_quantized=self.setting.is_quantized, cc=self.setting.cc)
+        optimize(graph, self._target, options, model.samples if self.setting.is_quantized else ())
+        return graph
+
+
+def _built(program: Program, folder: Path, choice: CompilerChoice) -> BuiltModel:
+    """The library alone in `folder`: what `tinyopt compile` writes beside it takes longer than all the rest."""
+    names = Names("model")
+    write_code(program, names, folder, __version__)
+    if program.target.code == "object":
+        write_static_library(program, names, folder, __version__, find_compiler(program.target, choice.cc))
+    layers = tuple(
+        {
+            "index": call.index,
+            "name": call.node.name,
+            "dtype": call.node.outputs[0].dtype,
+            "shape": call.node.outputs[0].shape,
+            **asdict(call.outputs[0]),
+        }
+        for call in program.calls
+    )
+    regions = tuple(region.name for region in program.regions)
+    variants = {variant.name: () for variant in program.variants} if len(program.variants) > 1 else {}
+    return BuiltModel(folder, names.prefix, program.target, program.graph, layers, regions, variants)
+
+
+def _unseen(_done: int, _all: int) -> None:
+    """Progress that nobody looks at."""
 
 
 def check_passes(model: RandomModel) -> Finding | None:
