@@ -7,6 +7,7 @@
     python -m tools.fuzz --seeds 1000 --compiled         compiled, without each pass alone
     python -m tools.fuzz --seeds 100 --sanitize          float32 and int8 as C under ASan and UBSan
     python -m tools.fuzz --seeds 17:18 --keep FOLDER     write the model of seed 17, shrunk if it fails, to FOLDER
+    python -m tools.fuzz --models FOLDER                 the ONNX files of FOLDER, such as NNSmith's, in place of seeds
 
 A model is made from its seed alone (tools/fuzzing/models.py). Those that onnxruntime cannot run or that are too steep
 to be compared are left out and counted. Float outputs may differ by 1e-4 of the largest element and of their own, and
@@ -27,7 +28,7 @@ from rich.console import Console
 from rich.progress import track
 
 from tools.fuzzing.differential import Check, Compilation, Finding, Setting, check_passes
-from tools.fuzzing.models import RandomModel, random_model
+from tools.fuzzing.models import RandomModel, model_of_file, random_model
 from tools.fuzzing.shrinking import shrink
 
 # signed overflow, shifts, bounds, alignment, conversions of floats that do not fit: each ends the program
@@ -39,13 +40,11 @@ def main() -> int:
     """Check all seeds, print what was found."""
     options = _arguments()
     console = Console()
-    first, _, last = options.seeds.rpartition(":")
-    seeds = range(int(first or 0), int(last))
     with tempfile.TemporaryDirectory(prefix="tinyopt-fuzz-cache-") as scratch:
         cache = options.cache_dir or Path(scratch)
         found = list(
             fuzz(
-                track(seeds, "models", console=console),
+                _models(options, console),
                 _settings(options),
                 cache,
                 console,
@@ -56,8 +55,16 @@ def main() -> int:
     return 1 if found else 0
 
 
+def _models(options: argparse.Namespace, console: Console) -> Iterator[RandomModel | None]:
+    if options.models:
+        files = sorted(options.models.rglob("*.onnx"))
+        return map(model_of_file, track(files, "models", console=console))
+    first, _, last = options.seeds.rpartition(":")
+    return map(random_model, track(range(int(first or 0), int(last)), "models", console=console))
+
+
 def fuzz(
-    seeds: Iterable[int],
+    models: Iterable[RandomModel | None],
     settings: Sequence[Setting],
     cache: Path,
     console: Console,
@@ -65,25 +72,26 @@ def fuzz(
     *,
     is_compiled_only: bool = False,
 ) -> Iterator[Finding]:
-    """Check the models of `seeds`, each pass alone and compiled for every setting; print and yield what is wrong.
+    """Check `models`, each pass alone and compiled for every setting; print and yield what is wrong.
 
-    keep: a folder for the smallest models that show it. is_compiled_only: the passes are not run alone.
+    models: None stands for one that is left out. keep: a folder for the smallest models that show it.
+    is_compiled_only: the passes are not run alone.
     """
     compilations = [Compilation(setting, cache) for setting in settings]
     counts: collections.Counter[str] = collections.Counter()
-    for batch in _batches(seeds):
-        models = [model for model in map(random_model, batch) if model is not None]
-        counts.update({"models": len(models), "left out": len(batch) - len(models)})
+    for batch in _batches(models):
+        fit = [model for model in batch if model is not None]
+        counts.update({"models": len(fit), "left out": len(batch) - len(fit)})
         for compilation in compilations:
-            compilation.prepare(models)
+            compilation.prepare(fit)
         checks: list[tuple[str, Check]] = [] if is_compiled_only else [("passes", check_passes)]
         checks += [(str(compilation.setting), compilation.check) for compilation in compilations]
-        for model in models:
+        for model in fit:
             for name, check in checks:
                 if finding := check(model):
                     counts[finding.kind] += 1
                     console.print(
-                        f"seed {finding.seed}, {name}: {finding.kind}: {finding.message}", markup=False, soft_wrap=True
+                        f"{finding.name}, {name}: {finding.kind}: {finding.message}", markup=False, soft_wrap=True
                     )
                     if finding.kind != "refused" or keep:
                         _show_smallest(model, check, finding, console, keep)
@@ -104,13 +112,13 @@ def _show_smallest(model: RandomModel, check: Check, finding: Finding, console: 
     console.print(f"    {'' if last is None else last.message}", markup=False, soft_wrap=True)
     if keep is not None:
         keep.mkdir(parents=True, exist_ok=True)
-        onnx.save(smallest.model, keep / f"seed-{finding.seed}.onnx")
+        onnx.save(smallest.model, keep / f"{finding.name}.onnx")
 
 
-def _batches(seeds: Iterable[int]) -> Iterator[list[int]]:
-    batch: list[int] = []
-    for seed in seeds:
-        batch.append(seed)
+def _batches(models: Iterable[RandomModel | None]) -> Iterator[list[RandomModel | None]]:
+    batch: list[RandomModel | None] = []
+    for model in models:
+        batch.append(model)
         if len(batch) == BATCH:
             yield batch
             batch = []
@@ -129,6 +137,7 @@ def _settings(options: argparse.Namespace) -> list[Setting]:
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", default="100", help="how many, or FIRST:END")
+    parser.add_argument("--models", type=Path, help="a folder of ONNX files, in place of seeds")
     parser.add_argument("--int8", action="store_true", help="quantize, and compare with the numpy reference")
     parser.add_argument("--target", action="append", help="default: host")
     parser.add_argument("--sanitize", action="store_true", help="C with gcc's sanitizers")

@@ -60,7 +60,7 @@ EXACT_PASSES: tuple[Pass, ...] = (
 class Finding:
     """kind: "refused" (a line that names operator and node), "wrong" (other numbers), "failed" (anything else)."""
 
-    seed: int
+    name: str
     kind: str
     message: str
 
@@ -113,7 +113,7 @@ class Compilation:
     def check(self, model: RandomModel) -> Finding | None:
         """What is wrong with `model` compiled, if anything."""
         with tempfile.TemporaryDirectory(prefix="tinyopt-fuzz-") as folder:
-            return guarded(model.seed, lambda: self._difference(model, Path(folder)))
+            return guarded(model.name, lambda: self._difference(model, Path(folder)))
 
     def _difference(self, model: RandomModel, folder: Path) -> str | None:
         graph = self._optimized.get(model) or self._optimize(model)
@@ -167,7 +167,7 @@ def check_passes(model: RandomModel) -> Finding | None:
     with tempfile.TemporaryDirectory(prefix="tinyopt-fuzz-") as folder:
         path = Path(folder) / "model.onnx"
         onnx.save(model.model, path)
-        return guarded(model.seed, lambda: _pass_difference(model, path))
+        return guarded(model.name, lambda: _pass_difference(model, path))
 
 
 def _pass_difference(model: RandomModel, path: Path) -> str | None:
@@ -203,12 +203,12 @@ def difference(model: RandomModel, outputs: Mapping[str, Array]) -> str | None:
     return None
 
 
-def guarded(seed: int, check: Callable[[], str | None]) -> Finding | None:
+def guarded(name: str, check: Callable[[], str | None]) -> Finding | None:
     """What `check` found, errors included."""
     try:
         message = check()
     except UnsupportedOperatorError as error:
-        return Finding(seed, "refused", str(error))
+        return Finding(name, "refused", str(error))
     except Exception as error:
-        return Finding(seed, "failed", f"{type(error).__name__}: {error}")
-    return None if message is None else Finding(seed, "wrong", message)
+        return Finding(name, "failed", f"{type(error).__name__}: {error}")
+    return None if message is None else Finding(name, "wrong", message)

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import onnx
 import onnx.checker
+import onnx.helper
 import onnxruntime
 from numpy.typing import NDArray
 
@@ -28,10 +30,10 @@ _MAKERS = {**LAYERS, **ELEMENTWISE, **MOVEMENT}
 class RandomModel:
     """A model with inputs, the outputs that onnxruntime gives for them, and what each may differ by at every element.
 
-    samples: more inputs, for calibration.
+    name: its seed or its file. samples: more inputs, for calibration.
     """
 
-    seed: int
+    name: str
     model: onnx.ModelProto
     inputs: dict[str, Array]
     outputs: dict[str, Array]
@@ -53,11 +55,29 @@ def random_model(seed: int) -> RandomModel | None:
     onnx.checker.check_model(model, full_check=True)
     inputs, *samples = net.samples(9, {value.name: value for value in model.graph.input})
     exact = {x.name for x in net.inputs if x.is_exact}
-    return measured(seed, model, inputs, samples, exact)
+    return measured(f"seed-{seed}", model, inputs, samples, exact)
+
+
+def model_of_file(path: Path) -> RandomModel | None:
+    """The model in `path` with random inputs; None where onnxruntime does not run it, or it is no use as a measure."""
+    model = onnx.load(path)
+    constants = {tensor.name for tensor in model.graph.initializer}
+    values = [value for value in model.graph.input if value.name not in constants]
+    random = np.random.default_rng(0)
+    inputs, *samples = ({value.name: random_numbers(random, value) for value in values} for _ in range(9))
+    return measured(path.stem, model, inputs, samples, set())
+
+
+def random_numbers(random: np.random.Generator, value: onnx.ValueInfoProto) -> Array:
+    """Of floats multiples of 1/8 from -2 to 2, of integers -16 to 16 or what there is of these, truth values."""
+    shape = [max(d.dim_value, 1) for d in value.type.tensor_type.shape.dim]  # a named dimension is 1
+    dtype = onnx.helper.tensor_dtype_to_np_dtype(value.type.tensor_type.elem_type)
+    levels = random.integers(0 if dtype.kind in "ub" else -16, 2 if dtype.kind == "b" else 17, size=shape)
+    return (levels / 8 if dtype.kind == "f" else levels).astype(dtype)
 
 
 def measured(
-    seed: int,
+    name: str,
     model: onnx.ModelProto,
     inputs: dict[str, Array],
     samples: list[dict[str, Array]],
@@ -73,19 +93,19 @@ def measured(
         return None
     expected = _run(session, inputs)
     nudged = {
-        name: array if name in exact else (array * np.float32(1 + _NUDGE)).astype(np.float32)
-        for name, array in inputs.items()
+        key: array if key in exact or array.dtype != np.float32 else (array * np.float32(1 + _NUDGE))
+        for key, array in inputs.items()
     }
     moved = _run(session, nudged)
     if expected is None or moved is None or not _is_declared(model, expected):
         return None
-    if not all(np.isfinite(array).all() and np.abs(array).max(initial=0) < _LARGEST_OUTPUT for array in expected):
+    if not all(_is_moderate(array) for array in expected):
         return None
-    tolerances = {name: _tolerance(*pair) for name, pair in zip(names, zip(expected, moved, strict=True), strict=True)}
+    tolerances = {key: _tolerance(*pair) for key, pair in zip(names, zip(expected, moved, strict=True), strict=True)}
     if any(tolerance is None for tolerance in tolerances.values()):
         return None
-    known = {name: tolerance for name, tolerance in tolerances.items() if tolerance is not None}
-    return RandomModel(seed, model, inputs, dict(zip(names, expected, strict=True)), known, samples)
+    known = {key: tolerance for key, tolerance in tolerances.items() if tolerance is not None}
+    return RandomModel(name, model, inputs, dict(zip(names, expected, strict=True)), known, samples)
 
 
 def _grow(net: Network) -> None:
@@ -123,6 +143,12 @@ def _run(session: onnxruntime.InferenceSession, inputs: Mapping[str, Array]) -> 
         return None
 
 
+def _is_moderate(array: Array) -> bool:
+    if array.dtype.kind != "f":
+        return True
+    return bool(np.isfinite(array).all() and np.abs(array).max(initial=0) < _LARGEST_OUTPUT)
+
+
 def _is_declared(model: onnx.ModelProto, outputs: Sequence[Array]) -> bool:
     """Whether onnxruntime gives the shapes of onnx's inference: of pools with ceil_mode they think differently."""
     declared = [tuple(d.dim_value for d in value.type.tensor_type.shape.dim) for value in model.graph.output]
@@ -131,10 +157,11 @@ def _is_declared(model: onnx.ModelProto, outputs: Sequence[Array]) -> bool:
 
 def _tolerance(expected: Array, moved: Array) -> NDArray[np.float64] | None:
     """For each element; None where the output is too steep to say anything about it."""
-    if expected.dtype != np.float32:
-        return np.zeros(expected.shape)
+    if expected.dtype.kind != "f":
+        return np.zeros(expected.shape) if np.array_equal(expected, moved) else None
     scale = float(np.abs(expected).max(initial=0)) + 1e-3
     steepness = np.abs(moved.astype(np.float64) - expected).max(initial=0)
     if steepness > _STEEPEST * scale:
         return None
-    return 1e-4 * scale + 1e-4 * np.abs(expected.astype(np.float64)) + 10 * steepness
+    share = 2e-2 if expected.dtype == np.float16 else 1e-4
+    return share * (scale + np.abs(expected.astype(np.float64))) + 10 * steepness
