@@ -76,7 +76,11 @@ def write_libraries(program: Program, names: Names, folder: Path, version: str, 
     """Compile what `write_code` wrote for an object target into `lib<name>.a` and `lib<name>.so`."""
     with tempfile.TemporaryDirectory(prefix="tinyopt-link-") as text_folder:
         work = Path(text_folder)
-        objects = _write_archive(program, names, folder, version, compiler, work)
+        glue, weights = work / f"{names.prefix}.o", work / f"{names.prefix}_weights.o"
+        compiler.run(*OBJECT_FLAGS, "-c", f"{names.prefix}.c", "-o", glue, folder=folder)
+        _assemble_weights(CSource(program, names), version, work, compiler, weights)
+        objects = [glue, weights, *_link_kernels(program, compiler, work)]
+        compiler.archive(folder / f"lib{names.prefix}.a", objects)
         exports = work / "exports.map"
         functions = ("input", "output", "run", *(("variant",) if len(program.variants) > 1 else ()))
         exported = " ".join(f"{names.prefix}_{function};" for function in functions)
@@ -96,21 +100,20 @@ def write_libraries(program: Program, names: Names, folder: Path, version: str, 
         )
 
 
-def write_static_library(program: Program, names: Names, folder: Path, version: str, compiler: Compiler) -> None:
-    """Compile what `write_code` wrote for an object target into `lib<name>.a` alone."""
+def write_weights_and_kernels(program: Program, names: Names, folder: Path, version: str, compiler: Compiler) -> None:
+    """Write `lib<name>.a` without the code of `<name>.c`, for programs that include that file."""
     with tempfile.TemporaryDirectory(prefix="tinyopt-link-") as text_folder:
-        _write_archive(program, names, folder, version, compiler, Path(text_folder))
+        work = Path(text_folder)
+        objects = [work / f"{names.prefix}_weights.o"]
+        _assemble_weights(CSource(program, names), version, work, compiler, objects[0])
+        compiler.archive(folder / f"lib{names.prefix}.a", [*objects, *_kernel_objects(program, work)])
 
 
-def _write_archive(
-    program: Program, names: Names, folder: Path, version: str, compiler: Compiler, work: Path
-) -> list[Path]:
-    """Write `lib<name>.a` into `folder`; returns its objects, which are in `work`."""
-    glue, weights = work / f"{names.prefix}.o", work / f"{names.prefix}_weights.o"
-    compiler.run(*OBJECT_FLAGS, "-c", f"{names.prefix}.c", "-o", glue, folder=folder)
-    _assemble_weights(CSource(program, names), version, work, compiler, weights)
-    objects = [glue, weights, *_link_kernels(program, compiler, work)]
-    compiler.archive(folder / f"lib{names.prefix}.a", objects)
+def _kernel_objects(program: Program, work: Path) -> list[Path]:
+    objects: list[Path] = []
+    for key, code in sorted(program.functions.items()):
+        objects.append(work / f"{key}.o")
+        objects[-1].write_bytes(code)
     return objects
 
 
@@ -118,10 +121,7 @@ def _link_kernels(program: Program, compiler: Compiler, work: Path) -> list[Path
     """One object, without TVM's debug names and the float16 conversions that it puts next to each kernel; or none."""
     if not program.functions:
         return []
-    parts: list[Path] = []
-    for key, code in sorted(program.functions.items()):
-        parts.append(work / f"{key}.o")
-        parts[-1].write_bytes(code)
+    parts = _kernel_objects(program, work)
     used = sorted({f"-Wl,-u,{call.symbol}" for call in program.all_calls})
     compiler.link("-r", "-nostdlib", "-Wl,-S", "-Wl,--gc-sections", *used, *parts, "-o", work / "kernels.o")
     return [work / "kernels.o"]

@@ -39,9 +39,16 @@ def lower_to_c(function: Any, symbol: str, written: Sequence[bool], may_alias: b
 
 def lower_to_object(function: Any, symbol: str, target: Mapping[str, Any], may_alias: bool, path: Path) -> None:
     """Write `function` as an object file with the global symbol `symbol`, for an LLVM target."""
-    if may_alias:
-        function = function.without_attr("tirx.noalias")
-    module = _bare_module(function, symbol, dict(target))
+    lower_to_one_object([(function, symbol, may_alias)], target, path)
+
+
+def lower_to_one_object(functions: Sequence[tuple[Any, str, bool]], target: Mapping[str, Any], path: Path) -> None:
+    """Write several functions, each with its symbol and whether arguments may overlap, as one object file."""
+    lowered: dict[Any, Any] = {}
+    for function, symbol, may_alias in functions:
+        one = function.without_attr("tirx.noalias") if may_alias else function
+        lowered.update(_bare_module(one, symbol, dict(target)).functions.items())
+    module = tvm.IRModule(lowered)
     built = tvm.get_global_func("target.build.llvm")(module, Target(dict(target)))
     built.write_to_file(str(path), "o")
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +13,7 @@ import onnx
 from tinyopt import __version__
 from tinyopt.api import optimize
 from tinyopt.artifact.c_source import Names
-from tinyopt.artifact.write import write_code, write_static_library
+from tinyopt.artifact.write import write_code, write_weights_and_kernels
 from tinyopt.errors import TinyoptError, UnsupportedOperatorError
 from tinyopt.evaluate import evaluate_all
 from tinyopt.execution.built_model import BuiltModel
@@ -39,6 +39,7 @@ from tinyopt.passes.split_threads import SplitThreads
 from tinyopt.pipeline import graph_inputs
 from tinyopt.targets import target_named
 from tinyopt.toolchain import CompilerChoice, find_compiler
+from tools.fuzzing.kernels import Group, compile_groups
 from tools.fuzzing.models import RandomModel
 from tools.fuzzing.network import Array
 
@@ -89,26 +90,31 @@ class Compilation:
     def __init__(self, setting: Setting, cache: Path) -> None:
         self.setting, self.cache = setting, cache
         self._target = target_named(setting.target)
-        self._optimized: dict[RandomModel, Graph] = {}
+        self._programs: dict[RandomModel, Program] = {}
 
     def prepare(self, models: Sequence[RandomModel]) -> None:
         """Optimize all models, and compile all their kernels at once, which starts TVM once.
 
         What goes wrong is left to `check`, which does it again.
         """
-        self._optimized.clear()
-        requests: list[KernelRequest] = []
+        self._programs.clear()
+        planned: dict[RandomModel, tuple[Program, tuple[KernelRequest, ...]]] = {}
         for model in models:
             try:
-                graph = self._optimize(model)
-                requests += plan(graph, self._target)[1]
+                planned[model] = plan(self._optimize(model), self._target)
             except Exception:
                 continue
-            self._optimized[model] = graph
         try:
-            compile_kernels(requests, self._target.code, self.cache, _unseen)
+            if self._target.code == "object":
+                self._programs = _with_objects(planned)
+            else:
+                compile_kernels([r for _, requests in planned.values() for r in requests], "c", self.cache, _unseen)
+                self._programs = {model: self._lower(program.graph) for model, (program, _) in planned.items()}
         except TinyoptError:
             return
+
+    def _lower(self, graph: Graph) -> Program:
+        return lower(graph, self._target, self.cache, _unseen)
 
     def check(self, model: RandomModel) -> Finding | None:
         """What is wrong with `model` compiled, if anything."""
@@ -116,9 +122,10 @@ class Compilation:
             return guarded(model.name, lambda: self._difference(model, Path(folder)))
 
     def _difference(self, model: RandomModel, folder: Path) -> str | None:
-        graph = self._optimized.get(model) or self._optimize(model)
-        program = lower(graph, self._target, self.cache, _unseen)
-        choice = CompilerChoice(self.setting.cc, "O1" if self.setting.cc else "O3")
+        program = self._programs.get(model) or self._lower(self._optimize(model))
+        # libraries contain the kernels as they are delivered: the compiler sees nothing but the calls
+        optimization = "O1" if self.setting.cc or self._target.code == "object" else "O3"
+        choice = CompilerChoice(self.setting.cc, optimization)
         built = _built(program, folder, choice)
         if self.setting.is_quantized:
             samples = [graph_inputs(built.graph, sample) for sample in model.samples[:2]]
@@ -137,12 +144,33 @@ class Compilation:
         return graph
 
 
+def _with_objects(
+    planned: Mapping[RandomModel, tuple[Program, tuple[KernelRequest, ...]]],
+) -> dict[RandomModel, Program]:
+    """The programs with their kernels compiled, one object file for each model and kind of CPU."""
+    with tempfile.TemporaryDirectory(prefix="tinyopt-fuzz-") as folder:
+        groups: dict[RandomModel, list[Group]] = {}
+        for number, (model, (_, requests)) in enumerate(planned.items()):
+            by_target: dict[str, dict[str, KernelRequest]] = {}
+            for request in requests:
+                by_target.setdefault(repr(request.target), {})[request.key] = request
+            groups[model] = [
+                Group(tuple(unique.values()), Path(folder) / f"{number}-{i}.o")
+                for i, unique in enumerate(by_target.values())
+            ]
+        compile_groups([group for its_groups in groups.values() for group in its_groups])
+        return {
+            model: replace(planned[model][0], functions={group.path.stem: group.path.read_bytes() for group in its})
+            for model, its in groups.items()
+        }
+
+
 def _built(program: Program, folder: Path, choice: CompilerChoice) -> BuiltModel:
     """The library alone in `folder`: what `tinyopt compile` writes beside it takes longer than all the rest."""
     names = Names("model")
     write_code(program, names, folder, __version__)
     if program.target.code == "object":
-        write_static_library(program, names, folder, __version__, find_compiler(program.target, choice.cc))
+        write_weights_and_kernels(program, names, folder, __version__, find_compiler(program.target, choice.cc))
     layers = tuple(
         {
             "index": call.index,
