@@ -9,9 +9,10 @@
     python -m tools.fuzz --seeds 17:18 --keep FOLDER     write the model of seed 17, shrunk if it fails, to FOLDER
     python -m tools.fuzz --models FOLDER                 the ONNX files of FOLDER, such as NNSmith's, in place of seeds
 
-A model is made from its seed alone (tools/fuzzing/models.py). Those that onnxruntime cannot run or that are too steep
-to be compared are left out and counted. Float outputs may differ by 1e-4 of the largest element and of their own, and
-by ten times what they move when the inputs are nudged by 1e-6. Exit code 1: something differs, fails or is refused.
+A model is made from its seed alone (tools/fuzzing/models.py), from seed 10000 on of more operators. Those that
+onnxruntime cannot run or that are too steep to be compared are left out and counted. Float outputs may differ by 1e-4
+of the largest element and of their own, and by ten times what they move when the inputs are nudged by 1e-6. Exit code
+1: something differs, fails or is refused.
 """
 
 from __future__ import annotations

@@ -51,7 +51,8 @@ def _partner(net: Network, x: Tensor, is_exact: bool) -> Tensor:
     """What broadcasts with x: a tensor of the same shape, or a constant with fewer or single dimensions."""
     same = [t for t in net.tensors if t.shape == x.shape and t.dtype == x.dtype and (t.is_exact or not is_exact)]
     if same and net.chance(0.5):
-        return net.choice(same)
+        partner: Tensor = net.choice(same)
+        return partner
     kept = x.shape[net.integer(0, x.rank) :]
     shape = tuple(1 if net.chance(0.3) else size for size in kept)
     if not shape and x.rank and net.chance(0.5):

@@ -10,10 +10,12 @@ import numpy as np
 import onnx
 import onnx.checker
 import onnx.helper
+import onnx.shape_inference
 import onnxruntime
 from numpy.typing import NDArray
 
 from tools.fuzzing.elementwise import ELEMENTWISE
+from tools.fuzzing.further import FURTHER
 from tools.fuzzing.layers import LAYERS
 from tools.fuzzing.movement import MOVEMENT
 from tools.fuzzing.network import Array, Network, UnfitError
@@ -23,7 +25,11 @@ _MOST_OPERATIONS = 14
 _NUDGE = 1e-6  # relative, of the inputs: how far the outputs go with it is how exactly they can be asked for
 _LARGEST_OUTPUT = 1e4
 _STEEPEST = 1e-3
-_MAKERS = {**LAYERS, **ELEMENTWISE, **MOVEMENT}
+FURTHER_SEEDS, FURTHER_OPSET = 10_000, 26
+"""From this seed on models are made of all operators and opsets; those of smaller seeds stay what they were."""
+
+_FIRST_MAKERS = {**LAYERS, **ELEMENTWISE, **MOVEMENT}
+_ALL_MAKERS = {**_FIRST_MAKERS, **FURTHER}
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,7 +49,8 @@ class RandomModel:
 
 def random_model(seed: int) -> RandomModel | None:
     """The model of this seed; None where onnxruntime does not run what was drawn, or it is no use as a measure."""
-    net = Network(seed, int(np.random.default_rng([seed, 1]).integers(OLDEST_OPSET, NEWEST_OPSET + 1)))
+    newest = NEWEST_OPSET if seed < FURTHER_SEEDS else FURTHER_OPSET
+    net = Network(seed, int(np.random.default_rng([seed, 1]).integers(OLDEST_OPSET, newest + 1)))
     _grow(net)
     outputs = net.leaves()
     if not outputs:
@@ -65,7 +72,19 @@ def model_of_file(path: Path) -> RandomModel | None:
     values = [value for value in model.graph.input if value.name not in constants]
     random = np.random.default_rng(0)
     inputs, *samples = ({value.name: random_numbers(random, value) for value in values} for _ in range(9))
+    if not _is_finite_throughout(model, inputs):
+        return None
     return measured(path.stem, model, inputs, samples, set())
+
+
+def _is_finite_throughout(model: onnx.ModelProto, inputs: Mapping[str, Array]) -> bool:
+    """Whether no value on the way is infinite or NaN: which of those is the smallest, for one, is not specified."""
+    watched = onnx.shape_inference.infer_shapes(model)
+    known = {value.name for value in watched.graph.output}
+    watched.graph.output.extend(value for value in watched.graph.value_info if value.name not in known)
+    session = _session(watched)
+    arrays = None if session is None else _run(session, inputs)
+    return arrays is not None and all(np.isfinite(array).all() for array in arrays if array.dtype.kind == "f")
 
 
 def random_numbers(random: np.random.Generator, value: onnx.ValueInfoProto) -> Array:
@@ -114,10 +133,11 @@ def _grow(net: Network) -> None:
     for _ in range(net.integer(0, 2)):
         rank = net.integer(1, 4)
         net.input(tuple(net.integer(1, 7) for _ in range(rank)), net.chance(0.5))
-    names = list(_MAKERS)
-    weights = np.array([_MAKERS[name][1] for name in names])
+    makers = _FIRST_MAKERS if net.seed < FURTHER_SEEDS else _ALL_MAKERS
+    names = list(makers)
+    weights = np.array([makers[name][1] for name in names])
     for _ in range(net.integer(1, _MOST_OPERATIONS)):
-        maker = _MAKERS[str(net.random.choice(names, p=weights / weights.sum()))][0]
+        maker = makers[str(net.random.choice(names, p=weights / weights.sum()))][0]
         try:
             maker(net)
         except UnfitError:
@@ -164,4 +184,5 @@ def _tolerance(expected: Array, moved: Array) -> NDArray[np.float64] | None:
     if steepness > _STEEPEST * scale:
         return None
     share = 2e-2 if expected.dtype == np.float16 else 1e-4
-    return share * (scale + np.abs(expected.astype(np.float64))) + 10 * steepness
+    tolerance: NDArray[np.float64] = share * (scale + np.abs(expected.astype(np.float64))) + 10 * steepness
+    return tolerance

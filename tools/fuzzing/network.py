@@ -24,6 +24,9 @@ MOST_RANK = 5
 _CODES: Mapping[str, int] = {
     "float32": onnx.TensorProto.FLOAT,
     "int64": onnx.TensorProto.INT64,
+    "int32": onnx.TensorProto.INT32,
+    "int8": onnx.TensorProto.INT8,
+    "uint8": onnx.TensorProto.UINT8,
     "bool": onnx.TensorProto.BOOL,
 }
 _DTYPES: Mapping[int, str] = {code: name for name, code in _CODES.items()}
@@ -132,8 +135,12 @@ class Network:
         attributes: Mapping[str, Attribute] | None = None,
         outputs: int = 1,
         is_exact: bool = False,
+        declared: tuple[int, ...] | None = None,
     ) -> list[Tensor]:
-        """Add a node and give its outputs; raises UnfitError where they would be nothing to go on with."""
+        """Add a node and give its outputs; raises UnfitError where they would be nothing to go on with.
+
+        declared: the shape of the one float output, where onnx infers none.
+        """
         try:
             schema = onnx.defs.get_schema(op, self.opset, "")
         except onnx.defs.SchemaError as error:
@@ -145,10 +152,8 @@ class Network:
             op, ["" if x is None else x.name for x in inputs], names, name=f"{op.lower()}_{len(self._nodes)}"
         )
         node.attribute.extend(onnx.helper.make_attribute(k, v) for k, v in (attributes or {}).items())
-        made = [
-            Tensor(name, *found, is_exact)
-            for name, found in zip(names, self._inferred(schema, node, inputs), strict=True)
-        ]
+        types = self._inferred(schema, node, inputs) if declared is None else [("float32", declared)]
+        made = [Tensor(name, *found, is_exact) for name, found in zip(names, types, strict=True)]
         self._nodes.append(node)
         self._read.update(x.name for x in inputs if x is not None)
         self.tensors.extend(made)
