@@ -17,10 +17,8 @@ from tinyopt.passes.quantization.insertion import make_explicit
 from tinyopt.passes.quantization.observing import observe
 from tinyopt.passes.quantization.parameters import Choice, choose, fixed, logits, parameters_of
 from tinyopt.passes.quantization.range_trials import best_ranges
-from tinyopt.passes.quantization.ranges import METHODS, Observer, Range, minmax, percentile
+from tinyopt.passes.quantization.ranges import AUTO, METHODS, Observer, Range, minmax, percentile
 from tinyopt.passes.quantization.weights import WeightOptions
-
-AUTO = "auto"
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ from typing import ClassVar, TypeAlias
 from tinyopt.errors import UsageError
 from tinyopt.ir import Graph, Node, TensorType, Value
 from tinyopt.ops import OPERATORS
+from tinyopt.options import MOST_THREADS
 from tinyopt.pass_manager import Pass, PassContext, TargetFacts
 from tinyopt.passes.aligned_channels import align_channels
 from tinyopt.passes.channel_links import label_of
@@ -26,7 +27,6 @@ from tinyopt.passes.row_bands import (
     why_not_spatial,
 )
 
-MOST_THREADS = 64
 _WORTHWHILE_MACS = 100_000  # of a layer: below, calling a kernel twice costs more than is won
 _MACS_OF_ELEMENT = 4  # which an elementwise operator's element takes about as long as
 _MOST_SHARED = 0.6  # of a band: where neighbours read more of it, it is not worth computing that part first

@@ -28,7 +28,7 @@ from tinyopt.lowering.lower import lower, planned_arena_bytes
 from tinyopt.lowering.program import Program
 from tinyopt.lowering.sections import check_threads
 from tinyopt.onnx_export import save_model
-from tinyopt.onnx_import import convert_boundary, import_model
+from tinyopt.onnx_import import ImportResult, convert_boundary, import_model
 from tinyopt.options import CompileOptions
 from tinyopt.pass_manager import LabelledSamples, PassContext
 from tinyopt.pipeline import (
@@ -100,13 +100,24 @@ def compile_model(
     on_step: called after each pass, so that what passes did can be seen even where a later one fails.
     Raises TinyoptError: see its subclasses for what can be wrong.
     """
+    return compile_imported(import_model(model, options.shapes), model, output, options, on_progress, on_step)
+
+
+def compile_imported(
+    imported: ImportResult,
+    model: Path,
+    output: Path,
+    options: CompileOptions,
+    on_progress: Progress = no_progress,
+    on_step: Callable[[PipelineStep], None] = no_observer,
+) -> CompileResult:
+    """`compile_model` for what was imported from the file `model` with the shapes of `options`; it is changed."""
     target = target_named(options.target)
     check_output_folder(output)
     check_regions(options.memory)
     check_threads(target, options.threads, options.memory)
     _check_dtype(target, options)
     check_installed(options)
-    imported = import_model(model, options.shapes)
     boundary_notes = [] if options.boundary is None else convert_boundary(imported.graph, options.boundary)
     original = imported.graph.copy()
     calibrating = load_calibration(imported.graph, options, on_progress)

@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+MOST_THREADS = 64
+
 
 @dataclass(frozen=True)
 class MemoryRegion:

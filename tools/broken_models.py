@@ -4,10 +4,11 @@ python tools/broken_models.py                    all of them: exit code, message
 python tools/broken_models.py --only 'external'  those whose names hold a match of this expression
 python tools/broken_models.py --every 12         each twelfth
 python tools/broken_models.py --write FOLDER     write the files and try nothing
+python tools/broken_models.py --forked           save the command's start: processes forked from one that has imported
 python tools/broken_models.py --flips 20000      random bit flips of five models instead
 
-Each model has a process of its own, forked from one that has imported everything: what is measured is what
-`tinyopt compile` does after its start. Linux only.
+For each model `tinyopt compile` is started as a user would start it; time and memory are those of the whole command.
+Linux only.
 """
 
 from __future__ import annotations
@@ -77,13 +78,15 @@ def write_case(case: Case, folder: Path) -> None:
 
 def preload() -> None:
     """Import what the command imports, once for all."""
-    import tinyopt.cli.commands
+    import tinyopt.api
+    import tinyopt.cli.compile_command
     import tinyopt.entry
+    from tinyopt.targets import all_targets
 
-    assert tinyopt.cli.commands, tinyopt.entry
+    assert all_targets() and tinyopt.api and tinyopt.cli.compile_command and tinyopt.entry
 
 
-def try_case(case: Case, folder: Path, cache_dir: Path) -> Outcome:
+def try_case(case: Case, folder: Path, cache_dir: Path, is_forked: bool) -> Outcome:
     """Compile one model in `folder`, which is made and removed."""
     write_case(case, folder)
     before = listing(folder)
@@ -91,7 +94,7 @@ def try_case(case: Case, folder: Path, cache_dir: Path) -> Outcome:
     streams = [folder.parent / "stdout", folder.parent / "stderr"]
     child = os.fork()
     if child == 0:
-        _run(command, folder, streams)
+        _run(command, folder, streams, is_forked)
     _, status, usage = os.wait4(child, 0)
     code = os.waitstatus_to_exitcode(status)
     message = streams[1].read_text(encoding="utf-8", errors="replace")
@@ -107,13 +110,16 @@ def listing(folder: Path) -> set[str]:
     return {str(path.relative_to(folder)) for path in folder.rglob("*")}
 
 
-def _run(command: Sequence[str], folder: Path, streams: Sequence[Path]) -> NoReturn:
+def _run(command: Sequence[str], folder: Path, streams: Sequence[Path], is_forked: bool) -> NoReturn:
     """The child: what `tinyopt` does, with its output in files and hard limits around it."""
     try:
         os.chdir(folder)
         for number, path in zip((1, 2), streams, strict=True):
             os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), number)
         resource.setrlimit(resource.RLIMIT_CPU, (MOST_CPU_SECONDS + 2, MOST_CPU_SECONDS + 2))
+        if not is_forked:
+            environment = os.environ | {"PYTHONPATH": str(ROOT)}
+            os.execve(sys.executable, [sys.executable, "-m", "tinyopt.cli", *command], environment)
         sys.argv = ["tinyopt", *command]
         from tinyopt.entry import run
 
@@ -148,13 +154,14 @@ def _problem(case: Case, code: int, err: str, out: str, seconds: float, memory: 
     return f"left {left}" if left else ""
 
 
-def try_all(cases: Sequence[Case], is_verbose: bool) -> list[Outcome]:
+def try_all(cases: Sequence[Case], is_verbose: bool, is_forked: bool) -> list[Outcome]:
     """Try the cases one after the other, with a line for each that is not as it should be, or for every one."""
-    preload()
+    if is_forked:
+        preload()
     outcomes: list[Outcome] = []
     with tempfile.TemporaryDirectory(prefix="tinyopt-broken-") as name:
         for number, case in enumerate(cases, start=1):
-            outcome = try_case(case, Path(name) / "case", Path(name) / "cache")
+            outcome = try_case(case, Path(name) / "case", Path(name) / "cache", is_forked)
             outcomes.append(outcome)
             if outcome.problem:
                 print(f"\r{case.name}: {outcome.problem}: {outcome.message[-300:]}", flush=True)
@@ -176,6 +183,7 @@ def main() -> int:
     parser.add_argument("--flips", type=int, help="flip single bits of five models, so many in all")
     parser.add_argument("--seed", type=int, default=0, help="which bits are flipped")
     parser.add_argument("--verbose", action="store_true", help="print every message")
+    parser.add_argument("--forked", action="store_true", help="do not start the command anew for each model")
     arguments = parser.parse_args()
     if arguments.flips:
         from tools.broken.flips import flip_all
@@ -187,7 +195,7 @@ def main() -> int:
             write_case(case, arguments.write / case.name.replace("/", "_"))
         return 0
     started = time.monotonic()
-    outcomes = try_all(cases, arguments.verbose)
+    outcomes = try_all(cases, arguments.verbose, arguments.forked)
     bad = [outcome for outcome in outcomes if outcome.problem]
     accepted = [outcome for outcome in outcomes if outcome.code == 0 and not outcome.problem]
     slowest = max(outcomes, key=lambda outcome: outcome.cpu_seconds)

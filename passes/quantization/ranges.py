@@ -125,6 +125,7 @@ def entropy(seen: Observer) -> Range:
     )
 
 
+AUTO = "auto"  # for each activation the method whose range its readers suffer least from
 METHODS: Mapping[str, Callable[[Observer], Range]] = {
     "minmax": minmax,
     "moving-average": moving_average,

@@ -1,23 +1,41 @@
-"""The `tinyopt` command and its subcommands."""
+"""The `tinyopt` command. Its subcommands are imported when they are asked for: each needs other parts of tinyopt."""
 
 from __future__ import annotations
 
 import sys
+from importlib import import_module
 from typing import Any
 
 import click
 
 from tinyopt import __version__
-from tinyopt.cli.analyze_command import analyze_command
-from tinyopt.cli.compile_command import compile_command
-from tinyopt.cli.debug_quant_command import debug_quant_command
-from tinyopt.cli.diff_command import diff_command
-from tinyopt.cli.execute_commands import profile_command, run_command, validate_command
-from tinyopt.cli.list_commands import passes_command, targets_command
+
+COMMANDS = {
+    "analyze": "analyze_command",
+    "compile": "compile_command",
+    "run": "execute_commands",
+    "validate": "execute_commands",
+    "profile": "execute_commands",
+    "debug-quant": "debug_quant_command",
+    "diff": "diff_command",
+    "passes": "list_commands",
+    "targets": "list_commands",
+}
+"""The subcommands, and the modules of `tinyopt.cli` that hold them."""
 
 
-class _OneLineErrors(click.Group):
+class _Commands(click.Group):
     """A group whose usage errors look like all others: one line that begins with `error:`."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return sorted(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in COMMANDS:
+            return None
+        module = import_module(f"tinyopt.cli.{COMMANDS[cmd_name]}")
+        command: click.Command = getattr(module, f"{cmd_name.replace('-', '_')}_command")
+        return command
 
     def main(self, *args: Any, **options: Any) -> Any:
         try:
@@ -36,7 +54,7 @@ class _OneLineErrors(click.Group):
         sys.exit(result if isinstance(result, int) else 0)
 
 
-@click.group(cls=_OneLineErrors, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
 @click.version_option(__version__, prog_name="tinyopt")
 def main() -> None:
     """Compile trained ONNX models into small, self-contained C libraries for Arm.
@@ -52,18 +70,3 @@ def main() -> None:
     Exit codes: 0 ok, 1 internal error, 2 usage, 3 model invalid or unsupported, 4 accuracy below --max-drop,
     5 memory too small, 6 verification mismatch or models that differ, 7 compiler or emulator missing.
     """
-
-
-COMMANDS = (
-    analyze_command,
-    compile_command,
-    run_command,
-    validate_command,
-    profile_command,
-    debug_quant_command,
-    diff_command,
-    passes_command,
-    targets_command,
-)
-for command in COMMANDS:
-    main.add_command(command)

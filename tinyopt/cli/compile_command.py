@@ -5,27 +5,23 @@ from __future__ import annotations
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import click
 
-from tinyopt.api import compile_model, write_passes
 from tinyopt.cli.compression_options import COMPRESSION_OPTIONS
 from tinyopt.cli.console import Output, reported_errors
-from tinyopt.cli.list_commands import print_pipeline
 from tinyopt.cli.parsing import parse_memory, parse_settings, parse_shapes
 from tinyopt.cli.quantize_options import WEIGHT_BITS, ranges_option, weights_option
 from tinyopt.cli.sample_options import SOURCES, parse_numbers
 from tinyopt.disk_cache import default_cache_dir
 from tinyopt.errors import UsageError
 from tinyopt.onnx_import import import_model
-from tinyopt.options import CompileOptions
-from tinyopt.passes.split_threads import MOST_THREADS
-from tinyopt.pipeline import PipelineStep, no_observer
-from tinyopt.report.changes import ChangePrinter
-from tinyopt.report.text import remarks, renderable
-from tinyopt.samples import NOISE_WARNING, RANDOM
-from tinyopt.targets import target_named
+from tinyopt.options import MOST_THREADS, CompileOptions
+
+if TYPE_CHECKING:
+    from tinyopt.ir import Graph
+    from tinyopt.pipeline import PipelineStep
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 
@@ -219,11 +215,20 @@ def compile_command(
             cache_dir=None if no_cache else cache_dir or default_cache_dir(),
         )
         if print_passes:
+            from tinyopt.cli.list_commands import print_pipeline
+            from tinyopt.targets import target_named
+
             print_pipeline(screen, options, target_named(target))
             return
         folder = output or Path(model.stem or "out")
-        with _changes(screen, model, options, print_changed) as on_step, screen.progress() as progress:
-            result = compile_model(model, folder, options, progress, on_step)
+        imported = import_model(model, options.shapes)
+        # not earlier: a model that is refused should not wait for the rest of the compiler to be loaded
+        from tinyopt.api import compile_imported, write_passes
+        from tinyopt.report.text import remarks, renderable
+        from tinyopt.samples import NOISE_WARNING, RANDOM
+
+        with _changes(screen, imported.graph, print_changed) as on_step, screen.progress() as progress:
+            result = compile_imported(imported, model, folder, options, progress, on_step)
         if dump_passes is not None:
             write_passes(dump_passes, result.original, result.steps)
         screen.show(renderable(result.report), result.report)
@@ -235,16 +240,17 @@ def compile_command(
 
 
 @contextmanager
-def _changes(
-    screen: Output, model: Path, options: CompileOptions, is_wanted: bool
-) -> Generator[Callable[[PipelineStep], None]]:
+def _changes(screen: Output, graph: Graph, is_wanted: bool) -> Generator[Callable[[PipelineStep], None]]:
     """Collects what the passes do and prints it at the end, when no progress bar is in the way, or after a failure."""
+    from tinyopt.pipeline import no_observer
+    from tinyopt.report.changes import ChangePrinter
+
     if not is_wanted:
         yield no_observer
         return
     if screen.is_json:
         raise UsageError("--print-changed and --json both print to stdout: give one of them")
-    printer = ChangePrinter(import_model(model, options.shapes).graph)
+    printer = ChangePrinter(graph.copy())
     steps: list[PipelineStep] = []
     try:
         yield steps.append

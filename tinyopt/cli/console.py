@@ -17,7 +17,6 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from tinyopt.artifact.folder import FULL
 from tinyopt.errors import InvalidModelError, TinyoptError, UsageError
-from tinyopt.report.build import to_json
 from tinyopt.report.plain import printable
 
 VERY_VERBOSE = 2
@@ -38,6 +37,8 @@ class Output:
     def show(self, report: RenderableType, data: Any) -> None:
         """Print the result: as JSON where asked for, else for people."""
         if self.is_json:
+            from tinyopt.report.build import to_json  # it brings the whole compiler along
+
             click.echo(to_json(data), nl=False)
         elif self.verbosity >= 0:
             self.data.print(report)

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import click
 
-from tinyopt.passes.quantization.ranges import METHODS
-from tinyopt.passes.quantize import AUTO
+from tinyopt.passes.quantization.ranges import AUTO, METHODS
 
 WEIGHT_BITS = {"int8": 8, "int4": 4}
 
