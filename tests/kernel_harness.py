@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from tests import sanitizers
 from tests.cortex_m_harness import shared_places
 from tinyopt.ir import DTYPES, Array, Node
 from tinyopt.ops import OPERATORS
@@ -61,6 +62,12 @@ class _Memory:
     def pointer(self) -> ctypes.c_void_p:
         return ctypes.c_void_p(self.block.ctypes.data + self.start)
 
+    @property
+    def around(self) -> tuple[tuple[int, int], tuple[int, int]]:
+        """What the kernel may not touch, as (address, bytes)."""
+        begin, size = self.block.ctypes.data, self.block.nbytes
+        return (begin, self.first), (begin + self.end, size - self.end)
+
     def content(self, dtype: str, shape: tuple[int, ...]) -> Array:
         count = int(np.prod(shape, dtype=np.int64)) * DTYPES[dtype].itemsize
         raw = self.block[self.start : self.start + count]
@@ -98,7 +105,8 @@ def _entry_point(arguments: Sequence[Argument], function: str) -> str:
 
 
 @cache
-def _compiled(text: str, compiler: tuple[str, ...]) -> Any:
+def _compiled(text: str, given_compiler: tuple[str, ...]) -> Any:
+    compiler = sanitizers.compiler(given_compiler)
     folder = Path(tempfile.gettempdir()) / "tinyopt-kernel-tests"
     folder.mkdir(exist_ok=True)
     digest = hashlib.sha256(f"{compiler}{text}".encode()).hexdigest()[:24]
@@ -180,7 +188,8 @@ def _run(
         kept.append(memory)
         passed.append(memory.pointer)
     before = [memory.block.copy() for memory in kept]
-    library.entry(*passed)
+    with sanitizers.poisoned([region for memory in kept for region in memory.around]):
+        library.entry(*passed)
     for argument, memory, old in zip(
         [a for a in kernel.arguments if not isinstance(a, ScalarArgument)], kept, before, strict=True
     ):

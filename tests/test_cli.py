@@ -472,7 +472,7 @@ def test_an_internal_error_is_one_line_and_a_traceback_only_on_request(monkeypat
     def explode(*_: object) -> None:
         raise ZeroDivisionError("boom")
 
-    monkeypatch.setattr("tinyopt.cli.compile_command.compile_model", explode)
+    monkeypatch.setattr("tinyopt.api.compile_imported", explode)
     done = tinyopt("compile", MODEL)
     assert done.code == 1
     assert done.err == "error: internal error, please report it (-vv shows where): ZeroDivisionError: boom\n"

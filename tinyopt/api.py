@@ -232,6 +232,12 @@ def layer_facts(
     return facts
 
 
+def dump_passes(folder: Path, original: Graph, steps: Sequence[PipelineStep]) -> None:
+    """`write_passes` into a folder that takes the place of `folder` when it is whole."""
+    with fresh_folder(folder) as work:
+        write_passes(work, original, steps)
+
+
 def write_passes(folder: Path, original: Graph, steps: Sequence[PipelineStep]) -> None:
     """`00-import` and one `NN-name` for each pass that changed the graph: .onnx for Netron, .txt for diffs."""
     folder.mkdir(parents=True, exist_ok=True)

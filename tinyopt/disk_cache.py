@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import os
 import secrets
+import time
+from contextlib import suppress
 from pathlib import Path
+
+_DEAD_AFTER_SECONDS = 24 * 3600
 
 
 def default_cache_dir() -> Path:
@@ -33,10 +37,20 @@ def write_cached(cache_dir: Path | None, kind: str, name: str, content: bytes) -
     work = path.with_name(f".{path.name}-{secrets.token_hex(4)}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        _remove_dead(path.parent)
         work.write_bytes(content)
         os.replace(work, path)
     except OSError:  # a cache that is full or read-only makes the next compilation slower, and this one no worse
-        work.unlink(missing_ok=True)
+        with suppress(OSError):
+            work.unlink(missing_ok=True)
+
+
+def _remove_dead(folder: Path) -> None:
+    """Remove what processes left that were killed while they wrote."""
+    for work in folder.glob(".*-????????"):
+        with suppress(OSError):  # another process is at it, too
+            if time.time() - work.stat().st_mtime > _DEAD_AFTER_SECONDS:
+                work.unlink()
 
 
 def _path(cache_dir: Path, kind: str, name: str) -> Path:

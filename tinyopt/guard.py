@@ -18,7 +18,7 @@ READING_CPU_SECONDS = 8  # for a small file; the whole command has to stay below
 READING_BYTES_PER_SECOND = 2_000_000
 READING_MEMORY_BYTES = 3 * 2**29  # 1.5 GiB of data for a small file
 READING_MEMORY_PER_BYTE = 8
-UNFINISHED = "unfinished"  # the folder that is being written, and those made for it
+UNFINISHED = "unfinished"  # the folder or file that is being written, and the folders made for it
 DOING = "doing"  # what takes time just now
 
 _folder: Path | None = None
@@ -31,7 +31,7 @@ def begin(folder: Path) -> None:
 
 
 def note_unfinished(work: Path, parents: Sequence[Path]) -> None:
-    """The folder `work` is about to be written: whoever outlives this process removes it, and its empty `parents`."""
+    """`work`, a folder or file, is about to be written: who outlives us removes it, and `parents` that are empty."""
     if _folder is not None:
         names = b"\0".join(os.fsencode(path) for path in (work, *parents))
         (_folder / UNFINISHED).write_bytes(names)
@@ -44,6 +44,8 @@ def remove_unfinished(folder: Path) -> None:
     except OSError:
         return
     shutil.rmtree(work, ignore_errors=True)
+    with suppress(OSError):  # it is a file
+        work.unlink(missing_ok=True)
     for parent in parents:
         with suppress(OSError):  # not empty
             parent.rmdir()

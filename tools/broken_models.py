@@ -27,6 +27,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
 
+from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
+from onnx import ModelProto
+
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
@@ -53,13 +56,20 @@ class Outcome:
 def all_cases() -> Iterator[Case]:
     """Every broken model, then every broken calibration set."""
     from tools.broken.bombs import bomb_cases
+    from tools.broken.boundary import boundary_cases
+    from tools.broken.disguises import disguise_cases
     from tools.broken.files import file_cases
     from tools.broken.graphs import graph_cases
+    from tools.broken.integers import integer_cases
     from tools.broken.operators import operator_cases
+    from tools.broken.sample_tricks import sample_trick_cases
     from tools.broken.samples import sample_cases
+    from tools.broken.subgraphs import subgraph_cases
+    from tools.broken.sweeps import sweep_cases
     from tools.broken.tensors import tensor_cases
 
-    for cases in (file_cases, graph_cases, tensor_cases, operator_cases, bomb_cases, sample_cases):
+    models = (file_cases, disguise_cases, graph_cases, boundary_cases, subgraph_cases, tensor_cases, integer_cases)
+    for cases in (*models, operator_cases, sweep_cases, bomb_cases, sample_cases, sample_trick_cases):
         yield from cases()
 
 
@@ -74,6 +84,11 @@ def write_case(case: Case, folder: Path) -> None:
         (folder / name).symlink_to(leads_to)
     for name, other in case.hard_links.items():
         os.link(folder / other, folder / name)
+    for name, size in case.sparse.items():
+        (folder / name).touch()
+        os.truncate(folder / name, size)
+    for name in case.pipes:
+        os.mkfifo(folder / name)
 
 
 def preload() -> None:
@@ -83,7 +98,8 @@ def preload() -> None:
     import tinyopt.entry
     from tinyopt.targets import all_targets
 
-    assert all_targets() and tinyopt.api and tinyopt.cli.compile_command and tinyopt.entry
+    assert tinyopt.api, tinyopt.cli.compile_command
+    assert all_targets(), tinyopt.entry
 
 
 def try_case(case: Case, folder: Path, cache_dir: Path, is_forked: bool) -> Outcome:
@@ -103,6 +119,18 @@ def try_case(case: Case, folder: Path, cache_dir: Path, is_forked: bool) -> Outc
     problem = _problem(case, code, message, streams[0].read_text(errors="replace"), seconds, memory, left)
     shutil.rmtree(folder)
     return Outcome(case, code, message.strip(), seconds, memory, problem)
+
+
+def known_names(case: Case) -> set[str]:
+    """What a message may name: the files of a case, what the command line names, and what is in the model."""
+    names = {MODEL, f"model '{Path(MODEL).stem}'", *case.files, *case.links, *case.sparse, *case.pipes, *case.options}
+    try:
+        graph = ModelProto.FromString(case.files.get(MODEL, b"")).graph
+    except (DecodeError, RuntimeError):
+        return names
+    found = {each.name for each in (*graph.node, *graph.initializer, *graph.input, *graph.output)}
+    found |= {name for each in graph.node for name in (*each.input, *each.output)}
+    return names | {f"'{name}'" for name in found if name}
 
 
 def listing(folder: Path) -> set[str]:
@@ -149,7 +177,7 @@ def _problem(case: Case, code: int, err: str, out: str, seconds: float, memory: 
         return f"{len(lines)} lines on stderr, {len(out)} characters on stdout"
     if _CONTROL.search(lines[0]):
         return "control characters in the message"
-    if "'" not in err and MODEL not in err and "c." not in err:
+    if not any(name in err for name in known_names(case)):
         return "the message names no file, node or tensor"
     return f"left {left}" if left else ""
 

@@ -254,11 +254,6 @@ def select(condition: Expr, if_true: Expr, if_false: Expr) -> Expr:
     return _tirx().Select(condition, if_true, if_false)
 
 
-def choose(condition: Expr, if_true: Expr, if_false: Expr) -> Expr:
-    """One of two values, of which only that one is computed: what stands behind it may divide by zero otherwise."""
-    return _tirx().if_then_else(condition, if_true, if_false)
-
-
 def both(*conditions: Expr) -> Expr:
     """All conditions hold."""
     result = conditions[0]

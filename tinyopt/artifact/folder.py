@@ -6,6 +6,7 @@ import ctypes
 import errno
 import json
 import os
+import re
 import secrets
 import shutil
 import sys
@@ -21,19 +22,30 @@ FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 _DEAD_AFTER_SECONDS = 24 * 3600  # a compilation that has written nothing for so long has ended
 _AT_FDCWD = -100
 _RENAME_EXCHANGE = 2
+_DUMPED = re.compile(r"\d+-[a-z0-9_.-]+\.(onnx|txt)")
 
 
 def check_output_folder(output: Path) -> None:
     """Raises UsageError where `output` holds what tinyopt did not write, or is the present folder."""
+    _check_place(output, _is_report(output / "report.json"), "output folder", "--output")
+
+
+def check_dump_folder(folder: Path) -> None:
+    """`check_output_folder` for the folder of --dump-passes, which holds a text and a model for each pass."""
+    is_ours = folder.is_dir() and all(_DUMPED.fullmatch(entry.name) for entry in folder.iterdir())
+    _check_place(folder, is_ours, "folder of passes", "--dump-passes")
+
+
+def _check_place(output: Path, is_ours: bool, kind: str, option: str) -> None:
     if Path.cwd().is_relative_to(output.resolve()):
-        raise UsageError(f"{output} holds the present folder, and would be replaced; choose another with --output")
+        raise UsageError(f"{output} holds the present folder, and would be replaced; choose another with {option}")
     for parent in output.resolve().parents:
         if parent.exists() and not parent.is_dir():
-            raise UsageError(f"{output} cannot be a folder: {parent} is a file; choose another with --output")
-    if output.is_dir() and (_is_report(output / "report.json") or not any(output.iterdir())):
+            raise UsageError(f"{output} cannot be a folder: {parent} is a file; choose another with {option}")
+    if output.is_dir() and (is_ours or not any(output.iterdir())):
         return
     if output.exists():
-        raise UsageError(f"{output} exists and is no output folder of tinyopt; choose another with --output")
+        raise UsageError(f"{output} exists and is no {kind} of tinyopt; choose another with {option}")
 
 
 def _is_report(file: Path) -> bool:
@@ -60,7 +72,7 @@ def fresh_folder(output: Path) -> Generator[Path]:
         _remove_dead(place)
         work.mkdir(mode=0o755)
     except OSError as error:
-        raise UsageError(f"{output} cannot be written: {error.strerror}; choose another with --output") from error
+        raise UsageError(f"{output} cannot be written: {error.strerror}; choose another place") from error
     try:
         yield work
         _replace(place, work)

@@ -260,7 +260,7 @@ def measure_code(
     for content in (source.read_bytes(), *(code for _, code in sorted(program.functions.items()))):
         digest.update(content)
     kept = read_cached(cache_dir, "code-sizes", digest.hexdigest())
-    if kept is not None:
+    if kept is not None and kept.isdigit():  # and not damaged
         return int(kept)
     size = _compile_and_measure(program, source, compiler)
     write_cached(cache_dir, "code-sizes", digest.hexdigest(), str(size).encode())

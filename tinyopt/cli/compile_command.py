@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import click
 
+from tinyopt.artifact.folder import check_dump_folder
 from tinyopt.cli.compression_options import COMPRESSION_OPTIONS
 from tinyopt.cli.console import Output, reported_errors
 from tinyopt.cli.parsing import parse_memory, parse_settings, parse_shapes
@@ -220,17 +221,20 @@ def compile_command(
 
             print_pipeline(screen, options, target_named(target))
             return
+        if dump_passes is not None:
+            check_dump_folder(dump_passes)
         folder = output or Path(model.stem or "out")
         imported = import_model(model, options.shapes)
         # not earlier: a model that is refused should not wait for the rest of the compiler to be loaded
-        from tinyopt.api import compile_imported, write_passes
+        from tinyopt.api import compile_imported
+        from tinyopt.api import dump_passes as write_dump
         from tinyopt.report.text import remarks, renderable
         from tinyopt.samples import NOISE_WARNING, RANDOM
 
         with _changes(screen, imported.graph, print_changed) as on_step, screen.progress() as progress:
             result = compile_imported(imported, model, folder, options, progress, on_step)
         if dump_passes is not None:
-            write_passes(dump_passes, result.original, result.steps)
+            write_dump(dump_passes, result.original, result.steps)
         screen.show(renderable(result.report), result.report)
         if verbose:
             screen.log.print(remarks(result.report), markup=False)

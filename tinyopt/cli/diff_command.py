@@ -13,6 +13,7 @@ from tinyopt.graph_diff import diff_outlines
 from tinyopt.onnx_import.outline import read_outline
 from tinyopt.report.diff import diff_data, diff_table
 from tinyopt.report.diff_page import diff_page
+from tinyopt.whole_files import whole_file
 
 
 @click.command("diff")
@@ -39,7 +40,8 @@ def diff_command(old: Path, new: Path, page: Path | None, quiet: bool, is_json: 
         diff = diff_outlines(*outlines)
         if page is not None:
             names = (old.name, new.name) if old.name != new.name else (str(old), str(new))
-            page.write_text(diff_page(*names, *outlines, diff), encoding="utf-8")
+            with whole_file(page) as work:
+                work.write_text(diff_page(*names, *outlines, diff), encoding="utf-8")
         if is_json or not quiet:
             screen.show(diff_table(str(old), str(new), diff), diff_data(str(old), str(new), diff))
         if not diff.is_equal:

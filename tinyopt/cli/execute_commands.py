@@ -14,7 +14,7 @@ from tinyopt.cli.console import Output, reported_errors
 from tinyopt.cli.profile_tables import comparison_table, picked, profile_table
 from tinyopt.cli.sample_options import SOURCES, parse_numbers
 from tinyopt.disk_cache import default_cache_dir
-from tinyopt.errors import VerificationError
+from tinyopt.errors import UsageError, VerificationError
 from tinyopt.execution.built_model import BuiltModel, load_built_model
 from tinyopt.execution.compare import pair_layers
 from tinyopt.execution.cpus import on_cpu
@@ -185,8 +185,8 @@ def _keep(folder: Path, counted: Profile, screen: Output) -> None:
     """Show the counts in the folder's report.html from now on; a folder that nobody may write to stays as it is."""
     try:
         refresh_page(folder, asdict(counted))
-    except OSError as error:
-        screen.say(f"the counts are not in {folder}/report.html: {error.strerror}")
+    except UsageError as error:
+        screen.say(f"the counts are not in the folder: {error}")
 
 
 @click.command("profile")

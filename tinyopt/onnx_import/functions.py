@@ -37,6 +37,8 @@ def expand_functions(model: onnx.ModelProto, name: str) -> onnx.ModelProto:
     functions = {_key(function): function for function in model.functions}
     if len(functions) != len(model.functions):
         raise InvalidModelError(f"model '{name}' has two functions of one name")
+    for function in model.functions:
+        _check_opsets(function, name)
     sizes = _Sizes(functions, name)
     whole = sizes.total(model.graph.node)
     if whole.nodes > MOST_NODES or whole.bytes > MOST_EXPANDED_BYTES + model.ByteSize():
@@ -49,6 +51,21 @@ def expand_functions(model: onnx.ModelProto, name: str) -> onnx.ModelProto:
     except Exception as error:  # the inliner is C++ and raises whatever it likes
         reason = " ".join(str(error).split())[:200]
         raise InvalidModelError(f"the functions of model '{name}' cannot be expanded: {reason}") from error
+
+
+def _check_opsets(function: onnx.FunctionProto, name: str) -> None:
+    """Without a version nobody can say what the function's operators are."""
+    stated = {_domain(entry.domain) for entry in function.opset_import}
+    for node in function.node:
+        if _domain(node.domain) not in stated:
+            raise InvalidModelError(
+                f"model '{name}': its function '{function.name}' states no opset for its operator {node.op_type} "
+                f"'{node.name}'"
+            )
+
+
+def _domain(domain: str) -> str:
+    return "" if domain == "ai.onnx" else domain
 
 
 class _Sizes:

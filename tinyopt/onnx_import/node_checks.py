@@ -30,6 +30,13 @@ _SCALES: Mapping[str, tuple[int, ...]] = {
     "QLinearSigmoid": (1, 3),
     "QLinearLeakyRelu": (1, 3),
 }
+_INTEGERS: Mapping[str, tuple[tuple[int, int], ...]] = {
+    **dict.fromkeys(("QLinearConv", "QLinearMatMul", "QLinearAdd", "QLinearMul", "QGemm"), ((0, 2), (3, 5))),
+    **dict.fromkeys(
+        ("QLinearAveragePool", "QLinearGlobalAveragePool", "QLinearSigmoid", "QLinearLeakyRelu"), ((0, 2),)
+    ),
+}
+"""The inputs that hold integers of eight bits, each with that of its zero point."""
 _NARROW = ("int8", "uint8")
 _WIDE_OPSET = 21  # from which QuantizeLinear gives 16 bits, too
 
@@ -46,7 +53,10 @@ def check_node(node: OnnxNode, unsigned: Set[Value]) -> None:
     for index in _SCALES.get(node.op, ()):
         _check_scale(node, index)
     if node.op == "DequantizeLinear":
-        _check_dequantize(node, unsigned)
+        _check_zero_point(node, 0, 2, unsigned)
+    for data, zero_point in _INTEGERS.get(node.op, ()):
+        _check_narrow(node, data, unsigned)
+        _check_zero_point(node, data, zero_point, unsigned)
     if check := _OTHERS.get(node.op):
         check(node)
 
@@ -98,8 +108,22 @@ def _check_quantize(node: OnnxNode) -> None:
         raise node.invalid(f"zero point '{zero_point.name}' is {zero_point.dtype}, not {' or '.join(taken)}")
 
 
-def _check_dequantize(node: OnnxNode, unsigned: Set[Value]) -> None:
-    data, zero_point = node.optional(0), node.optional(2)
+def _check_narrow(node: OnnxNode, index: int, unsigned: Set[Value]) -> None:
+    data = node.optional(index)
+    if data is not None and data not in unsigned and data.dtype not in _NARROW:
+        raise node.invalid(f"'{data.name}' is {data.dtype}, not {' or '.join(_NARROW)}")
+
+
+def _check_integer_convolution(node: OnnxNode) -> None:
+    bias = node.optional(8)
+    if bias is not None and (bias.dtype != "int32" or bias.type.rank != 1):
+        raise node.invalid(
+            f"its bias '{bias.name}' is {bias.dtype} of {bias.type.rank} dimensions, not a list of int32"
+        )
+
+
+def _check_zero_point(node: OnnxNode, index: int, zero_index: int, unsigned: Set[Value]) -> None:
+    data, zero_point = node.optional(index), node.optional(zero_index)
     if data is None or zero_point is None or zero_point.constant is None:
         return
     dtype = "uint8" if data in unsigned else data.dtype
@@ -135,4 +159,5 @@ _OTHERS: Mapping[str, Callable[[OnnxNode], None]] = {
     "QuantizeLinear": _check_quantize,
     "BatchNormalization": _check_normalization,
     "ConvTranspose": _check_transposed,
+    "QLinearConv": _check_integer_convolution,
 }

@@ -52,7 +52,11 @@ def _check_versions(model: onnx.ModelProto, name: str) -> int:
             f"model '{name}' has IR version {model.ir_version}; tinyopt reads {OLDEST_IR_VERSION} to"
             f" {NEWEST_IR_VERSION}: export it with another ONNX version"
         )
-    versions = {int(entry.version) for entry in model.opset_import if entry.domain in _DEFAULT_DOMAINS}
+    stated: dict[str, set[int]] = {}
+    for entry in model.opset_import:
+        domain = "" if entry.domain in _DEFAULT_DOMAINS else entry.domain
+        stated.setdefault(domain, set()).add(int(entry.version))
+    versions = stated.pop("", set())
     if not versions:
         raise InvalidModelError(f"model '{name}' states no opset for the standard operators; export it again")
     for opset in sorted(versions):
@@ -61,8 +65,10 @@ def _check_versions(model: onnx.ModelProto, name: str) -> int:
                 f"model '{name}' has opset {opset}; tinyopt reads {OLDEST_OPSET} to {NEWEST_OPSET}:"
                 " export it with one of these"
             )
-    if len(versions) > 1:
-        raise InvalidModelError(f"model '{name}' states several opsets for the standard operators: {sorted(versions)}")
+    for domain, found in {"": versions, **stated}.items():
+        if len(found) > 1:
+            whose = f"domain '{domain}'" if domain else "the standard operators"
+            raise InvalidModelError(f"model '{name}' states several opsets for {whose}: {sorted(found)}")
     return versions.pop()
 
 

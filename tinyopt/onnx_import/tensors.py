@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import onnx
@@ -47,6 +47,18 @@ _FIELDS: Mapping[int, str] = {
 }
 """Where typed data lies; in `int32_data` for all other types."""
 
+_TYPED_RANGES: Mapping[int, tuple[int, int]] = {
+    TensorProto.INT8: (-(2**7), 2**7 - 1),
+    TensorProto.UINT8: (0, 2**8 - 1),
+    TensorProto.INT16: (-(2**15), 2**15 - 1),
+    TensorProto.UINT16: (0, 2**16 - 1),
+    TensorProto.BOOL: (0, 1),
+    TensorProto.UINT32: (0, 2**32 - 1),
+    TensorProto.FLOAT16: (0, 2**16 - 1),
+    TensorProto.BFLOAT16: (0, 2**16 - 1),
+}
+"""What each number of the typed field may be where the field is wider than the type: beyond, others would wrap it."""
+
 
 def expected_bytes(tensor: TensorProto, where: str) -> int:
     """The bytes that type and shape ask for.
@@ -79,7 +91,7 @@ def check_tensor(tensor: TensorProto, where: str) -> int:
     """The bytes of a tensor whose data lies in the model.
 
     Raises InvalidModelError that begins with `where` for what `expected_bytes` refuses, for data that is longer or
-    shorter, and for floats that are NaN.
+    shorter, for numbers that their type cannot hold, and for floats that are NaN.
     """
     size = expected_bytes(tensor, where)
     field = _FIELDS.get(tensor.data_type, "int32_data")
@@ -91,9 +103,21 @@ def check_tensor(tensor: TensorProto, where: str) -> int:
             raise _wrong_length(tensor, where, len(tensor.raw_data) + len(typed), size, "bytes")
     elif len(typed) != _typed_numbers(tensor):
         raise _wrong_length(tensor, where, len(typed), _typed_numbers(tensor), f"numbers in {field}")
+    _check_range(tensor, typed, where)
     if tensor.data_type in _REAL and _holds_nan(tensor, field):
         raise InvalidModelError(f"{where} holds NaN; export the model again, or retrain it")
     return size
+
+
+def _check_range(tensor: TensorProto, typed: Sequence[int], where: str) -> None:
+    if tensor.data_type == TensorProto.BOOL and max(tensor.raw_data, default=0) > 1:
+        raise InvalidModelError(f"{where} holds the byte {max(tensor.raw_data)}, which is neither true nor false")
+    if tensor.data_type not in _TYPED_RANGES or not typed:
+        return
+    low, high = _TYPED_RANGES[tensor.data_type]
+    outside = next((number for number in (min(typed), max(typed)) if not low <= number <= high), None)
+    if outside is not None:
+        raise InvalidModelError(f"{where} holds {outside}; its type takes {low} to {high}")
 
 
 def _typed_numbers(tensor: TensorProto) -> int:

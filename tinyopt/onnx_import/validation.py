@@ -5,13 +5,12 @@ ONNX's own checker does not: it accepts inputs of 10^12 elements and opset 999, 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 import onnx
 from onnx import AttributeProto, GraphProto, NodeProto, ValueInfoProto
 
 from tinyopt.errors import InvalidModelError
-from tinyopt.onnx_import.functions import all_nodes
 from tinyopt.onnx_import.limits import (
     DEEPEST_NESTING,
     LONGEST_NAME_BYTES,
@@ -25,13 +24,15 @@ from tinyopt.onnx_import.limits import (
 
 
 def check_limits(model: onnx.ModelProto, name: str) -> None:
-    """Raises InvalidModelError for what is beyond `limits`, and for names that are no text."""
-    graphs = _graphs(model, name)
-    bodies: list[Iterable[NodeProto]] = [model.graph.node, *(function.node for function in model.functions)]
-    nodes = [node for body in bodies for node in all_nodes(body)]
-    _check_count(len(nodes), MOST_NODES, "nodes", name)
-    _check_count(sum(len(node.input) + len(node.output) for node in nodes), MOST_CONNECTIONS, "connections", name)
+    """Raises InvalidModelError for what is beyond `limits`, and for names that are no text.
+
+    Everything is counted before it is gone through: a message that is empty has two bytes in the file, and hundreds as
+    an object of Python.
+    """
     _check_count(len(model.functions), MOST_NODES, "functions", name)
+    _check_count(len(model.opset_import), MOST_NODES, "opsets", name)
+    graphs, nodes = _graphs_and_nodes(model, name)
+    _check_count(sum(len(node.input) + len(node.output) for node in nodes), MOST_CONNECTIONS, "connections", name)
     for graph in graphs:
         tensors = len(graph.initializer) + len(graph.sparse_initializer) + len(graph.value_info)
         _check_count(tensors, MOST_TENSORS, "tensors", name)
@@ -46,19 +47,28 @@ def check_limits(model: onnx.ModelProto, name: str) -> None:
         _check_names([*texts, *function.attribute], "a function", name)
 
 
-def _graphs(model: onnx.ModelProto, name: str) -> list[GraphProto]:
-    """The graph and all its subgraphs. Raises InvalidModelError where they are nested too deeply."""
+def _graphs_and_nodes(model: onnx.ModelProto, name: str) -> tuple[list[GraphProto], list[NodeProto]]:
+    """The graph with all its subgraphs, and all nodes, those of functions included.
+
+    Raises InvalidModelError where there are too many, and where they are nested too deeply.
+    """
     level: list[GraphProto] = [model.graph]
-    found: list[GraphProto] = []
+    graphs: list[GraphProto] = []
+    nodes: list[NodeProto] = []
     bodies: list[Sequence[NodeProto]] = [function.node for function in model.functions]
     for _ in range(DEEPEST_NESTING):
-        found += level
+        graphs += level
         bodies += [graph.node for graph in level]
-        attributes = [attribute for body in bodies for node in body for attribute in node.attribute]
+        _check_count(len(nodes) + sum(map(len, bodies)), MOST_NODES, "nodes", name)
+        found = [node for body in bodies for node in body]
+        for node in found:
+            _check_attribute_count(node, name)
+        attributes = [attribute for node in found for attribute in node.attribute]
         level = [g for a in attributes for g in ([a.g] if a.HasField("g") else []) + list(a.graphs)]
+        nodes += found
         bodies = []
         if not level:
-            return found
+            return graphs, nodes
     raise InvalidModelError(f"model '{name}' has subgraphs nested more than {DEEPEST_NESTING} levels deep")
 
 
@@ -68,15 +78,23 @@ def _check_count(count: int, most: int, what: str, name: str) -> None:
 
 
 def _check_node(node: NodeProto, name: str) -> None:
-    where = f"node '{_shown(node.name)}' ({_shown(node.op_type)})"
+    where = _where(node)
     texts = [node.name, node.op_type, node.domain, node.overload, *node.input, *node.output]
     _check_names([*texts, *(attribute.name for attribute in node.attribute)], where, name)
-    if len(node.attribute) > MOST_ATTRIBUTES:
-        raise InvalidModelError(
-            f"{where} of model '{name}' has {len(node.attribute):,} attributes; tinyopt takes up to {MOST_ATTRIBUTES}"
-        )
     for attribute in node.attribute:
         _check_attribute(attribute, where, name)
+
+
+def _where(node: NodeProto) -> str:
+    return f"node '{_shown(node.name)}' ({_shown(node.op_type)})"
+
+
+def _check_attribute_count(node: NodeProto, name: str) -> None:
+    if len(node.attribute) > MOST_ATTRIBUTES:
+        raise InvalidModelError(
+            f"{_where(node)} of model '{name}' has {len(node.attribute):,} attributes; tinyopt takes up to "
+            f"{MOST_ATTRIBUTES}"
+        )
 
 
 def _check_attribute(attribute: AttributeProto, where: str, name: str) -> None:
@@ -100,6 +118,7 @@ def _check_graph_names(graph: GraphProto, name: str) -> None:
         _check_value_names(value, name)
     for tensor in graph.initializer:
         _check_names([tensor.name], "a weight", name)
+        _check_count(len(tensor.external_data), MOST_ATTRIBUTES, f"places for weights '{tensor.name}'", name)
         entries = [text for entry in tensor.external_data for text in (entry.key, entry.value)]
         _check_names(entries, f"the place of weights '{tensor.name}'", name)
     for sparse in graph.sparse_initializer:
@@ -107,6 +126,9 @@ def _check_graph_names(graph: GraphProto, name: str) -> None:
 
 
 def _check_value_names(value: ValueInfoProto, name: str) -> None:
+    sizes = len(value.type.tensor_type.shape.dim)
+    if sizes > MOST_TENSORS:
+        raise InvalidModelError(f"'{_shown(value.name)}' of model '{name}' has {sizes:,} dimensions")
     dimensions = [dimension.dim_param for dimension in value.type.tensor_type.shape.dim]
     _check_names([value.name], "a tensor", name)
     _check_names(dimensions, f"the shape of '{value.name}'", name)

@@ -5,6 +5,7 @@ The formats: numpy.lib.format (NEP 1) and PKWARE's APPNOTE.TXT, section 4.3.7 (l
 
 from __future__ import annotations
 
+import io
 import lzma
 import math
 import struct
@@ -22,9 +23,13 @@ import numpy as np
 from tinyopt.errors import InvalidModelError, TinyoptError, UsageError
 from tinyopt.ir import DTYPES, Array, Value
 from tinyopt.samples.rows import CHUNK_BYTES, Bytes, FileBytes, Scratch, StoredRows
+from tinyopt.whole_files import whole_file
 
 ONLY = "array"  # what the array of a .npy file is called
 _WHOLE_LIMIT = 64 << 20  # bytes of what must be held in memory at once: labels, and arrays in Fortran order
+_LONGEST_HEADER = 2**16  # of a .npy file; NumPy itself takes 10,000 bytes
+_MAGIC_BYTES = 8  # with the version
+_FREE_BYTES, _MOST_EXPANSION = 64 << 20, 100  # an archive's array beyond both is no set of samples
 _LOCAL_HEADER = struct.Struct("<4s22xHH")
 _UNREADABLE = (
     *(ValueError, OSError, EOFError, RuntimeError, SyntaxError),
@@ -54,8 +59,11 @@ class StoredArray:
 
 
 def save_arrays(path: Path, arrays: Mapping[str, Array]) -> None:
-    """Write a .npz file to this very path. (numpy.savez takes arrays named `file` for its own options.)"""
-    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+    """Write a .npz file to this very path. (numpy.savez takes arrays named `file` for its own options.)
+
+    Raises UsageError where it cannot be written; then nothing is.
+    """
+    with whole_file(path) as work, zipfile.ZipFile(work, "w", zipfile.ZIP_DEFLATED) as archive:
         for name, array in arrays.items():
             with archive.open(f"{name}.npy", "w", force_zip64=True) as file:
                 np.lib.format.write_array(file, array, allow_pickle=False)
@@ -82,10 +90,21 @@ def find_array(path: Path, name: str = ONLY) -> StoredArray:
         raise UsageError(f"{path} has no array '{name}'; its arrays: {', '.join(names) or 'none'}")
     member = f"{name}.npy"
     with _reading(f"{path}: array '{name}' cannot be read"), zipfile.ZipFile(path) as archive:
-        with archive.open(member) as stream:
+        info = archive.getinfo(member)
+        _check_compression(info, path.stat().st_size)
+        with archive.open(info) as stream:
             array = _read_header(stream, path, name, member)
-        _check_size(array, archive.getinfo(member).file_size)
+        _check_size(array, info.file_size)
         return array
+
+
+def _check_compression(info: zipfile.ZipInfo, archive_bytes: int) -> None:
+    """Raises ValueError for archives that numpy.savez_compressed does not write, and for such as are bombs."""
+    if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+        raise ValueError("it is compressed in a way that NumPy does not use")
+    held = min(info.compress_size, archive_bytes)
+    if info.file_size > max(_FREE_BYTES, _MOST_EXPANSION * held):
+        raise ValueError(f"{held:,} bytes unpack to {info.file_size:,}: no samples compress so well")
 
 
 def open_rows(array: StoredArray, graph_input: Value, limit: int | None, scratch: Scratch) -> StoredRows:
@@ -115,8 +134,12 @@ def _read_header(stream: IO[bytes], path: Path, name: str, member: str | None) -
     if version not in ((1, 0), (2, 0)):
         raise ValueError(f"version {version[0]}.{version[1]} of the .npy format")
     read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-    shape, is_fortran, dtype = read(stream)
-    array = StoredArray(path, name, member, dtype, shape, is_fortran, stream.tell())
+    length = stream.read(2 if version == (1, 0) else 4)
+    size = int.from_bytes(length, "little")
+    if size > _LONGEST_HEADER:  # NumPy would read it all before it looks how long it is
+        raise ValueError(f"a header of {size:,} bytes")
+    shape, is_fortran, dtype = read(io.BytesIO(length + stream.read(size)))
+    array = StoredArray(path, name, member, dtype, shape, is_fortran, _MAGIC_BYTES + len(length) + size)
     if dtype.hasobject:
         raise InvalidModelError(f"{array.where} cannot be read: it holds pickled objects, and pickles are never loaded")
     if dtype.name not in DTYPES:

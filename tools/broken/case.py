@@ -21,6 +21,7 @@ Shape: TypeAlias = Sequence[int | str | None]
 class Case:
     """Files to write into a folder of their own. links: symbolic links and where they lead; hard_links likewise.
 
+    sparse: files that seem to have so many bytes. pipes: named pipes that nobody writes into.
     accepted: why the model may be compiled all the same; "" where it has to be refused.
     """
 
@@ -28,6 +29,8 @@ class Case:
     files: Mapping[str, bytes]
     links: Mapping[str, str] = field(default_factory=dict[str, str])
     hard_links: Mapping[str, str] = field(default_factory=dict[str, str])
+    sparse: Mapping[str, int] = field(default_factory=dict[str, int])
+    pipes: tuple[str, ...] = ()
     accepted: str = ""
     options: tuple[str, ...] = ()
 

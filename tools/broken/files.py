@@ -8,6 +8,7 @@ import numpy as np
 from onnx import helper
 
 from tools.broken.case import MODEL, Case, network
+from tools.broken.disguises import field
 
 _ZIP = b"PK\x03\x04"
 
@@ -53,20 +54,8 @@ def file_cases() -> Iterator[Case]:
 def _nested(depth: int) -> bytes:
     """Subgraphs in subgraphs: GraphProto.node.attribute.g of field numbers 1, 5 and 6."""
     inner = helper.make_node("Relu", ["a"], ["b"], name="deep").SerializeToString()
-    graph = _field(1, inner)
+    graph = field(1, inner)
     for _ in range(depth):
-        attribute = _field(1, b"then_branch") + _field(6, graph) + b"\xa0\x01\x05"
-        graph = _field(1, _field(4, b"If") + _field(5, attribute))
-    return b"\x08\x08" + _field(7, graph) + _field(8, b"\x10\x11")
-
-
-def _field(number: int, content: bytes) -> bytes:
-    return _varint(number << 3 | 2) + _varint(len(content)) + content
-
-
-def _varint(number: int) -> bytes:
-    result = bytearray()
-    while number > 127:
-        result.append(number & 127 | 128)
-        number >>= 7
-    return bytes([*result, number])
+        attribute = field(1, b"then_branch") + field(6, graph) + b"\xa0\x01\x05"
+        graph = field(1, field(4, b"If") + field(5, attribute))
+    return b"\x08\x08" + field(7, graph) + field(8, b"\x10\x11")

@@ -48,10 +48,10 @@ def sample_cases() -> Iterator[Case]:
     yield _calibrated("npy-link-circle", "c.npy", {}, {"c.npy": "c.npy"})
     for name, text in _tables().items():
         yield _calibrated(f"csv-{name}", "c.csv", {"c.csv": text})
-    yield _calibrated("png-bomb", "c.png", {"c.png": _png(60_000, 60_000, b"")})
-    yield _calibrated("png-bomb-below-the-warning", "c.png", {"c.png": _png(13_000, 13_000, bytes(100))})
-    yield _calibrated("png-cut", "c.png", {"c.png": _png(8, 8, bytes(8 * 25))[:46]})
-    yield _calibrated("png-without-size", "c.png", {"c.png": _png(0, 0, b"")})
+    yield _calibrated("png-bomb", "c.png", {"c.png": png(60_000, 60_000, b"")})
+    yield _calibrated("png-bomb-below-the-warning", "c.png", {"c.png": png(13_000, 13_000, bytes(100))})
+    yield _calibrated("png-cut", "c.png", {"c.png": png(8, 8, bytes(8 * 25))[:46]})
+    yield _calibrated("png-without-size", "c.png", {"c.png": png(0, 0, b"")})
     yield _calibrated("png-is-text", "c.png", {"c.png": b"no picture"})
     yield _calibrated("jpg-is-a-script", "c.jpg", {"c.jpg": b"%!PS-Adobe\n(system) run"})
     yield _calibrated("folder-empty", "d", {"d/.hidden": b""})
@@ -167,7 +167,9 @@ def _tables() -> dict[str, bytes]:
     }
 
 
-def _png(width: int, height: int, rows: bytes) -> bytes:
+def png(width: int, height: int, rows: bytes) -> bytes:
+    """A picture of RGB, whose `rows` may be anything."""
+
     def chunk(kind: bytes, content: bytes) -> bytes:
         return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
 

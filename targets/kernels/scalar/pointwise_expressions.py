@@ -16,7 +16,6 @@ from tinyopt.targets.kernels.tir import (
     Expr,
     bitwise_not,
     cast,
-    choose,
     constant,
     is_nan,
     math_call,
@@ -112,10 +111,18 @@ def _comparison(function: Callable[[Expr, Expr], Expr]) -> Expression:
 def _divide(operation: Operation, a: Expr, b: Expr) -> Expr:
     """Towards zero; by zero: zero. The lowest integer divided by -1 wraps around."""
     zero = operation.literal(0)
-    quotient = truncated_quotient(a, b)
+    quotient = truncated_quotient(a, _harmless(operation, b))
     if operation.is_signed:
-        quotient = choose(b == operation.literal(-1), _negated(operation, a), quotient)
-    return choose(b == zero, zero, quotient)
+        quotient = select(b == operation.literal(-1), _negated(operation, a), quotient)
+    return select(b == zero, zero, quotient)
+
+
+def _harmless(operation: Operation, divisor: Expr) -> Expr:
+    """The divisor, and 1 where it is 0 or -1: common parts of an expression are computed before its conditions."""
+    one = operation.literal(1)
+    if operation.is_signed:
+        divisor = select(divisor == operation.literal(-1), one, divisor)
+    return select(divisor == operation.literal(0), one, divisor)
 
 
 def _float_modulo(operation: Operation, a: Expr, b: Expr) -> Expr:
@@ -130,12 +137,12 @@ def _modulo(operation: Operation, a: Expr, b: Expr) -> Expr:
     if operation.is_float:
         return _float_modulo(operation, a, b)
     zero = operation.literal(0)
-    rest = truncated_remainder(a, b)
-    if not operation.is_signed:
-        return choose(b == zero, zero, rest)
-    if not operation.parameters[0]:
+    rest = truncated_remainder(a, _harmless(operation, b))
+    if operation.is_signed and not operation.parameters[0]:
         rest = select(select(b < zero, rest > zero, rest < zero), rest + b, rest)
-    return choose(b == zero, zero, choose(b == operation.literal(-1), zero, rest))
+    if operation.is_signed:
+        rest = select(b == operation.literal(-1), zero, rest)
+    return select(b == zero, zero, rest)
 
 
 def _shift(operation: Operation, a: Expr, b: Expr) -> Expr:

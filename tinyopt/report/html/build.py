@@ -19,6 +19,7 @@ from tinyopt.pipeline import PipelineStep
 from tinyopt.report.build import to_json
 from tinyopt.report.html.pictures import GraphPicture, NodePicture, picture_of
 from tinyopt.report.html.views import Replacement, view_of
+from tinyopt.whole_files import whole_file
 
 SCRIPTS = (
     "dom.js",
@@ -138,10 +139,12 @@ def read_page(file: Path) -> dict[str, Any]:
 
 def refresh_page(folder: Path, profile: Mapping[str, Any]) -> None:
     """Put the figures of `tinyopt profile` into `folder`: profile.json, and report.html where there is one."""
-    (folder / "profile.json").write_text(to_json(profile), encoding="utf-8")
+    with whole_file(folder / "profile.json") as work:
+        work.write_text(to_json(profile), encoding="utf-8")
     page = folder / "report.html"
     if page.is_file():
-        page.write_text(render(read_page(page) | {"profile": dict(profile)}), encoding="utf-8")
+        with whole_file(page) as work:
+            work.write_text(render(read_page(page) | {"profile": dict(profile)}), encoding="utf-8")
 
 
 def _embedded(data: Mapping[str, Any]) -> str:
