@@ -100,7 +100,7 @@ def test_a_sum_that_could_overflow_keeps_its_layer_in_float(kind: str) -> None:
 
 
 @pytest.mark.parametrize("output_scale", OUTPUT_SCALES)
-@pytest.mark.parametrize("kind", EDGES)
+@pytest.mark.parametrize("kind", ["Dense, int8, zero point -128", "Dense, int16, zero point 0", "MatMul"])
 def test_the_largest_sums_give_the_references_levels(kind: str, output_scale: float) -> None:
     graph = EDGES[kind][0](output_scale)
     lowered(graph, "int8")

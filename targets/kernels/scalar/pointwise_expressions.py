@@ -110,15 +110,18 @@ def _comparison(function: Callable[[Expr, Expr], Expr]) -> Expression:
 
 def _divide(operation: Operation, a: Expr, b: Expr) -> Expr:
     """Towards zero; by zero: zero. The lowest integer divided by -1 wraps around."""
-    zero = operation.literal(0)
-    quotient = truncated_quotient(a, _harmless(operation, b))
+    quotient, zero, one = truncated_quotient(a, _harmless(operation, b)), operation.literal(0), operation.literal(1)
     if operation.is_signed:
-        quotient = select(b == operation.literal(-1), _negated(operation, a), quotient)
-    return select(b == zero, zero, quotient)
+        one = select(b == operation.literal(-1), operation.literal(-1), one)
+    return _wrapped(operation, lambda left, right: left * right, quotient, select(b == zero, zero, one))
 
 
 def _harmless(operation: Operation, divisor: Expr) -> Expr:
-    """The divisor, and 1 where it is 0 or -1: common parts of an expression are computed before its conditions."""
+    """The divisor, and 1 where it is 0 or -1.
+
+    The division must not stand behind a condition on its divisor: TVM would take the condition for granted, leave out
+    what is done here, and then compute what several conditions share before all of them.
+    """
     one = operation.literal(1)
     if operation.is_signed:
         divisor = select(divisor == operation.literal(-1), one, divisor)
@@ -136,13 +139,11 @@ def _float_modulo(operation: Operation, a: Expr, b: Expr) -> Expr:
 def _modulo(operation: Operation, a: Expr, b: Expr) -> Expr:
     if operation.is_float:
         return _float_modulo(operation, a, b)
+    rest = truncated_remainder(a, _harmless(operation, b))  # 0 where b is 0 or -1
+    if not operation.is_signed or operation.parameters[0]:
+        return rest
     zero = operation.literal(0)
-    rest = truncated_remainder(a, _harmless(operation, b))
-    if operation.is_signed and not operation.parameters[0]:
-        rest = select(select(b < zero, rest > zero, rest < zero), rest + b, rest)
-    if operation.is_signed:
-        rest = select(b == operation.literal(-1), zero, rest)
-    return select(b == zero, zero, rest)
+    return select(rest == zero, rest, select((rest ^ b) < zero, rest + b, rest))
 
 
 def _shift(operation: Operation, a: Expr, b: Expr) -> Expr:
