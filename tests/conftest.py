@@ -45,23 +45,19 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--update-golden", action="store_true", help="write the texts in tests/golden anew")
     parser.addoption("--full-grids", action="store_true", help="run every shape of the kernels' grids, not a sample")
     parser.addoption("--full-backend", action="store_true", help="run all of the onnx package's backend tests")
-
-    for option, kind, what in (
-        ("--sanitize", "gcc", "gcc's sanitizers of memory and undefined behaviour"),
-        ("--sanitize-unsigned", "clang", "clang's sanitizers of unsigned numbers that wrap"),
-    ):
-        parser.addoption(option, action="store_const", dest="sanitize", const=kind, help=f"compile kernels with {what}")
+    parser.addoption("--sanitize", action="store_true", help="compile kernels with gcc's sanitizers")
 
 
 def pytest_configure(config: pytest.Config) -> None:
     """Under --sanitize pytest is started anew, as sanitizers want it."""
-    kind = config.getoption("sanitize")
-    if kind and not sanitizers.are_running():
+    if not config.getoption("--sanitize"):
+        return
+    if not sanitizers.are_running():
         capture = config.pluginmanager.getplugin("capturemanager")
         if capture is not None:
             capture.stop_global_capturing()
-        sanitizers.restart(kind, config.invocation_params.args)
-    if kind:
+        sanitizers.restart(config.invocation_params.args)
+    else:
         sanitizers.keep_to_this_process()
 
 

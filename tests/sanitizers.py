@@ -1,4 +1,4 @@
-"""`pytest --sanitize` and `--sanitize-unsigned`: kernels with sanitizers, their memory within poisoned memory.
+"""`pytest --sanitize`: kernels with gcc's sanitizers, and their memory within poisoned memory.
 
 The first finding ends pytest: the last test that it named is the one to blame, and the sanitizer's report stands below.
 """
@@ -12,13 +12,10 @@ import sys
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from functools import cache
-from typing import Any
+from typing import Any, NoReturn
 
-GCC = ("-g", "-fsanitize=address,undefined,float-cast-overflow,bounds-strict", "-fno-sanitize-recover=all")
-CLANG = ("clang", "-g", "-fsanitize=undefined,integer", "-fsanitize-trap=undefined,integer")
-"""Without clang's run-time libraries, which few systems have: unsigned numbers that wrap end in SIGILL."""
-
-_CHOSEN = "TINYOPT_TEST_SANITIZER"
+FLAGS = ("-g", "-fsanitize=address,undefined,float-cast-overflow,bounds-strict", "-fno-sanitize-recover=all")
+_CHOSEN = "TINYOPT_TEST_SANITIZE"
 
 
 def are_running() -> bool:
@@ -26,13 +23,11 @@ def are_running() -> bool:
     return _CHOSEN in os.environ
 
 
-def restart(kind: str, arguments: Sequence[str]) -> None:
+def restart(arguments: Sequence[str]) -> NoReturn:
     """Run pytest anew as sanitizers want it: their library first, output to the terminal."""
-    environment = os.environ | {_CHOSEN: kind}
-    if kind == "gcc":
-        # with the library of C++, or TVM's exceptions would be thrown past it; Python itself leaks
-        libraries = " ".join(_file_of_gcc(name) for name in ("libasan.so", "libstdc++.so"))
-        environment |= {"LD_PRELOAD": libraries, "ASAN_OPTIONS": "detect_leaks=0"}
+    # with the library of C++, or TVM's exceptions would be thrown past it; Python itself leaks
+    libraries = " ".join(_file_of_gcc(name) for name in ("libasan.so", "libstdc++.so"))
+    environment = os.environ | {_CHOSEN: "1", "LD_PRELOAD": libraries, "ASAN_OPTIONS": "detect_leaks=0"}
     os.execve(sys.executable, [sys.executable, "-m", "pytest", "-s", "-v", *arguments], environment)
 
 
@@ -48,11 +43,7 @@ def keep_to_this_process() -> None:
 
 def compiler(given: tuple[str, ...]) -> tuple[str, ...]:
     """The compiler and its flags: `given`, with sanitizers where the tests run with these."""
-    kind = os.environ.get(_CHOSEN, "")
-    if not kind:
-        return given
-    flags = (*given[1:], "-Wno-error")  # sanitizers make gcc warn of paths that cannot be taken
-    return (given[0], *GCC, *flags) if kind == "gcc" else (*CLANG, *flags)
+    return (*given, *FLAGS) if are_running() else given
 
 
 @contextmanager
@@ -73,4 +64,4 @@ def poisoned(regions: Sequence[tuple[int, int]]) -> Generator[None]:
 
 @cache
 def _address_sanitizer() -> Any | None:
-    return ctypes.CDLL(None) if os.environ.get(_CHOSEN) == "gcc" else None
+    return ctypes.CDLL(None) if are_running() else None

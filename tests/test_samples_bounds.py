@@ -57,6 +57,21 @@ def npy(shape: tuple[int, ...], content: bytes) -> bytes:
     return buffer.getvalue() + content
 
 
+def npy_of(descr: str) -> bytes:
+    header = f"{{'descr': {descr}, 'fortran_order': False, 'shape': (1, 49, 10, 1)}}\n".encode()
+    return b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header + bytes(1960)
+
+
+def bomb(method: int) -> bytes:
+    """Samples that are all zero: 78 MB in a hundred kilobytes."""
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", method) as file, file.open("x.npy", "w") as member:
+        member.write(npy((40_000, 49, 10, 1), b""))
+        for _ in range(40):
+            member.write(bytes(1_960_000))
+    return buffer.getvalue()
+
+
 def archive(content: bytes) -> bytes:
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as file:
@@ -86,6 +101,9 @@ ROWS = np.random.default_rng(0).standard_normal((20, 49, 10, 1)).astype(np.float
         ("a.npy", npy((-5, 49, 10, 1), bytes(1960)), r"the shape \(-5"),
         ("a.npy", b"\x93NUMPY\x01\x00v\x00" + b"(" * 118, "is no NumPy file"),
         ("a.npy", b"\x93NUMPY\x02\x00\xff\xff\xff\x7f", "is no NumPy file"),
+        ("a.npy", npy_of("(" * 90 + "'<f4'" + ",)" * 90), "is no NumPy file"),
+        ("a.npz", bomb(zipfile.ZIP_DEFLATED), "no samples compress so well"),
+        ("a.npz", bomb(zipfile.ZIP_BZIP2), "in a way that NumPy does not use"),
         ("a.npz", flipped(archive(npy((20, 49, 10, 1), ROWS.tobytes()))), "'x' cannot be read"),
         ("a.npz", flipped(stored(ROWS)), "'x' cannot be read.*CRC"),
         ("a.npz", stored(ROWS)[:-40], "is no NumPy file"),

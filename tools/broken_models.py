@@ -38,6 +38,7 @@ from tools.broken.case import MODEL, Case  # noqa: E402
 MOST_CPU_SECONDS = 10
 MOST_MEMORY_BYTES = 2 * 2**30
 REFUSED = (2, 3)
+_SHOWN = 50  # characters of a long name
 _CONTROL = re.compile(r"[\x00-\x09\x0b-\x1f\x7f-\x9f\u202a-\u202e]")
 
 
@@ -124,13 +125,21 @@ def try_case(case: Case, folder: Path, cache_dir: Path, is_forked: bool) -> Outc
 def known_names(case: Case) -> set[str]:
     """What a message may name: the files of a case, what the command line names, and what is in the model."""
     names = {MODEL, f"model '{Path(MODEL).stem}'", *case.files, *case.links, *case.sparse, *case.pipes, *case.options}
+    names |= {option.rpartition("=")[2].partition(":")[0] for option in case.options}
     try:
         graph = ModelProto.FromString(case.files.get(MODEL, b"")).graph
     except (DecodeError, RuntimeError):
         return names
     found = {each.name for each in (*graph.node, *graph.initializer, *graph.input, *graph.output)}
     found |= {name for each in graph.node for name in (*each.input, *each.output)}
-    return names | {f"'{name}'" for name in found if name}
+    return {_as_shown(name)[:_SHOWN] for name in names if name} | {
+        f"'{_as_shown(name)}"[:_SHOWN] for name in found if name
+    }
+
+
+def _as_shown(name: str) -> str:
+    """A name as messages show it: in one line, without control characters."""
+    return "".join(character if character.isprintable() else "?" for character in " ".join(name.split()))
 
 
 def listing(folder: Path) -> set[str]:

@@ -29,10 +29,11 @@ ONLY = "array"  # what the array of a .npy file is called
 _WHOLE_LIMIT = 64 << 20  # bytes of what must be held in memory at once: labels, and arrays in Fortran order
 _LONGEST_HEADER = 2**16  # of a .npy file; NumPy itself takes 10,000 bytes
 _MAGIC_BYTES = 8  # with the version
-_FREE_BYTES, _MOST_EXPANSION = 64 << 20, 100  # an archive's array beyond both is no set of samples
+_FREE_BYTES, _MOST_EXPANSION = 64 << 20, 400  # zeros alone are packed 1,000 times smaller; beyond both is a bomb
 _LOCAL_HEADER = struct.Struct("<4s22xHH")
 _UNREADABLE = (
-    *(ValueError, OSError, EOFError, RuntimeError, SyntaxError),
+    *(ValueError, OSError, EOFError, RuntimeError, SyntaxError, MemoryError),
+    *(LookupError, TypeError, AttributeError),  # NumPy takes a header's dtype apart without looking
     *(tokenize.TokenError, struct.error, zipfile.BadZipFile, zlib.error, lzma.LZMAError),
 )
 

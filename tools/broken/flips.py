@@ -167,9 +167,10 @@ def _odd() -> ModelProto:
 
 
 def _preload() -> None:
-    import tinyopt.cli.commands
+    import tinyopt.api
+    from tinyopt.targets import all_targets
 
-    assert tinyopt.cli.commands
+    assert tinyopt.api, all_targets()
 
 
 def _try_batch(batch: Sequence[Flip], models: dict[str, dict[str, bytes]]) -> list[str]:

@@ -169,7 +169,7 @@ def _pictures() -> Iterator[Case]:
     text = _chunk(b"zTXt", b"c\0\0" + zlib.compress(bytes(200_000_000)))
     for name, suffix, content in (
         ("png-text-bomb", "png", whole[:33] + text + whole[33:]),
-        ("png-wrong-sum", "png", whole[:60] + b"\0\0" + whole[62:]),
+        ("png-wrong-sum", "png", whole[:45] + b"\0\0" + whole[47:]),
         ("png-without-end", "png", whole[:33]),
         ("png-negative", "png", png(2**31 + 8, 8, b"")),
         ("png-rows-without-end", "png", png(8, 8, bytes(100_000_000)[:50])),
