@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -53,7 +54,7 @@ def pytest_configure(config: pytest.Config) -> None:
     if not config.getoption("--sanitize"):
         return
     if not sanitizers.are_running():
-        capture = config.pluginmanager.getplugin("capturemanager")
+        capture: Any = config.pluginmanager.getplugin("capturemanager")
         if capture is not None:
             capture.stop_global_capturing()
         sanitizers.restart(config.invocation_params.args)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
@@ -27,7 +28,7 @@ def weighted(op: str, terms: int, zero_point: int, spare: int, dtype: str, outpu
     shape = {"Dense": (1, terms), "Conv": (1, 1, 1, terms), "ConvTranspose": (terms, 1, 1, 1)}[op]
     weights = build.constant(np.full(shape, 127, np.int8), quantization=Q(0.5, 0))
     bias = build.constant(np.array([spare], np.int32), quantization=Quantization.per_channel([0.25], [0], 0))
-    layout: dict[str, str] = {} if is_dense else {"layout": "NHWC"}
+    layout: dict[str, Any] = {} if is_dense else {"layout": "NHWC"}
     made = build(op, real(build, x), real(build, weights), real(build, bias), **layout)
     return build.graph_of(_given(build, made, output_scale, dtype))
 

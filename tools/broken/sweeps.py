@@ -29,10 +29,11 @@ def sweep_cases() -> Iterator[Case]:
         if "." in op or not defs.has(op, OPSET, ""):
             continue
         schema = defs.get_schema(op, OPSET, "")
-        wrong = {n: _WRONG[int(a.type.value)] for n, a in schema.attributes.items() if int(a.type.value) in _WRONG}
+        attributes: Mapping[str, Any] = schema.attributes
+        wrong = {n: _WRONG[a.type.value] for n, a in attributes.items() if a.type.value in _WRONG}
         if wrong:
             yield _case(f"sweep-types-{op}", op, schema.min_input, wrong)
-        required = [name for name, attribute in schema.attributes.items() if attribute.required]
+        required = [name for name, attribute in attributes.items() if attribute.required]
         if required:
             yield _case(f"sweep-without-{required[0]}-{op}", op, schema.min_input, {})
 
