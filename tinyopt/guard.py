@@ -16,6 +16,7 @@ from tinyopt.errors import InvalidModelError
 
 READING_CPU_SECONDS = 8  # for a small file; the whole command has to stay below 10 for a broken one
 READING_BYTES_PER_SECOND = 2_000_000
+READING_FREE_BYTES = 32 * 2**20  # of a file: more time and memory only for what is beyond
 READING_MEMORY_BYTES = 3 * 2**29  # 1.5 GiB of data for a small file
 READING_MEMORY_PER_BYTE = 8
 UNFINISHED = "unfinished"  # the folder or file that is being written, and the folders made for it
@@ -59,7 +60,7 @@ def reading(path: Path) -> Generator[None]:
         return
     import resource  # which other systems do not have; there nothing begins
 
-    size = _size(path)
+    size = max(_size(path) - READING_FREE_BYTES, 0)
     seconds = READING_CPU_SECONDS + size // READING_BYTES_PER_SECOND
     memory = READING_MEMORY_BYTES + READING_MEMORY_PER_BYTE * size
     used = sum(resource.getrusage(resource.RUSAGE_SELF)[:2])
