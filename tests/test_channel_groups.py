@@ -83,6 +83,23 @@ def test_removing_zero_channels_keeps_the_numbers_through_depthwise_flatten_and_
     assert_same_numbers(before, graph)
 
 
+def test_channels_leave_a_transposed_depthwise_convolution_as_they_leave_a_depthwise_one() -> None:
+    build = GraphBuilder()
+    x = _conv(build, build.input("x", (1, 3, 3, 3)), 4, "first")
+    weights, bias = build.random((4, 2, 2, 1), "spread_w"), build.random((4,), "spread_b")
+    x = build("ConvTranspose", x, weights, bias, name="spread", strides=(2, 2), group=4, layout="NHWC")
+    graph = build.graph_of(_conv(build, x, 2, "last"))
+    group = _only(graph, "first")
+    assert group.blocked is None
+    assert [use.node.name for use in group.depthwise] == ["spread"]
+    _zero_channels(group, [2])
+    before = graph.copy()
+    keep_channels(graph, {group: [0, 1, 3]})
+    verify(graph, after="keep_channels")
+    assert [node.input(1).shape for node in graph.nodes] == [(3, 1, 1, 3), (3, 2, 2, 1), (2, 1, 1, 3)]
+    assert_same_numbers(before, graph)
+
+
 def test_a_flattened_image_in_channels_first_layout_gives_blocks_of_columns() -> None:
     build = GraphBuilder()
     x = build("Conv", build.input("x", (1, 3, 4, 4)), build.random((6, 3, 1, 1)), build.random((6,)), name="first")

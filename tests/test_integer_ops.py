@@ -15,7 +15,7 @@ from tests.integer_cases import CASES as INT8_CASES
 from tests.integer_cases import MIXED_CASES, conv
 from tinyopt.errors import InvalidModelError, UnsupportedOperatorError
 from tinyopt.evaluate import evaluate
-from tinyopt.ir import Array, Node, Quantization, TensorType, Value
+from tinyopt.ir import Array, Attribute, Node, Quantization, TensorType, Value
 from tinyopt.onnx_export import export_model
 from tinyopt.onnx_session import OnnxSession
 from tinyopt.ops import OPERATORS
@@ -304,7 +304,7 @@ def test_a_contradiction_is_refused_with_the_node_named(spoil: Callable[[Node], 
 def test_a_change_of_scale_takes_every_multiplier_of_its_bits_and_no_other(multiplier: int) -> None:
     x = Value("x", TensorType("int8", (1, 4)), quantization=Quantization.per_tensor(0.1, 3))
     y = Value("y", TensorType("int16", (1, 4)), quantization=Quantization.per_tensor(0.1, 0))
-    attributes = {"multiplier": multiplier, "shift": 20, "low": -32768, "high": 32767}
+    attributes: dict[str, Attribute] = {"multiplier": multiplier, "shift": 20, "low": -32768, "high": 32767}
     node = Node("QRequantize", "rescaled", [x], [y], attributes)
     if 0 <= multiplier < 1 << MULTIPLIER_BITS:
         assert OPERATORS["QRequantize"].infer(node) == [y.type]

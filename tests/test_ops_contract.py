@@ -67,10 +67,13 @@ def test_what_a_shape_rule_takes_the_reference_computes_and_gives_the_types_that
     seen: set[tuple[object, ...]] = set()
     wrong: list[str] = []
     for case in (case for case in CASES if case.node.op == op):
+        others = [None if each is None else (each.ndim, each.dtype) for each in case.arrays]
         for index, array in enumerate(case.arrays):
-            for other in () if array is None or is_along_an_axis(case.node, index) else changed_arrays(array):
-                key = (index, *(None if each is None else (each.ndim, each.dtype) for each in case.arrays), other.dtype)
-                key += (other.ndim, tuple(np.subtract(other.shape, array.shape)) if other.ndim == array.ndim else ())
+            if array is None or is_along_an_axis(case.node, index):
+                continue
+            for other in changed_arrays(array):
+                change = tuple(np.subtract(other.shape, array.shape)) if other.ndim == array.ndim else None
+                key = (index, *others, other.dtype, other.ndim, change)
                 if key not in seen:
                     seen.add(key)
                     wrong += judged(case, index, other)
