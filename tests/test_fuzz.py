@@ -7,6 +7,7 @@ from io import StringIO
 from pathlib import Path
 
 import onnx
+import onnx.parser
 import pytest
 from rich.console import Console
 
@@ -15,7 +16,7 @@ from tinyopt.ir import Array, Graph, Value
 from tools.fuzz import fuzz
 from tools.fuzzing import differential
 from tools.fuzzing.differential import Setting
-from tools.fuzzing.models import RandomModel, random_model
+from tools.fuzzing.models import FURTHER_SEEDS, RandomModel, model_of_file, random_model
 
 
 @pytest.fixture
@@ -28,7 +29,7 @@ def _said(console: Console) -> str:
     return console.file.getvalue()
 
 
-@pytest.mark.parametrize("first", [0, 50, 100, 150])
+@pytest.mark.parametrize("first", [0, 50, 100, 150, FURTHER_SEEDS])
 def test_no_pass_changes_what_random_models_compute(first: int, console: Console, tmp_path: Path) -> None:
     assert not list(fuzz(map(random_model, range(first, first + 50)), [], tmp_path, console)), _said(console)
 
@@ -57,6 +58,37 @@ def test_a_mistake_is_found_and_shrunk_to_the_node_that_shows_it(
     assert [finding.kind for finding in findings] == ["wrong"]
     kept = onnx.load(tmp_path / "kept" / f"seed-{seed}.onnx")
     assert [node.op_type for node in kept.graph.node] == ["Relu"], _said(console)
+
+
+def test_models_of_files_get_numbers_that_suit_their_inputs(tmp_path: Path) -> None:
+    model = onnx.parser.parse_model("""
+        <ir_version: 8, opset_import: ["" : 17]>
+        picked (float[2, N] x, int32[2, N] by, bool[2, N] is_kept) => (float[2, N] y) {
+            moved = Cast<to = 1>(by)
+            sum = Add(x, moved)
+            y = Where(is_kept, sum, x)
+        }""")
+    onnx.save(model, tmp_path / "model.onnx")
+    found = model_of_file(tmp_path / "model.onnx")
+    assert found is not None
+    assert found.name == "model"
+    assert {name: (array.dtype.name, array.shape) for name, array in found.inputs.items()} == {
+        "x": ("float32", (2, 1)),
+        "by": ("int32", (2, 1)),
+        "is_kept": ("bool", (2, 1)),
+    }
+
+
+def test_models_with_infinities_on_the_way_are_left_out(tmp_path: Path) -> None:
+    model = onnx.parser.parse_model("""
+        <ir_version: 8, opset_import: ["" : 17]>
+        steep (float[2, 3] x) => (int64[2] y) {
+            nothing = Sub(x, x)
+            ratio = Div(x, nothing)
+            y = ArgMin<axis = 1, keepdims = 0>(ratio)
+        }""")
+    onnx.save(model, tmp_path / "model.onnx")
+    assert model_of_file(tmp_path / "model.onnx") is None
 
 
 def _is_large_and_has_relu(model: RandomModel | None) -> bool:

@@ -66,10 +66,16 @@ def random_model(seed: int) -> RandomModel | None:
 
 
 def model_of_file(path: Path) -> RandomModel | None:
-    """The model in `path` with random inputs; None where onnxruntime does not run it, or it is no use as a measure."""
+    """The model in `path` with random inputs; None where onnxruntime does not run it, or it is no use as a measure.
+
+    Dimensions of inputs that are not known become 1.
+    """
     model = onnx.load(path)
     constants = {tensor.name for tensor in model.graph.initializer}
     values = [value for value in model.graph.input if value.name not in constants]
+    for dimension in (d for value in values for d in value.type.tensor_type.shape.dim):
+        if not dimension.HasField("dim_value"):
+            dimension.dim_value = 1
     random = np.random.default_rng(0)
     inputs, *samples = ({value.name: random_numbers(random, value) for value in values} for _ in range(9))
     if not _is_finite_throughout(model, inputs):
@@ -89,7 +95,7 @@ def _is_finite_throughout(model: onnx.ModelProto, inputs: Mapping[str, Array]) -
 
 def random_numbers(random: np.random.Generator, value: onnx.ValueInfoProto) -> Array:
     """Of floats multiples of 1/8 from -2 to 2, of integers -16 to 16 or what there is of these, truth values."""
-    shape = [max(d.dim_value, 1) for d in value.type.tensor_type.shape.dim]  # a named dimension is 1
+    shape = [d.dim_value for d in value.type.tensor_type.shape.dim]
     dtype = onnx.helper.tensor_dtype_to_np_dtype(value.type.tensor_type.elem_type)
     levels = random.integers(0 if dtype.kind in "ub" else -16, 2 if dtype.kind == "b" else 17, size=shape)
     return (levels / 8 if dtype.kind == "f" else levels).astype(dtype)
@@ -171,8 +177,11 @@ def _is_moderate(array: Array) -> bool:
 
 def _is_declared(model: onnx.ModelProto, outputs: Sequence[Array]) -> bool:
     """Whether onnxruntime gives the shapes of onnx's inference: of pools with ceil_mode they think differently."""
-    declared = [tuple(d.dim_value for d in value.type.tensor_type.shape.dim) for value in model.graph.output]
-    return declared == [array.shape for array in outputs]
+    declared = [[d.dim_value for d in value.type.tensor_type.shape.dim] for value in model.graph.output]
+    return all(
+        len(sizes) == array.ndim and all(a in (0, b) for a, b in zip(sizes, array.shape, strict=True))
+        for sizes, array in zip(declared, outputs, strict=True)
+    )
 
 
 def _tolerance(expected: Array, moved: Array) -> NDArray[np.float64] | None:
