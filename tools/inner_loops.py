@@ -20,6 +20,7 @@ from tinyopt.lowering.kernel_cache import compile_kernels
 from tinyopt.lowering.request import KernelRequest, request_for
 from tinyopt.targets import target_named
 from tinyopt.targets.kernel import Kernel
+from tinyopt.targets.kernels.vector.pointwise_nest import PointwiseSpec
 from tinyopt.targets.kernels.vector.winograd import WinogradKernelSpec
 from tinyopt.targets.kernels.vector.winograd_transforms import TAPS
 from tinyopt.targets.target import Target
@@ -216,7 +217,7 @@ def _tile(kernel: Kernel) -> str:
     if isinstance(kernel.spec, WinogradKernelSpec):
         tiling = kernel.spec.tiling
         return f" F({tiling.outputs}x{tiling.outputs}), {tiling.pixels}x{tiling.channels}"
-    tile = getattr(kernel.spec, "tile", None)
+    tile = kernel.spec if isinstance(kernel.spec, PointwiseSpec) else getattr(kernel.spec, "tile", None)
     return f" {tile.pixels}x{tile.channels}" if tile is not None else ""
 
 
@@ -237,7 +238,8 @@ vectors, V0 and V1 those of the Neoverses (V0 alone multiplies integers on the N
 load, St and S store, "issue" is the number of instructions that begin in a cycle. With "latency" it is none of them:
 instructions wait for results. The loops of depthwise convolutions and of short windows contain their requantization.
 Winograd's multiply-accumulates are those of the direct convolution, so that its three loops add up to the layer. The
-kernel's name is followed by its tile, pixels x channels.
+kernel's name is followed by its tile, pixels x channels. Pointwise, dense and depthwise layers of int8 are those that
+read their sizes at run time, as layers of several sizes share them; a layer that shares with none is made for its own.
 
 {table}
 
