@@ -115,8 +115,12 @@ class _Nodes:
 
 def render(data: Mapping[str, Any]) -> str:
     """The page. Names from the model are in the JSON block alone, where nothing of them can end it."""
-    return _environment().get_template("page.html.j2").render(
-        styles=[_source(name) for name in STYLES], scripts=[_source(name) for name in SCRIPTS], data=_embedded(data)
+    return (
+        _environment()
+        .get_template("page.html.j2")
+        .render(
+            styles=[_source(name) for name in STYLES], scripts=[_source(name) for name in SCRIPTS], data=_embedded(data)
+        )
     )
 
 
