@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -69,7 +70,11 @@ class ChannelGroup:
 
     def member(self, value: Value, axis: int) -> Member:
         """The member that is this dimension; it must be one."""
-        return next(member for member in self.members if member.value is value and member.axis == axis)
+        return self._by_dimension[value, axis]
+
+    @cached_property
+    def _by_dimension(self) -> Mapping[Dimension, Member]:
+        return {(member.value, member.axis): member for member in self.members}
 
 
 def find_channel_groups(graph: Graph) -> list[ChannelGroup]:

@@ -54,10 +54,7 @@ class Interval:
 
 def find_intervals(graph: Graph, input_low: float, input_high: float) -> dict[Value, Interval]:
     """The interval of every value, given that the float inputs lie in [input_low, input_high]."""
-    intervals: dict[Value, Interval] = {}
-    for value in graph.constants():
-        data = value.data.astype(np.float64)
-        intervals[value] = Interval(data, data)
+    intervals = _Intervals()
     for value in graph.inputs:
         is_float = DTYPES[value.dtype].kind == "f"
         intervals[value] = _uniform(value, input_low, input_high) if is_float else _anything(value)
@@ -67,6 +64,14 @@ def find_intervals(graph: Graph, input_low: float, input_high: float) -> dict[Va
             results = [_anything(v) for v in node.outputs] if rule is None else rule(node, _Reader(intervals))
             intervals.update(zip(node.outputs, map(_without_nan, results), strict=True))
     return intervals
+
+
+class _Intervals(dict[Value, Interval]):
+    """Those of constants are made each time that they are asked for: float64 takes twice the room of the weights."""
+
+    def __missing__(self, value: Value) -> Interval:
+        data = value.data.astype(np.float64)
+        return Interval(data, data)
 
 
 class _Reader:

@@ -66,6 +66,14 @@ class _Finding:
 
 
 @dataclass(frozen=True, eq=False)
+class _Wiring:
+    """Who makes and who reads each value of a graph."""
+
+    producers: dict[Value, Node]
+    consumers: dict[Value, list[Node]]
+
+
+@dataclass(frozen=True, eq=False)
 class _Verdict:
     """What may leave a group: channels that are constant at every reader, and channels that no reader reads."""
 
@@ -139,7 +147,8 @@ def _find(graph: Graph, input_low: float, input_high: float) -> list[_Finding]:
     """Every group that some layer's weights read, with what may leave it."""
     intervals = find_intervals(graph, input_low, input_high)
     groups = [group for group in find_channel_groups(graph) if group.consumers]
-    return [_Finding(group, _judge(graph, group, intervals), intervals) for group in groups]
+    wiring = _Wiring(graph.producers(), graph.consumers())
+    return [_Finding(group, _judge(wiring, group, intervals), intervals) for group in groups]
 
 
 def _remove_found(graph: Graph, findings: Sequence[_Finding], tally: _Tally) -> bool:
@@ -162,7 +171,7 @@ def _remove_found(graph: Graph, findings: Sequence[_Finding], tally: _Tally) -> 
     return bool(kept)
 
 
-def _judge(graph: Graph, group: ChannelGroup, intervals: dict[Value, Interval]) -> _Verdict:
+def _judge(wiring: _Wiring, group: ChannelGroup, intervals: dict[Value, Interval]) -> _Verdict:
     constant = np.ones(group.size, np.bool_)
     unread = np.ones(group.size, np.bool_)
     padded: list[str] = []
@@ -171,7 +180,7 @@ def _judge(graph: Graph, group: ChannelGroup, intervals: dict[Value, Interval]) 
         levels = intervals[use.node.input(0)].along(use.channel_axis, use.node.input(0).shape[use.channel_axis])
         is_read = _nonzero_columns(use, intervals)
         exact = levels.is_exact
-        foldable = exact & ((levels.low == 0) | _takes_constants(graph, use))
+        foldable = exact & ((levels.low == 0) | _takes_constants(wiring, use))
         if _is_padded(use.node) and bool((exact & is_read & ~foldable).any()):
             padded.append(label_of(use.node))
         constant &= member.where_all(foldable | ~is_read)
@@ -203,18 +212,17 @@ def _is_padded(node: Node) -> bool:
     return "pads" in node.attributes and any(pad > 0 for pad in node.ints("pads"))
 
 
-def _takes_constants(graph: Graph, use: WeightUse) -> bool:
+def _takes_constants(wiring: _Wiring, use: WeightUse) -> bool:
     """Whether a constant channel other than zero can move into the layer's bias."""
     if use.node.op == "ConvTranspose" or _is_padded(use.node):
         return False  # cells at the border see it through fewer taps
     bias = use.node.optional_input(2)
-    producers = graph.producers()
     if bias is None:
         return use.weights.is_constant
-    source = constant_source(bias, producers)
+    source = constant_source(bias, wiring.producers)
     if source is None or source is bias:
         return source is bias
-    return len(graph.consumers()[source]) == 1 and _bias_steps_are_products(use, source, producers)
+    return len(wiring.consumers[source]) == 1 and _bias_steps_are_products(use, source, wiring.producers)
 
 
 def _bias_steps_are_products(use: WeightUse, bias: Value, producers: dict[Value, Node]) -> bool:

@@ -21,6 +21,7 @@ from tinyopt.passes.equalization.trial import Trial, is_rounded, weight_noise
 _STATISTICS_SAMPLES = 64
 _TRIAL_SAMPLES = (8, 16)  # at least and at most
 _TRIAL_MACS = 3e11  # of all samples and trials together: some tens of seconds
+_MOST_TRIAL_NODES = 50_000  # beside the network, which grow with the square of its depth
 _FEWEST_SAMPLES = 4  # half of them are measured, half are measured with
 
 _LEAST_SHARE = 0.005  # of the error of all groups at best: what factors save beside it can be seen at the outputs
@@ -44,7 +45,8 @@ class EqualizeLayers(Pass):
     Exactness: exact in real arithmetic; in float32 outputs move by rounding only. Clusters of weights come afterwards.
     Refuses when: there are fewer than 4 calibration samples; the model is quantized already; a clamp such as Relu6 or
         another operator that does not scale lies between the layers; channels reach an input or output of the graph;
-        two layers share the weights; a reader's weights are integers, whose columns have no scales of their own.
+        two layers share the weights; a reader's weights are integers, whose columns have no scales of their own; the
+        network has so many layers that the trials of all groups would run more than 50,000 nodes for each sample.
     Source: Nagel et al., arXiv:1906.04721, section 4.1; Xiao et al., SmoothQuant, arXiv:2211.10438, section 4.
     """
 
@@ -66,6 +68,11 @@ class EqualizeLayers(Pass):
         proposals = _proposals(graph, groups, context)
         trials = [trial for proposal in proposals for trial in proposal.trials.values()]
         if not trials:
+            return False
+        if (nodes := _trial_nodes(graph, proposals)) > _MOST_TRIAL_NODES:
+            context.declined(
+                f"{len(proposals)} groups of channels: their trials would run {nodes:,} nodes for a sample"
+            )
             return False
         count = _trial_samples(graph, proposals, len(context.samples) // 2)
         samples = (context.samples[index] for index in _spread(len(context.samples), count, 1))
@@ -178,6 +185,12 @@ def _trial_samples(graph: Graph, proposals: Sequence[_Proposal], available: int)
     macs = graph_macs(graph) * (1 + max(len(proposal.trials) for proposal in proposals))
     least, most = _TRIAL_SAMPLES
     return min(available, int(np.clip(_TRIAL_MACS / max(macs, 1), least, most)))
+
+
+def _trial_nodes(graph: Graph, proposals: Sequence[_Proposal]) -> int:
+    """About how many nodes run for one sample: each trial runs what lies behind its group, or some of that."""
+    behind = {node: len(graph.nodes) - place for place, node in enumerate(graph.nodes)}
+    return sum(len(proposal.trials) * behind[proposal.group.inner[0]] for proposal in proposals)
 
 
 def _decibels(before: float, after: float) -> float:

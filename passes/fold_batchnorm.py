@@ -178,7 +178,7 @@ def _spell_out(rewriter: Rewriter, node: Node) -> bool:
         return rewriter.new_constant(f"{node.name}_{stem}", numbers.astype(np.float32).reshape(shape))
 
     scaled = rewriter.new_value(f"{node.name}_scaled", source.type)
-    add_name = rewriter.graph.unique_name(f"{node.name}_shift")
+    add_name = rewriter.unique_name(f"{node.name}_shift")
     new = [
         Node("Mul", node.name, [source, constant("factor", affine.scale)], [scaled], dict(_UNCLAMPED)),
         Node("Add", add_name, [scaled, constant("offset", affine.shift)], [node.output], dict(_UNCLAMPED)),
@@ -199,7 +199,7 @@ def _scaled(rewriter: Rewriter, layer: Node, affine: Affine) -> tuple[Value, lis
     constant = rewriter.new_constant(name, *found)
     real = rewriter.new_value(f"{name}_real", layer.input(1).type)
     old = stored.dequantize
-    dequantize = Node("DequantizeLinear", rewriter.graph.unique_name(f"{old.name}_scaled"), [constant], [real])
+    dequantize = Node("DequantizeLinear", rewriter.unique_name(f"{old.name}_scaled"), [constant], [real])
     dequantize.origins = old.origins
     return real, [dequantize]
 

@@ -175,6 +175,5 @@ def _evaluate(rewriter: Rewriter, node: Node) -> bool:
         for reader in rewriter.readers(output):
             reader.origins = merged_origins(reader, node)
     rewriter.context.did(f"{node.op} '{node.name}' of constants is a constant", [node], [])
-    rewriter.graph.remove([node])
-    rewriter.refresh()
+    rewriter.remove(node)
     return True

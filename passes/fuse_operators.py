@@ -116,7 +116,7 @@ def _fuse_residual(rewriter: Rewriter, node: Node) -> bool:
     if any(stored_constant(rewriter, value) is not None for value in node.present_inputs):
         return False
     reasons: list[str] = []
-    for value, other in sorted(_operand_orders(node), key=lambda pair: -_position(rewriter, pair[0])):
+    for value, other in sorted(_operand_orders(node), key=lambda pair: -rewriter.rank(pair[0])):
         layer = rewriter.producer(value)
         if layer is None:
             continue
@@ -177,8 +177,3 @@ def _with_clamp_of(add: Node, layer: Node, operands: dict[int, Value]) -> Node:
 def _operand_orders(node: Node) -> Iterator[tuple[Value, Value]]:
     yield node.input(0), node.input(1)
     yield node.input(1), node.input(0)
-
-
-def _position(rewriter: Rewriter, value: Value) -> int:
-    """Where in the running order `value` is made; -1 for graph inputs."""
-    return next((i for i, node in enumerate(rewriter.graph.nodes) if value in node.outputs), -1)

@@ -107,9 +107,7 @@ def _convert_weights(rewriter: Rewriter, node: Node) -> list[Node]:
         moved = rewriter.new_value(f"{weights.name}_nhwc", nhwc_type(weights.type))
         node.inputs[1] = moved
         return [
-            Node(
-                "Transpose", rewriter.graph.unique_name(f"{node.name}_weights_nhwc"), [weights], [moved], {"perm": perm}
-            )
+            Node("Transpose", rewriter.unique_name(f"{node.name}_weights_nhwc"), [weights], [moved], {"perm": perm})
         ]
     moved_weights = with_array(
         rewriter, stored, f"{stored.value.name}_nhwc", stored.value.data.transpose(perm), perm.index

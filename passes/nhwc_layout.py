@@ -43,11 +43,10 @@ class NhwcLayout(Pass):
             layers = sum(node.op in SPATIAL for node in region)
             context.did(f"{layers} convolutions and pools, and what lies between, work on NHWC images", region, region)
         is_cleaned = _cancel_transposes(graph, context, model_nodes)
+        rewriter.refresh()
         for node in graph.nodes:
             if node.op == "Transpose":
-                context.declined(
-                    f"Transpose '{node.name}' stays: {_why_it_stays(Rewriter(graph, context), node)}", [node]
-                )
+                context.declined(f"Transpose '{node.name}' stays: {_why_it_stays(rewriter, node)}", [node])
         return bool(region) or is_cleaned
 
 
@@ -76,14 +75,15 @@ def _convert_region(rewriter: Rewriter, region: list[Node]) -> None:
         else:
             _enter_region(rewriter, image, readers)
     for node in region:
-        rewriter.graph.insert(node, convert(rewriter, node, ranks[id(node)]))
+        if needed := convert(rewriter, node, ranks[id(node)]):
+            rewriter.graph.insert(node, needed)
     rewriter.refresh()
 
 
 def _enter_region(rewriter: Rewriter, image: Value, readers: list[Node]) -> None:
     """Transpose an image that comes from outside, before the first of its `readers` in the region."""
     inner = rewriter.new_value(f"{image.name}_nhwc", nhwc_type(image.type), image.quantization)
-    name = rewriter.graph.unique_name(f"{image.name}_to_nhwc")
+    name = rewriter.unique_name(f"{image.name}_to_nhwc")
     perm = TO_NHWC[image.type.rank]
     transpose = Node("Transpose", name, [image], [inner], {"perm": perm}, readers[0].origins)
     for node in readers:
@@ -103,7 +103,7 @@ def _leave_region(rewriter: Rewriter, image: Value, readers: list[Node]) -> None
     maker.outputs = [inner if value is image else value for value in maker.outputs]
     for node in readers:
         node.inputs = [inner if value is image else value for value in node.inputs]
-    name = rewriter.graph.unique_name(f"{image.name}_to_nchw")
+    name = rewriter.unique_name(f"{image.name}_to_nchw")
     transpose = Node("Transpose", name, [inner], [image], {"perm": TO_NCHW[image.type.rank]}, maker.origins)
     position = next(i for i, node in enumerate(rewriter.graph.nodes) if node is maker)
     rewriter.graph.nodes.insert(position + 1, transpose)

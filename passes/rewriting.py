@@ -9,6 +9,7 @@ become remarks.
 from __future__ import annotations
 
 import math
+from bisect import bisect_left, insort
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
@@ -19,15 +20,23 @@ from tinyopt.pass_manager import PassContext
 
 Rule = Callable[["Rewriter", Node], bool]
 
+_RANK_STEP = 2**20  # between neighbours: room for the nodes that come to stand between them
+
 
 class Rewriter:
-    """A graph under change: who makes and who reads each value, and the remarks on the changes."""
+    """A graph under change: who makes and who reads each value, and the remarks on the changes.
+
+    A change costs no more in a large graph than in a small one.
+    """
 
     def __init__(self, graph: Graph, context: PassContext) -> None:
         self.graph = graph
         self.context = context
         self._producers: dict[Value, Node] = {}
         self._consumers: dict[Value, list[Node]] = {}
+        self._ranks: dict[Node, int] = {}  # ascending in running order
+        self._names: set[str] = set()  # taken, or taken once
+        self._suffixes: dict[str, int] = {}  # the last one that was given to each stem
         self._declined: dict[tuple[str, tuple[str, ...]], list[Node]] = {}
         self.refresh()
 
@@ -35,6 +44,9 @@ class Rewriter:
         """Look at the graph again, after it was changed past the rewriter."""
         self._producers = self.graph.producers()
         self._consumers = self.graph.consumers()
+        self._ranks = {node: rank * _RANK_STEP for rank, node in enumerate(self.graph.nodes, start=1)}
+        self._names = self.graph.names()
+        self._suffixes = {}
 
     def producer(self, value: Value) -> Node | None:
         """The node that makes `value`; None for graph inputs and constants."""
@@ -53,12 +65,27 @@ class Rewriter:
         node = self.producer(value)
         return node if node is not None and node.op in ops and self.has_one_reader(value) else None
 
+    def rank(self, value: Value) -> int:
+        """Grows with the place in running order at which `value` is made; -1 for graph inputs and constants."""
+        maker = self.producer(value)
+        return -1 if maker is None else self._ranks[maker]
+
+    def unique_name(self, stem: str) -> str:
+        """`stem`, or `stem_2`, `stem_3`, ... where a node or value has that name, or this has given it before."""
+        name, suffix = stem, self._suffixes.get(stem, 1)
+        while name in self._names:
+            suffix += 1
+            name = f"{stem}_{suffix}"
+        self._names.add(name)
+        self._suffixes[stem] = suffix
+        return name
+
     def new_value(self, stem: str, value_type: TensorType, quantization: Quantization | None = None) -> Value:
         """A value of a name that is still free."""
-        return Value(self.graph.unique_name(stem), value_type, quantization=quantization)
+        return Value(self.unique_name(stem), value_type, quantization=quantization)
 
     def new_constant(self, stem: str, array: Array, quantization: Quantization | None = None) -> Value:
-        return Value.of(self.graph.unique_name(stem), np.ascontiguousarray(array), quantization)
+        return Value.of(self.unique_name(stem), np.ascontiguousarray(array), quantization)
 
     def replace(self, old: Sequence[Node], new: Sequence[Node], message: str, operands: Sequence[Node] = ()) -> None:
         """Put `new` where the last of `old` stands, and take `old` away.
@@ -66,14 +93,28 @@ class Rewriter:
         Every value of `old` that is still read must be made by `new`. Origins of `old` are added to each of `new`.
         operands: nodes that must stand before `new` and are not its equals: DequantizeLinear of its constants.
         """
-        position = max(old, key=self._index)
-        origins = merged_origins(*sorted(old, key=self._index))
+        origins = merged_origins(*sorted(old, key=self._ranks.__getitem__))
         for node in new:
             node.origins = tuple(dict.fromkeys((*origins, *node.origins)))
         self.context.did(message, old, new)
-        self.graph.replace_node(position, [*operands, *new])
-        self.graph.remove(node for node in old if node is not position)
-        self.refresh()
+        rank = max(self._ranks[node] for node in old)
+        for node in old:
+            self.remove(node)
+        self._insert([*operands, *new], rank)
+
+    def remove(self, node: Node) -> None:
+        """Take a node out whose outputs nobody reads, or others will make."""
+        del self.graph.nodes[self._index(self._ranks[node])]
+        del self._ranks[node]
+        self._forget_inputs(node)
+        for output in node.outputs:
+            del self._producers[output]
+
+    def set_inputs(self, node: Node, inputs: Sequence[Value | None]) -> None:
+        """Let a node read other values."""
+        self._forget_inputs(node)
+        node.inputs = list(inputs)
+        self._enter_inputs(node)
 
     def can_bypass(self, node: Node, source: Value) -> bool:
         """Whether `source` may stand for the output of `node`: a graph output keeps its name, and is made by a node."""
@@ -86,18 +127,26 @@ class Rewriter:
         assert source.type == node.output.type, (source, node.output)
         assert self.can_bypass(node, source), node.name
         self.context.did(message, [node], [])
-        self.graph.remove([node])
+        self.remove(node)
         heirs = self.readers(node.output)
         if self.graph.is_output(node.output):
-            maker = self._producers[source]
+            maker = self._producers.pop(source)
             maker.outputs = [node.output if value is source else value for value in maker.outputs]
-            self.graph.replace_uses(source, node.output)
+            self._producers[node.output] = maker
+            self._redirect(source, node.output)
             heirs = [maker]
         else:
-            self.graph.replace_uses(node.output, source)
+            self._redirect(node.output, source)
         for heir in heirs:
             heir.origins = merged_origins(heir, node)
-        self.refresh()
+
+    def _redirect(self, old: Value, new: Value) -> None:
+        """Let every reader of `old` read `new`."""
+        moved = self._consumers.pop(old, [])
+        for reader in moved:
+            reader.inputs = [new if value is old else value for value in reader.inputs]
+        readers = dict.fromkeys([*self.readers(new), *moved])
+        self._consumers[new] = sorted(readers, key=self._ranks.__getitem__)
 
     def decline(self, message: str, *nodes: Node) -> bool:
         """Note a refusal, for the case that the node stays as it is; always False, so that a rule can return it."""
@@ -112,8 +161,35 @@ class Rewriter:
         for (message, _names), nodes in self._declined.items():
             self.context.declined(message, nodes)
 
-    def _index(self, node: Node) -> int:
-        return next(i for i, candidate in enumerate(self.graph.nodes) if candidate is node)
+    def _index(self, rank: int) -> int:
+        """Where in the graph's list the node of this rank stands, or would stand."""
+        return bisect_left(self.graph.nodes, rank, key=self._ranks.__getitem__)
+
+    def _insert(self, nodes: Sequence[Node], rank: int) -> None:
+        """Put `nodes` where a node of this rank stood."""
+        index = self._index(rank)
+        before = self._ranks[self.graph.nodes[index - 1]] if index else 0
+        self.graph.nodes[index:index] = nodes
+        if rank - before < len(nodes):
+            self.refresh()  # there is no room: new ranks
+            return
+        for number, node in enumerate(nodes, start=1):
+            self._enter(node, before + (rank - before) * number // len(nodes))
+
+    def _enter(self, node: Node, rank: int) -> None:
+        """Know a node that is in the graph's list."""
+        self._ranks[node] = rank
+        self._producers.update(dict.fromkeys(node.outputs, node))
+        self._enter_inputs(node)
+        self._names.update([node.name, *(value.name for value in (*node.present_inputs, *node.outputs))])
+
+    def _enter_inputs(self, node: Node) -> None:
+        for value in dict.fromkeys(node.present_inputs):
+            insort(self._consumers.setdefault(value, []), node, key=self._ranks.__getitem__)
+
+    def _forget_inputs(self, node: Node) -> None:
+        for value in dict.fromkeys(node.present_inputs):
+            self._consumers[value] = [reader for reader in self.readers(value) if reader is not node]
 
 
 def rewrite(graph: Graph, context: PassContext, rules: Sequence[Rule]) -> bool:
@@ -192,11 +268,11 @@ def with_array(
     if old is None:
         return Rearranged(constant, constant, ())
     if rewriter.has_one_reader(old.output):
-        old.inputs = [constant]
+        rewriter.set_inputs(old, [constant])
         old.output.type = TensorType("float32", constant.shape)
         return Rearranged(old.output, constant, ())
     output = rewriter.new_value(f"{stem}_float", TensorType("float32", constant.shape))
-    name = rewriter.graph.unique_name(f"{old.name}_rearranged")
+    name = rewriter.unique_name(f"{old.name}_rearranged")
     node = Node("DequantizeLinear", name, [constant], [output], dict(old.attributes), old.origins)
     return Rearranged(output, constant, (node,))
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
-from tinyopt.ir import Array, Graph, Value
+from tinyopt.ir import Array, Graph, Node, Value
 from tinyopt.pass_manager import Pass, PassContext
 from tinyopt.passes.calibration_samples import split
 from tinyopt.passes.channel_links import label_of
@@ -42,22 +43,26 @@ class RoundWeights(Pass):
     is_costly: ClassVar[bool] = True
 
     def run(self, graph: Graph, context: PassContext) -> bool:
+        reads = Counter(value for node in _float_nodes(context) for value in node.inputs)
         # The matrices are small, and one product follows the other: threads would mostly wait for one another.
         with threadpool_limits(1):
             return change_layers(
                 self.name,
                 graph,
                 context,
-                lambda layer: _refusal(context.float_graph, layer),
+                lambda layer: _refusal(layer, is_shared=reads[layer.twin.input(1)] > 1),
                 lambda layer, x, z: _round(layer, x, z, context),
             )
 
 
-def _refusal(float_graph: Graph | None, layer: QuantizedLinear) -> str | None:
+def _float_nodes(context: PassContext) -> Sequence[Node]:
+    return () if context.float_graph is None else context.float_graph.nodes
+
+
+def _refusal(layer: QuantizedLinear, *, is_shared: bool) -> str | None:
     if not has_rows(layer.node):
         return f"the weights of {layer.node.op} are rounded to the nearest"
-    assert float_graph is not None, "layers are compared with those of the float graph"
-    if sum(value is layer.twin.input(1) for node in float_graph.nodes for value in node.inputs) > 1:
+    if is_shared:
         return "its weights are shared"
     if layer.is_exact:
         return "its weights are exact already"

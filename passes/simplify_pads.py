@@ -91,7 +91,7 @@ def _merge(rewriter: Rewriter, node: Node, pad: Node, dequantize: Node | None) -
     source, before = pad.input(0), list[Node]()
     if dequantize is not None:
         source = rewriter.new_value(f"{source.name}_float", TensorType("float32", source.shape))
-        name = rewriter.graph.unique_name(f"{dequantize.name}_unpadded")
+        name = rewriter.unique_name(f"{dequantize.name}_unpadded")
         before = [
             Node("DequantizeLinear", name, [pad.input(0)], [source], dict(dequantize.attributes), dequantize.origins)
         ]

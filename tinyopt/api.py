@@ -50,7 +50,7 @@ from tinyopt.report.csv import ENCODING as CSV_ENCODING
 from tinyopt.report.csv import layers_csv
 from tinyopt.report.figures import layer_errors, source_lines
 from tinyopt.report.gate import accuracy_gate
-from tinyopt.report.html.build import compiled_page
+from tinyopt.report.html.build import compiled_page, drawing_notes
 from tinyopt.report.quantization import compiled_quantization
 from tinyopt.report.text import plain_text
 from tinyopt.samples import (
@@ -162,6 +162,7 @@ def compile_imported(
         notes = [*imported.notes, *boundary_notes, *four_bit_notes(program.calls, options.weight_bits)]
         notes += [NOISE_WARNING] if isinstance(calibration, NoiseSamples) else []
         notes += [calibrating.note] if calibrating.note else []
+        notes += drawing_notes(original)
         report = build_report(model.name, digest, names.prefix, original, notes, steps, program, code, facts)
         if calibration:
             report["calibration"] = _calibration_facts(calibrating, options)
@@ -170,8 +171,8 @@ def compile_imported(
         estimate = NodeEstimates(target, is_integer).instructions
         if section := compression_section(steps, calibration, estimate, on_progress):
             report["compression"] = section
-        _write_report(folder, report)
         if labelled is not None:
+            _write_report(folder, report)  # the compiled library is loaded from the folder
             evaluated = _evaluate(original, program, *labelled, options, folder)
             _require_accuracy(evaluated, options.max_drop)
             report["evaluation"] = evaluated.as_dict()
@@ -333,4 +334,5 @@ def _write_report(folder: Path, report: dict[str, Any]) -> None:
 
 
 def _sha256(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -319,9 +319,13 @@ class Graph:
             waiting = late
         self.nodes = ordered
 
+    def names(self) -> set[builtins.str]:
+        """The names of all nodes and values."""
+        return {value.name for value in self.values()} | {node.name for node in self.nodes}
+
     def unique_name(self, stem: str) -> str:
         """`stem`, or `stem_2`, `stem_3`, ... where a node or value already has that name."""
-        taken = {value.name for value in self.values()} | {node.name for node in self.nodes}
+        taken = self.names()
         if stem not in taken:
             return stem
         return next(name for i in range(2, len(taken) + 3) if (name := f"{stem}_{i}") not in taken)

@@ -8,7 +8,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 
 import numpy as np
 import onnxruntime
-from onnx import ModelProto, helper
+from onnx import ModelProto, TensorProto, helper, numpy_helper
 
 from tinyopt.errors import InvalidModelError
 from tinyopt.ir import Array, Graph, Value
@@ -17,6 +17,7 @@ from tinyopt.onnx_export import export_model
 _THREADS = 2
 _AHEAD = 2  # samples of `run_each` that wait, beside the one that is looked at
 _ERRORS_ONLY = 3
+_LARGE_BYTES = 2**20
 
 
 class OnnxSession:
@@ -37,12 +38,14 @@ class OnnxSession:
         self._types = {
             item.name: helper.tensor_dtype_to_np_dtype(item.type.tensor_type.elem_type) for item in proto.graph.input
         }
+        options = _options(threads)
+        self._weights = _handed_over(proto, options) if isinstance(model, Graph) else []
+        name, content = proto.graph.name, proto.SerializeToString()
+        del proto
         try:
-            self._session = onnxruntime.InferenceSession(
-                proto.SerializeToString(), _options(threads), providers=["CPUExecutionProvider"]
-            )
+            self._session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
         except Exception as error:  # onnxruntime has no base class of its own
-            raise InvalidModelError(f"onnxruntime does not take model '{proto.graph.name}': {error}") from error
+            raise InvalidModelError(f"onnxruntime does not take model '{name}': {error}") from error
         self.input_names: tuple[str, ...] = tuple(item.name for item in self._session.get_inputs())
         self.output_names: tuple[str, ...] = tuple(item.name for item in self._session.get_outputs())
 
@@ -76,6 +79,22 @@ class OnnxSession:
                     yield first, outputs.result()
             for first, outputs in waiting:
                 yield first, outputs.result()
+
+
+def _handed_over(proto: ModelProto, options: onnxruntime.SessionOptions) -> list[Array]:
+    """Large weights, taken out of the model: onnxruntime reads them where they are, and copies those in a model twice.
+
+    They must live as long as the session.
+    """
+    large = [tensor for tensor in proto.graph.initializer if len(tensor.raw_data) > _LARGE_BYTES]
+    arrays = [numpy_helper.to_array(tensor) for tensor in large]
+    for tensor in large:
+        tensor.ClearField("raw_data")
+        tensor.data_location = TensorProto.EXTERNAL
+        tensor.external_data.add(key="location", value="memory")
+    values = [onnxruntime.OrtValue.ortvalue_from_numpy(array) for array in arrays]
+    options.add_external_initializers([tensor.name for tensor in large], values)
+    return arrays
 
 
 def _options(threads: int) -> onnxruntime.SessionOptions:

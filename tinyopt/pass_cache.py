@@ -37,16 +37,16 @@ _DAMAGES = (InvalidModelError, ValueError, TypeError, KeyError, EOFError, OSErro
 _PACKAGES = ("numpy", "onnxruntime", "scikit-learn", "torch")  # the numbers depend on
 
 
-def run_pass_cached(step: Pass, graph: Graph, context: PassContext) -> PassRecord:
+def run_pass_cached(step: Pass, graph: Graph, context: PassContext, before: Graph | None = None) -> PassRecord:
     """`run_pass`, or what it did to an equal graph before."""
     if context.cache_dir is None or not step.is_costly:
-        return run_pass(step, graph, context)
+        return run_pass(step, graph, context, before)
     started = time.perf_counter()
     key = _key(step, graph, context)
     kept = _unpacked(read_cached(context.cache_dir, _KIND, key), graph)
     if kept is None:
         float_graph, unpruned, unclustered = context.float_graph, context.unpruned, context.unclustered
-        record = run_pass(step, graph, context)
+        record = run_pass(step, graph, context, before)
         pruned = context.unpruned.kept if context.unpruned is not None and context.unpruned is not unpruned else None
         kept_copies = {
             "is_float_graph": context.float_graph is not float_graph,
@@ -67,7 +67,8 @@ def run_pass_cached(step: Pass, graph: Graph, context: PassContext) -> PassRecor
     graph.inputs, graph.outputs, graph.nodes = found.inputs, found.outputs, found.nodes
     context.remarks = list(record.remarks)
     options, seconds = dataclasses.asdict(step), time.perf_counter() - started
-    return dataclasses.replace(record, options=options, seconds=seconds, graph=graph.copy())
+    left = graph.copy() if record.is_changed or before is None else before
+    return dataclasses.replace(record, options=options, seconds=seconds, graph=left)
 
 
 def _key(step: Pass, graph: Graph, context: PassContext) -> str:

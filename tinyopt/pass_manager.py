@@ -151,9 +151,10 @@ class PassRecord:
     graph: Graph  # as the pass left it
 
 
-def run_pass(step: Pass, graph: Graph, context: PassContext) -> PassRecord:
+def run_pass(step: Pass, graph: Graph, context: PassContext, before: Graph | None = None) -> PassRecord:
     """Run one pass on `graph` in place, verify what it left, and record it.
 
+    before: a copy of `graph`, if there is one: what the record holds where the pass changes nothing.
     Raises VerifierError where the pass broke the graph, TinyoptError that names the pass where it failed.
     """
     context.remarks = []
@@ -174,7 +175,7 @@ def run_pass(step: Pass, graph: Graph, context: PassContext) -> PassRecord:
         is_changed,
         seconds,
         tuple(context.remarks),
-        graph.copy(),  # later passes go on changing the graph itself
+        graph.copy() if is_changed or before is None else before,  # later passes go on changing the graph itself
     )
 
 

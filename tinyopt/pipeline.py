@@ -197,9 +197,11 @@ def run_pipeline(
     """Run the passes on `graph` in place; `on_step` is called after each."""
     results: list[PipelineStep] = []
     outputs = real_outputs(graph, drift_samples)
+    found = graph.copy()
     for number, step in enumerate(steps):
         context.on_progress(f"pass {step.name}", number, len(steps))
-        record = run_pass_cached(step, graph, context)
+        record = run_pass_cached(step, graph, context, found)
+        found = record.graph
         drift = None
         if record.is_changed:
             before, outputs = outputs, real_outputs(graph, drift_samples)

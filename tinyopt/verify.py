@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from tinyopt.errors import TinyoptError, VerifierError
-from tinyopt.ir import Graph, Node, TensorType, Value
+from tinyopt.ir import DTYPES, Graph, Node, TensorType, Value
 from tinyopt.ops import OPERATORS
 
 
@@ -36,7 +36,7 @@ def _verify_node(node: Node, available: set[int], names: set[str], after: str) -
     for value in node.present_inputs:
         if not value.is_constant and id(value) not in available:
             raise _broken(after, f"{where} reads '{value.name}' before it is produced")
-        if value.is_constant and TensorType.of(value.data) != value.type:
+        if value.is_constant and (value.data.dtype, value.data.shape) != (DTYPES[value.dtype], value.shape):
             raise _broken(
                 after, f"constant '{value.name}' of {where} is {TensorType.of(value.data)}, recorded as {value.type}"
             )

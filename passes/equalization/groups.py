@@ -9,8 +9,9 @@ that give it are divided by s, those that read it are multiplied.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import TypeVar
 
 import networkx as nx
 import numpy as np
@@ -19,6 +20,8 @@ from numpy.typing import NDArray
 from tinyopt.ir import Array, Graph, Node, Quantization, Value
 from tinyopt.passes.channel_links import WeightUse, constant_source, label_of, weight_use
 from tinyopt.passes.equalization.channels import ChannelMap, Ids, map_channels
+
+_Item = TypeVar("_Item")
 
 _TINY = float(np.finfo(np.float32).tiny)
 
@@ -64,28 +67,55 @@ def find_scale_groups(graph: Graph) -> tuple[list[ScaleGroup], list[tuple[Weight
         together.add_nodes_from(free)
         together.add_edges_from(itertools.pairwise(free))
     uses = [use for node in graph.nodes if (use := weight_use(node)) is not None]
-    groups = [_group(graph, sorted(part), tensors, channels, uses) for part in nx.connected_components(together)]
+    index = _Index.of(graph, uses, tensors)
+    groups = [_group(sorted(part), tensors, channels, index) for part in nx.connected_components(together)]
     position = {id(node): index for index, node in enumerate(graph.nodes)}
     groups.sort(key=lambda group: position[id(group.inner[0])])
     return [group for group in groups if group.readers], _refusals(uses, tensors, channels, groups)
 
 
-def _group(
-    graph: Graph, roots: list[int], tensors: Mapping[Value, Ids], channels: ChannelMap, uses: list[WeightUse]
-) -> ScaleGroup:
-    number = {root: index for index, root in enumerate(roots)}
+@dataclass(frozen=True, eq=False)
+class _Index:
+    """What belongs to a tensor or to the number of a channel, each with its place in the order of its kind."""
+
+    holders: Mapping[int, Sequence[tuple[int, Value]]]  # the tensors in which a number is
+    makers: Mapping[Value, tuple[int, Node]]
+    givers: Mapping[Value, Sequence[tuple[int, WeightUse]]]
+    readers: Mapping[Value, Sequence[tuple[int, WeightUse]]]
+
+    @classmethod
+    def of(cls, graph: Graph, uses: Sequence[WeightUse], tensors: Mapping[Value, Ids]) -> _Index:
+        holders: dict[int, list[tuple[int, Value]]] = {}
+        for place, (value, found) in enumerate(tensors.items()):
+            for root in dict.fromkeys(found.tolist()):
+                holders.setdefault(root, []).append((place, value))
+        givers: dict[Value, list[tuple[int, WeightUse]]] = {}
+        readers: dict[Value, list[tuple[int, WeightUse]]] = {}
+        for place, use in enumerate(uses):
+            givers.setdefault(use.node.output, []).append((place, use))
+            readers.setdefault(use.node.input(0), []).append((place, use))
+        makers = {value: (place, node) for place, node in enumerate(graph.nodes) for value in node.outputs}
+        return cls(holders, makers, givers, readers)
+
+
+def _group(roots: list[int], tensors: Mapping[Value, Ids], channels: ChannelMap, index: _Index) -> ScaleGroup:
+    number = {root: place for place, root in enumerate(roots)}
+    values = _in_order({holder for root in roots for holder in index.holders.get(root, ())})
     places: dict[Value, tuple[int, Ids]] = {}
-    for value, found in tensors.items():
-        if not number.keys().isdisjoint(found.tolist()):
-            ids = np.array([number.get(root, len(roots)) for root in found.tolist()], np.int64)
-            places[value] = (channels.placements[value].axis, ids)
+    for value in values:
+        ids = np.array([number.get(root, len(roots)) for root in tensors[value].tolist()], np.int64)
+        places[value] = (channels.placements[value].axis, ids)
     return ScaleGroup(
         len(roots),
         places,
-        tuple(use for use in uses if use.node.output in places),
-        tuple(use for use in uses if use.node.input(0) in places),
-        tuple(node for node in graph.nodes if any(value in places for value in node.outputs)),
+        _in_order(use for value in values for use in index.givers.get(value, ())),
+        _in_order(use for value in values for use in index.readers.get(value, ())),
+        _in_order({index.makers[value] for value in values if value in index.makers}),
     )
+
+
+def _in_order(placed: Iterable[tuple[int, _Item]]) -> tuple[_Item, ...]:
+    return tuple(item for _, item in sorted(placed, key=lambda pair: pair[0]))
 
 
 def _refusals(

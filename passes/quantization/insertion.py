@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -46,9 +47,9 @@ def make_explicit(
         work.nodes.append(node)
         for output in node.outputs:
             _round_trip(work, output, node.origins)
-    for node in graph.nodes:
-        for output in node.outputs if node in chosen else ():
-            _let_float_readers_read_rounded(work, output, chosen)
+    left = [node for node in graph.nodes if node not in chosen]
+    for output in (output for node in graph.nodes if node in chosen for output in node.outputs):
+        _let_float_readers_read_rounded(work, output, left)
     graph.nodes = work.nodes
 
 
@@ -128,12 +129,11 @@ def _constant_quantization(node: Node, value: Value) -> Quantization:
     return from_range(float(value.data.min()), float(value.data.max()))
 
 
-def _let_float_readers_read_rounded(work: _Insertion, value: Value, chosen: set[Node]) -> None:
+def _let_float_readers_read_rounded(work: _Insertion, value: Value, left: Sequence[Node]) -> None:
     """What a quantized operator gives exists only in int8: other readers, and the model's outputs, dequantize it."""
     real = work.reals[value, work.parameters.given[value]]
-    for reader in work.graph.nodes:
-        if reader not in chosen:
-            reader.inputs = [real if item is value else item for item in reader.inputs]
+    for reader in left:
+        reader.inputs = [real if item is value else item for item in reader.inputs]
     if work.graph.is_output(value):
         work.graph.outputs = [real if item is value else item for item in work.graph.outputs]
         name = value.name

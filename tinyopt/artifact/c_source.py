@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import functools
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import jinja2
-import numpy as np
 
+from tinyopt.artifact.literals import float_literal
 from tinyopt.artifact.names import c_comment
-from tinyopt.ir import Array, Value
+from tinyopt.ir import Value
 from tinyopt.lowering.program import ArenaSlot, FlashConstant, KernelCall, Location, Program, Scalar, Turn, Wait
 from tinyopt.targets.kernels.intrinsic import Intrinsic
 
@@ -29,7 +29,6 @@ C_TYPES = {
     "float32": "float",
     "float64": "double",
 }
-_NUMBERS_PER_LINE = 20
 _MATH = re.compile(
     r"\b(INFINITY\b|NAN\b"
     r"|(exp|expm1|log|log1p|a?sinh?|a?cosh?|a?tanh?|erf|sqrt|fabs|floor|ceil|trunc|round|rint|nearbyint"
@@ -172,7 +171,8 @@ class CSource:
         """The intrinsics that the kernels in use call, each once, those that others build on first."""
         calls = self.program.all_calls
         wanted = {i.name: i for call in calls for i in call.kernel.intrinsics}
-        texts = "\n".join(self.program.functions[call.key].decode() for call in calls) if wanted else ""
+        keys = dict.fromkeys(call.key for call in calls)
+        texts = "\n".join(self.program.functions[key].decode() for key in keys) if wanted else ""
         used = {name for name in wanted if re.search(rf"\b{name}\b", texts)}
         while True:
             needed = {
@@ -262,50 +262,6 @@ def _thread_turns(layers: Sequence[Layer], turns: Sequence[Sequence[Turn]]) -> l
         ]
         for thread, own in enumerate(turns)
     ]
-
-
-def float_literal(value: float) -> str:
-    """A C literal that gives back the very same float32.
-
-    >>> float_literal(0.1), float_literal(1.0), float_literal(float("inf"))
-    ('0.1f', '1.0f', 'HUGE_VALF')
-    """
-    if np.isnan(value):
-        return "NAN"
-    if np.isinf(value):
-        return "HUGE_VALF" if value > 0 else "-HUGE_VALF"
-    text = str(np.float32(value))
-    return f"{text}f" if any(mark in text for mark in ".en") else f"{text}.0f"
-
-
-def array_literal(array: Array) -> str:
-    """The elements between braces, some numbers to a line.
-
-    >>> array_literal(np.array([1, -2], np.int8))
-    '{1,-2}'
-    """
-    flat = array.reshape(-1)
-    items = _LITERALS.get(array.dtype.name, _integer_literals)(flat)
-    lines = [",".join(items[i : i + _NUMBERS_PER_LINE]) for i in range(0, len(items), _NUMBERS_PER_LINE)]
-    return "{" + ",\n".join(lines) + "}"
-
-
-def _integer_literals(flat: Array) -> list[str]:
-    return [_LOWEST.get(item, str(item)) for item in map(int, flat.tolist())]
-
-
-def _double_literal(value: float) -> str:
-    """A C literal that gives back the very same float64."""
-    return repr(float(value)) if np.isfinite(value) else float_literal(value)
-
-
-_LOWEST = {-(2**63): "(-9223372036854775807-1)"}  # C reads a minus apart from its number, which is too large
-_LITERALS: Mapping[str, Callable[[Array], list[str]]] = {
-    "uint64": lambda flat: [f"{item}u" for item in flat.tolist()],
-    "float16": lambda flat: _integer_literals(flat.view(np.uint16)),
-    "float32": lambda flat: [float_literal(value) for value in flat],
-    "float64": lambda flat: [_double_literal(value) for value in flat],
-}
 
 
 def fnv1a(data: bytes) -> int:

@@ -16,11 +16,10 @@ from tinyopt.artifact.c_source import (
     Boundary,
     CSource,
     Names,
-    array_literal,
     environment,
-    float_literal,
     fnv1a,
 )
+from tinyopt.artifact.literals import MOST_DECIMAL_FLOATS, array_literal, float_literal, literal_parts
 from tinyopt.artifact.names import c_comment
 from tinyopt.disk_cache import read_cached, write_cached
 from tinyopt.ir import Array, Value
@@ -56,11 +55,11 @@ def write_code(program: Program, names: Names, folder: Path, version: str) -> No
     """Write what the library is compiled from: the header, the C file and, but for object targets, the weights."""
     source = CSource(program, names)
     common = _common_values(source, version)
-    files = _code_files(source, common)
-    if program.target.code == "c":
-        files[f"{names.prefix}_weights.c"] = _render("weights.c.j2", common | _weight_values(source))
-    for name, text in files.items():
+    for name, text in _code_files(source, common).items():
         (folder / name).write_text(text, encoding="ascii")
+    if program.target.code == "c":  # piece by piece: the text takes several times the room of the weights
+        pieces = environment().get_template("weights.c.j2").stream(common | _weight_values(source))
+        pieces.dump(str(folder / f"{names.prefix}_weights.c"), encoding="ascii")
 
 
 def _code_files(source: CSource, common: Mapping[str, Any]) -> dict[str, str]:
@@ -129,14 +128,13 @@ def _link_kernels(program: Program, compiler: Compiler, work: Path) -> list[Path
 
 def _assemble_weights(source: CSource, version: str, work: Path, compiler: Compiler, output: Path) -> None:
     """All constants as one object; through .incbin, because megabytes of C initializers take a compiler minutes."""
-    blob = bytearray()
-    entries: list[dict[str, Any]] = []
-    for constant in source.program.constants:
-        data = np.ascontiguousarray(constant.array).tobytes() or b"\0"
-        entries.append({"name": source.constant_name(constant), "offset": len(blob), "bytes": len(data)})
-        blob += data
     prefix = source.names.prefix
-    (work / f"{prefix}_weights.bin").write_bytes(bytes(blob))
+    entries: list[dict[str, Any]] = []
+    with (work / f"{prefix}_weights.bin").open("wb") as file:
+        for constant in source.program.constants:
+            entry = {"name": source.constant_name(constant), "offset": file.tell()}
+            size = file.write(np.ascontiguousarray(_never_empty(constant.array)).reshape(-1).view(np.uint8).data)
+            entries.append(entry | {"bytes": size})
     values = _common_values(source, version) | {"constants": entries}
     (work / f"{prefix}_weights.S").write_text(_render("weights.S.j2", values), encoding="ascii")
     compiler.run("-c", f"{prefix}_weights.S", "-o", output, folder=work)
@@ -186,13 +184,15 @@ def _code_values(source: CSource) -> dict[str, Any]:
 
 
 def _weight_values(source: CSource) -> dict[str, Any]:
-    constants = [
-        _constant(source, constant) | {"literal": array_literal(_never_empty(constant.array))}
-        for constant in source.program.constants
-    ]
+    constants = source.program.constants
+    floats = [constant.array for constant in constants if constant.array.dtype in (np.float32, np.float64)]
+    is_hexadecimal = sum(array.size for array in floats) > MOST_DECIMAL_FLOATS
     return {
-        "constants": constants,
-        "uses_math_macros": any("HUGE_VALF" in c["literal"] or "NAN" in c["literal"] for c in constants),
+        "constants": [
+            _constant(source, constant) | {"parts": literal_parts(_never_empty(constant.array), is_hexadecimal)}
+            for constant in constants
+        ],
+        "uses_math_macros": not all(np.isfinite(array).all() for array in floats),
     }
 
 

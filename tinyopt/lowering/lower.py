@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import count
 from pathlib import Path
 from typing import TypeAlias
+
+import numpy as np
 
 from tinyopt.errors import UnsupportedOperatorError
 from tinyopt.ir import Array, Graph, Node, Value
@@ -239,7 +242,7 @@ class _Places:
         return self._known.values()
 
     def of_constant(self, role: str, array: Array) -> FlashConstant:
-        identity = (array.dtype.str, array.shape, array.tobytes())
+        identity = (array.dtype.str, array.shape, hashlib.sha256(np.ascontiguousarray(array).data).digest())
         return self._known.setdefault(identity, FlashConstant(len(self._known), role, array))
 
     def of_scratch(self, node: Node, number: int, size: int) -> ArenaSlot:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias
 
@@ -23,7 +24,7 @@ class Emitter:
 
     def __init__(self, graph: Graph) -> None:
         self.nodes: list[NodeProto] = []
-        self.initializers: list[TensorProto] = []
+        self.initializers: deque[TensorProto] = deque()
         self._tensor_names = {value.name for value in graph.values()}
         self._node_names = {node.name for node in graph.nodes}
         self._constants: dict[tuple[Value, str], str] = {}

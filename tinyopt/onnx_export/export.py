@@ -50,7 +50,7 @@ def export_model(graph: Graph, extra_outputs: Sequence[Value] = ()) -> ModelProt
             raise UnsupportedOperatorError(f"{node.op} (node '{node.name}') cannot be written as ONNX")
         emit.start(node)
         RULES[node.op](node, emit)
-    outputs = list(dict.fromkeys([*graph.outputs, *extra_outputs]))
+    outputs = dict.fromkeys([*graph.outputs, *extra_outputs])
     for value in outputs:
         emit.value(value)  # a constant output needs its initializer
     proto = helper.make_graph(
@@ -58,11 +58,13 @@ def export_model(graph: Graph, extra_outputs: Sequence[Value] = ()) -> ModelProt
         graph.name or "graph",  # ONNX wants a name
         [_info(value) for value in graph.inputs],
         [_info(value) for value in outputs],
-        emit.initializers,
-        value_info=[_info(v) for node in graph.nodes for v in node.outputs if not any(v is o for o in outputs)],
+        value_info=[_info(v) for node in graph.nodes for v in node.outputs if v not in outputs],
     )
     opsets = [helper.make_opsetid("", _opset(graph))]
-    return helper.make_model(proto, producer_name="tinyopt", opset_imports=opsets, ir_version=IR_VERSION)
+    model = helper.make_model(proto, producer_name="tinyopt", opset_imports=opsets, ir_version=IR_VERSION)
+    while emit.initializers:  # moved one by one, for together they may take much memory
+        model.graph.initializer.append(emit.initializers.popleft())
+    return model
 
 
 def _opset(graph: Graph) -> int:

@@ -150,10 +150,9 @@ class _Importer:
         else:
             inner = f"{node.op} in its definition: {reason}"
             self._refused.setdefault(origin.name, f"{origin.op} (node '{origin.name}'): {inner}")
-        guesses = self._guessed_types()
         for tensor in node.outputs:
-            if tensor.name in guesses:  # so that what comes after it is looked at, too
-                self._values[tensor.name] = Value(tensor.name, guesses[tensor.name])
+            if tensor.name in self._guessed_types:  # so that what comes after it is looked at, too
+                self._values[tensor.name] = Value(tensor.name, self._guessed_types[tensor.name])
 
     @cached_property
     def _inferred(self) -> onnx.ModelProto:
@@ -168,6 +167,7 @@ class _Importer:
         except (onnx.shape_inference.InferenceError, ValueError):  # the model is broken, which others will say
             return model
 
+    @cached_property
     def _guessed_types(self) -> dict[str, TensorType]:
         return {
             value.name: guess

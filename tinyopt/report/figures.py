@@ -18,6 +18,8 @@ from tinyopt.targets.costs import estimate_instructions
 from tinyopt.targets.target import Target
 from tinyopt.text import print_node
 
+NO_CHANGES: Mapping[str, int] = {"removed": 0, "added": 0, "changed": 0, "fused": 0}
+
 
 def totals(graph: Graph, target: Target) -> dict[str, Any]:
     """What a graph costs. Arena and instructions are estimates: those of the graph run node by node as it stands."""

@@ -24,6 +24,7 @@ PLAIN_WIDTH = 120
 _SOURCE_WIDTH = 26
 _NAME_WIDTH = 40
 _SUSPECTS = 8
+_MOST_LAYERS = 500  # in the table: report.csv has all
 _LONG_NAME = re.compile(rf"'([^'\s]{{{_NAME_WIDTH + 1},}})'")  # some exporters name a node after all that it came from
 _NUMERIC = frozenset({"nodes", "MACs", "weights B", "drift", "SNR dB", "#", "bytes", ""})
 
@@ -201,7 +202,7 @@ def _layers(report: dict[str, Any]) -> Table:
         "Layers: original | compiled",
         ("#", "original", "MACs", "weights B", "|", "kernel", "output", "MACs", "weights B", ""),
     )
-    for layer in report["layers"]:
+    for layer in report["layers"][:_MOST_LAYERS]:
         source = layer["source"]
         table.add_row(
             str(layer["index"]),
@@ -218,6 +219,8 @@ def _layers(report: dict[str, Any]) -> Table:
                 _colour(source["weight_bytes"], layer["weight_bytes"]),
             ),
         )
+    if (hidden := len(report["layers"]) - _MOST_LAYERS) > 0:
+        table.add_row("", f"and {hidden:,} more, in report.csv")
     sums = [
         f"{sum(side[key] for side in sides):,}"
         for sides in ([layer["source"] for layer in report["layers"]], report["layers"])
@@ -274,22 +277,18 @@ def _memory(report: dict[str, Any]) -> Table:
 
 def _peak(buffers: list[dict[str, Any]], layers: list[dict[str, Any]]) -> str:
     """Where in the run most bytes are alive."""
-    alive = {step: _bytes_in_use(buffers, step) for step in {buffer["first"] for buffer in buffers}}
+    alive = dict.fromkeys({buffer["first"] for buffer in buffers}, 0)
+    ends = dict(alive)
+    for buffer in sorted(buffers, key=lambda b: b["offset"]):  # an output may overlap an input
+        last = buffer["offset"] + buffer["bytes"]
+        for step in range(buffer["first"], buffer["last"] + 1):
+            if step in alive:
+                alive[step] += max(0, last - max(ends[step], buffer["offset"]))
+                ends[step] = max(ends[step], last)
     step = max(alive, key=lambda s: (alive[s], -s), default=0)
     if not 1 <= step <= len(layers):
         return "fullest at the boundary"
     return f"fullest in layer {step - 1}, {layers[step - 1]['kernel']}"
-
-
-def _bytes_in_use(buffers: list[dict[str, Any]], step: int) -> int:
-    """Bytes of the arena that lie in some buffer which is alive at `step`: an output may overlap an input."""
-    end = used = 0
-    for buffer in sorted(buffers, key=lambda b: b["offset"]):
-        if buffer["first"] <= step <= buffer["last"]:
-            last = buffer["offset"] + buffer["bytes"]
-            used += max(0, last - max(end, buffer["offset"]))
-            end = max(end, last)
-    return used
 
 
 def _code_text(report: dict[str, Any]) -> str:

@@ -16,8 +16,8 @@ from tinyopt.ir import Graph
 from tinyopt.lowering.program import Program
 from tinyopt.pass_manager import Remark
 from tinyopt.pipeline import PipelineStep
-from tinyopt.report.build import to_json
-from tinyopt.report.html.pictures import GraphPicture, NodePicture, picture_of
+from tinyopt.report.build import to_compact_json, to_json
+from tinyopt.report.html.pictures import MOST_DRAWN_NODES, GraphPicture, NodePicture, drawn_origins, picture_of
 from tinyopt.report.html.views import Replacement, view_of
 from tinyopt.whole_files import whole_file
 
@@ -51,16 +51,23 @@ class Stage:
 
 def compiled_page(report: Mapping[str, Any], original: Graph, steps: Sequence[PipelineStep], program: Program) -> str:
     """The page of one compilation: the graph as it came, after each pass, and as it was lowered."""
-    costs = program.target.costs
+    costs, origins = program.target.costs, drawn_origins(original)
     stages = [
         Stage(
-            picture_of(step.record.graph, costs) if step.record.is_changed else None,
+            picture_of(step.record.graph, costs, origins) if step.record.is_changed else None,
             replacements_of(step.record.remarks),
         )
         for step in steps
     ]
-    stages.append(Stage(picture_of(program.graph, costs)))
-    return build_page(report, picture_of(original, costs), stages)
+    stages.append(Stage(picture_of(program.graph, costs, origins)))
+    return build_page(report, picture_of(original, costs, origins), stages)
+
+
+def drawing_notes(original: Graph) -> list[str]:
+    """What the page does not draw."""
+    if drawn_origins(original) is None:
+        return []
+    return [f"report.html draws the first {MOST_DRAWN_NODES:,} of {len(original.nodes):,} nodes"]
 
 
 def replacements_of(remarks: Sequence[Remark]) -> list[Replacement]:
@@ -153,7 +160,7 @@ def refresh_page(folder: Path, profile: Mapping[str, Any]) -> None:
 
 def _embedded(data: Mapping[str, Any]) -> str:
     """JSON that is also harmless HTML: no tag, comment or entity can begin in it."""
-    text = json.dumps(json.loads(to_json(data)), ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+    text = to_compact_json(data)
     for character in "<>&\u2028\u2029":
         text = text.replace(character, f"\\u{ord(character):04x}")
     return text

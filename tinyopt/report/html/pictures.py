@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,6 +19,7 @@ from tinyopt.report.figures import content
 from tinyopt.targets.costs import InstructionCosts
 
 BINS = 40
+MOST_DRAWN_NODES = 1_000  # of the model as it came: larger drawings say little, and browsers take long over them
 _SMALL_OPS = frozenset({"QuantizeLinear", "DequantizeLinear", "FlipSign", "Identity"})
 
 
@@ -56,11 +57,19 @@ class GraphPicture:
         object.__setattr__(self, "by_key", {node.key: node for node in self.nodes})
 
 
-def picture_of(graph: Graph, costs: InstructionCosts) -> GraphPicture:
-    """The compiler's graph as a picture."""
+def drawn_origins(original: Graph) -> Set[str] | None:
+    """What the first nodes of a model with very many came from; None where all are drawn."""
+    if len(original.nodes) <= MOST_DRAWN_NODES:
+        return None
+    return {origin for node in original.nodes[:MOST_DRAWN_NODES] for origin in node.origins}
+
+
+def picture_of(graph: Graph, costs: InstructionCosts, origins: Set[str] | None = None) -> GraphPicture:
+    """The compiler's graph as a picture; of the nodes with one of these `origins` alone, where they are given."""
     producers = graph.producers()
+    nodes = graph.nodes if origins is None else [node for node in graph.nodes if not origins.isdisjoint(node.origins)]
     return GraphPicture(
-        tuple(_node(node, producers, costs) for node in graph.nodes),
+        tuple(_node(node, producers, costs) for node in nodes),
         {value.name: type_text(value.dtype, value.shape) for value in graph.inputs},
         {value.name: type_text(value.dtype, value.shape) for value in graph.outputs},
     )

@@ -1,0 +1,104 @@
+"""Numbers as C initializers that give back the very same numbers.
+
+Decimal floats are for people to read; finding the shortest one takes a microsecond, so that models with very many
+floats get hexadecimal ones.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tinyopt.ir import Array
+
+MOST_DECIMAL_FLOATS = 2**24  # in one model
+_NUMBERS_PER_LINE = 20
+_NUMBERS_PER_PART = 1000 * _NUMBERS_PER_LINE
+
+_NOT_FINITE = {"nan": "NAN", "inf": "HUGE_VALF", "-inf": "-HUGE_VALF"}
+_LOWEST = {-(2**63): "(-9223372036854775807-1)"}  # C reads a minus apart from its number, which is too large
+_SMALL_INTEGERS = np.array([f"{number}," for number in range(-128, 256)], "S6")
+_HEXADECIMAL = np.array([f"{byte:02x}" for byte in range(256)], "S2")
+_EXPONENTS = np.array([f"p{max(exponent, 1) - 127}f," for exponent in range(256)], "S8")
+
+
+def float_literal(value: float) -> str:
+    """A C literal that gives back the very same float32.
+
+    >>> float_literal(0.1), float_literal(1.0), float_literal(float("inf"))
+    ('0.1f', '1.0f', 'HUGE_VALF')
+    """
+    return _float_literals(np.array([value], np.float32))[0]
+
+
+def array_literal(array: Array) -> str:
+    """The elements between braces, some numbers to a line.
+
+    >>> array_literal(np.array([1, -2], np.int8))
+    '{1,-2}'
+    """
+    return "".join(literal_parts(array))
+
+
+def literal_parts(array: Array, is_hexadecimal: bool = False) -> Iterator[str]:
+    """What `array_literal` gives, in parts that take little memory. is_hexadecimal: floats of 32 bits are."""
+    flat = np.ascontiguousarray(array).reshape(-1)
+    yield "{"
+    for start in range(0, flat.size, _NUMBERS_PER_PART):
+        part = flat[start : start + _NUMBERS_PER_PART]
+        text = _part(part, is_hexadecimal)
+        yield text if start + part.size < flat.size else text.removesuffix("\n").removesuffix(",")
+    yield "}"
+
+
+def _part(flat: Array, is_hexadecimal: bool) -> str:
+    """A comma after each number, and the end of the line after some."""
+    if flat.dtype in (np.int8, np.uint8):
+        return _joined(_SMALL_INTEGERS[flat.astype(np.int16) + 128])
+    if is_hexadecimal and flat.dtype == np.float32 and np.isfinite(flat).all():
+        return _joined(_hexadecimal_floats(flat))
+    items = _LITERALS.get(flat.dtype.name, _integer_literals)(flat)
+    lines = [",".join(items[i : i + _NUMBERS_PER_LINE]) for i in range(0, len(items), _NUMBERS_PER_LINE)]
+    return "".join(f"{line},\n" for line in lines)
+
+
+def _joined(texts: NDArray[np.bytes_]) -> str:
+    """Texts of equal room, some to a line, without the zero bytes that fill them up."""
+    characters = texts.view(np.uint8).reshape(len(texts), -1)
+    with_ends = np.pad(characters, ((0, 0), (0, 1)))
+    with_ends[_NUMBERS_PER_LINE - 1 :: _NUMBERS_PER_LINE, -1] = ord("\n")
+    return with_ends.tobytes().replace(b"\0", b"").decode("ascii")
+
+
+def _hexadecimal_floats(flat: Array) -> NDArray[np.bytes_]:
+    """Such as -0x1.800000p1f, for -3."""
+    bits = flat.view(np.uint32)
+    exponents, fractions = bits >> 23 & 0xFF, (bits & 0x7FFFFF) << 1  # of six digits
+    signs = np.where(bits >> 31, b"-", b"").astype("S1")
+    leads = np.where(exponents > 0, b"0x1.", b"0x0.").astype("S4")
+    digits = [_HEXADECIMAL[fractions >> shift & 0xFF] for shift in (16, 8, 0)]
+    columns = [signs, leads, *digits, _EXPONENTS[exponents]]
+    characters = np.concatenate([column.view(np.uint8).reshape(len(flat), -1) for column in columns], axis=1)
+    return np.ascontiguousarray(characters).view(f"S{characters.shape[1]}").reshape(-1)
+
+
+def _float_literals(flat: Array) -> list[str]:
+    return [_NOT_FINITE.get(text) or f"{text}f" for text in map(str, flat)]
+
+
+def _double_literals(flat: Array) -> list[str]:
+    return [_NOT_FINITE.get(text, text) for text in map(repr, flat.tolist())]
+
+
+def _integer_literals(flat: Array) -> list[str]:
+    return [_LOWEST.get(item, str(item)) for item in map(int, flat.tolist())]
+
+
+_LITERALS: Mapping[str, Callable[[Array], list[str]]] = {
+    "uint64": lambda flat: [f"{item}u" for item in flat.tolist()],
+    "float16": lambda flat: _integer_literals(flat.view(np.uint16)),
+    "float32": _float_literals,
+    "float64": _double_literals,
+}
