@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -21,6 +20,7 @@ from tinyopt.passes.integer_rules.movers import (
     sink_dequantize,
 )
 from tinyopt.passes.integer_rules.site import is_activation, quantization_of
+from tinyopt.passes.rewriting import Rewriter
 
 BOUNDARIES = ("float", "int8")
 
@@ -54,11 +54,12 @@ class LowerInteger(Pass):
             raise UsageError(f"lower-integer.boundary is '{self.boundary}', not one of {', '.join(BOUNDARIES)}")
         if not any(_is_quantized_activation(value) for value in graph.values()):
             return False
-        is_changed = _lift(graph, context)
+        rewriter = Rewriter(graph, context)
+        is_changed = _lift(rewriter)
         for node in list(graph.nodes):
-            is_changed |= _lower(graph, node, context)
+            is_changed |= _lower(rewriter, node)
         if self.boundary == "int8":
-            is_changed |= _quantize_boundary(graph, context)
+            is_changed |= _quantize_boundary(rewriter)
         return _remove_unused(graph, context) or is_changed
 
 
@@ -66,22 +67,15 @@ def _is_quantized_activation(value: Value) -> bool:
     return value.dtype in ACTIVATION_DTYPES and value.quantization is not None and not value.is_constant
 
 
-def _lift(graph: Graph, context: PassContext) -> bool:
+def _lift(rewriter: Rewriter) -> bool:
     """Lift QuantizeLinear above movers, the last mover first, so that chains of them end on int8."""
     is_changed = False
-    for node in [node for node in reversed(graph.nodes) if is_float_mover(node)]:
-        known = list(graph.nodes)
-        if lift_quantize(graph, node):
-            dtype = next(moved.outputs[0].dtype for moved in graph.nodes if moved.name == node.name)
-            context.did(f"{node.op} '{node.name}' works on {dtype}", *_difference(known, graph.nodes))
+    for node in [node for node in reversed(rewriter.graph.nodes) if is_float_mover(node)]:
+        if (lifted := lift_quantize(rewriter, node)) is not None:
+            message = f"{node.op} '{node.name}' works on {lifted.output.dtype}"
+            rewriter.context.did(message, *rewriter.take_changes())
             is_changed = True
     return is_changed
-
-
-def _difference(old: Sequence[Node], new: Sequence[Node]) -> tuple[list[Node], list[Node]]:
-    """The nodes of `old` that are not in `new`, and the other way round."""
-    before, after = set(old), set(new)
-    return [node for node in old if node not in after], [node for node in new if node not in before]
 
 
 def _remove_unused(graph: Graph, context: PassContext) -> bool:
@@ -93,20 +87,22 @@ def _remove_unused(graph: Graph, context: PassContext) -> bool:
     return bool(dropped)
 
 
-def _lower(graph: Graph, node: Node, context: PassContext) -> bool:
+def _lower(rewriter: Rewriter, node: Node) -> bool:
     """Lower one node; returns whether anything changed."""
     if node.op == "QuantizeLinear":
-        return _join_quantize(graph, node, context)
+        return _join_quantize(rewriter, node)
     if OPERATORS[node.op].quantization is QuantizationRule.INTEGER or node.outputs[0].dtype != "float32":
         return False
-    known, producers = list(graph.nodes), graph.producers()
-    dequantizers = [p for v in node.variable_inputs if (p := producers.get(v)) and p.op == "DequantizeLinear"]
-    lowered = sink_dequantize(graph, node) if is_float_mover(node) else _lower_by_rule(graph, node)
+    dequantizers = [p for v in node.variable_inputs if (p := rewriter.producer(v)) and p.op == "DequantizeLinear"]
+    rewriter.take_changes()
+    lowered = sink_dequantize(rewriter, node) if is_float_mover(node) else _lower_by_rule(rewriter, node)
     if isinstance(lowered, Refusal):
-        context.declined(f"{node.op} '{node.name}' stays in float: {lowered.reason}", [node])
+        rewriter.context.declined(f"{node.op} '{node.name}' stays in float: {lowered.reason}", [node])
         return False
-    replaced, new = _difference(known, graph.nodes)
-    context.did(f"{node.op} '{node.name}' became {lowered.op} on {_types(lowered)}", [*dequantizers, *replaced], new)
+    replaced, new = rewriter.take_changes()
+    rewriter.context.did(
+        f"{node.op} '{node.name}' became {lowered.op} on {_types(lowered)}", [*dequantizers, *replaced], new
+    )
     return True
 
 
@@ -117,28 +113,27 @@ def _types(node: Node) -> str:
     return given if read == [given] else f"{' and '.join(read)}, giving {given}"
 
 
-def _lower_by_rule(graph: Graph, node: Node) -> Node | Refusal:
+def _lower_by_rule(rewriter: Rewriter, node: Node) -> Node | Refusal:
     if node.op not in RULES:
         return Refusal("it has no integer form")
-    quantizers = [] if len(node.outputs) != 1 else quantizers_of(graph, node.output)
+    quantizers = [] if len(node.outputs) != 1 else quantizers_of(rewriter, node.output)
     if not quantizers:
         return Refusal("its output is not quantized, or something reads it in float")
-    operands = _operands(graph, node)
+    operands = _operands(rewriter, node)
     if isinstance(operands, Refusal):
         return operands
-    lowered = RULES[node.op](Site(graph, node, operands, quantizers[0].output))
+    lowered = RULES[node.op](Site(rewriter, node, operands, quantizers[0].output))
     if isinstance(lowered, Node):
-        graph.replace_node(node, [lowered])
-        merge_quantizers(graph, quantizers)
+        rewriter.substitute(node, [lowered])
+        merge_quantizers(rewriter, quantizers)
     return lowered
 
 
-def _operands(graph: Graph, node: Node) -> tuple[Value | None, ...] | Refusal:
+def _operands(rewriter: Rewriter, node: Node) -> tuple[Value | None, ...] | Refusal:
     """For each input the integers behind its DequantizeLinear, or the constant itself."""
-    producers = graph.producers()
     found: list[Value | None] = []
     for value in node.inputs:
-        producer = None if value is None else producers.get(value)
+        producer = None if value is None else rewriter.producer(value)
         if producer is not None and producer.op == "DequantizeLinear":
             found.append(producer.input(0))
         elif value is None or value.is_constant:
@@ -148,80 +143,90 @@ def _operands(graph: Graph, node: Node) -> tuple[Value | None, ...] | Refusal:
     return tuple(found)
 
 
-def _join_quantize(graph: Graph, node: Node, context: PassContext) -> bool:
+def _join_quantize(rewriter: Rewriter, node: Node) -> bool:
     """DequantizeLinear -> QuantizeLinear: nothing where the parameters are equal, else a table or a QRequantize."""
-    producer = graph.producers().get(node.input(0))
+    producer = rewriter.producer(node.input(0))
     if producer is None or producer.op != "DequantizeLinear" or producer.input(0).dtype not in ACTIVATION_DTYPES:
         return False
     source, target = producer.input(0), node.output
     if (quantization_of(source), source.dtype) == (quantization_of(target), target.dtype):
-        graph.remove([node])
-        forward(graph, target, source, node)
-        context.did(f"'{source.name}' already has the scale of '{target.name}'", [producer, node])
+        rewriter.remove(node)
+        forward(rewriter, target, source, node)
+        rewriter.context.did(f"'{source.name}' already has the scale of '{target.name}'", [producer, node])
         return True
     if not (quantization_of(source).is_per_tensor and quantization_of(target).is_per_tensor):
-        context.declined(f"'{node.name}' stays: '{source.name}' has more than one scale", [node])
+        rewriter.context.declined(f"'{node.name}' stays: '{source.name}' has more than one scale", [node])
         return False
-    lowered = _rescaling(graph, node, source)
+    lowered = _rescaling(rewriter, node, source)
     if isinstance(lowered, Refusal):
-        context.declined(f"'{node.name}' stays in float: {lowered.reason}", [node])
+        rewriter.context.declined(f"'{node.name}' stays in float: {lowered.reason}", [node])
         return False
-    graph.replace_node(node, [lowered])
+    rewriter.substitute(node, [lowered])
     how = "is rescaled by a table" if lowered.op == "QLookup" else f"of {source.dtype} is rescaled to {target.dtype}"
-    context.did(f"'{source.name}' {how}", [node], [lowered])
+    rewriter.context.did(f"'{source.name}' {how}", [node], [lowered])
     return True
 
 
-def _rescaling(graph: Graph, node: Node, source: Value) -> Node | Refusal:
+def _rescaling(rewriter: Rewriter, node: Node, source: Value) -> Node | Refusal:
     """From int8 to int8 by a table, else by a multiplication."""
     target = node.output
     if source.dtype != "int8" or target.dtype != "int8":
         return rescaled(node, source, target, *level_limits(target.dtype))
     levels = rescaling_table(quantization_of(source), quantization_of(target))
-    table = Value.of(graph.unique_name(f"{node.name}_table"), levels)
+    table = Value.of(rewriter.unique_name(f"{node.name}_table"), levels)
     return Node("QLookup", node.name, [source, table], [target], {}, node.origins)
 
 
-def _quantize_boundary(graph: Graph, context: PassContext) -> bool:
+def _quantize_boundary(rewriter: Rewriter) -> bool:
     """Take integers where a float input is only quantized, give them where a float output is only dequantized."""
     is_changed = False
-    for value in list(graph.inputs):
+    for value in list(rewriter.graph.inputs):
         if value.dtype == "float32":
-            is_changed |= _quantize_input(graph, value, context)
-    producers = graph.producers()
-    for value in list(graph.outputs):
+            is_changed |= _quantize_input(rewriter, value)
+    for value in list(rewriter.graph.outputs):
         if value.dtype == "float32":
-            is_changed |= _quantize_output(graph, value, producers.get(value), context)
+            is_changed |= _quantize_output(rewriter, value)
     return is_changed
 
 
-def _quantize_input(graph: Graph, value: Value, context: PassContext) -> bool:
-    quantizers = quantizers_of(graph, value)
+def _quantize_input(rewriter: Rewriter, value: Value) -> bool:
+    quantizers = quantizers_of(rewriter, value)
     if not quantizers:
-        context.declined(f"input '{value.name}' stays float: not all its readers quantize it alike")
+        rewriter.context.declined(f"input '{value.name}' stays float: not all its readers quantize it alike")
         return False
     quantization, dtype = quantization_of(quantizers[0].output), quantizers[0].output.dtype
     twin = Value(value.name, TensorType(dtype, value.shape), quantization=quantization)
-    graph.inputs = [twin if old is value else old for old in graph.inputs]
-    graph.remove(quantizers)
+    rewriter.graph.inputs = [twin if old is value else old for old in rewriter.graph.inputs]
     for node in quantizers:
-        forward(graph, node.output, twin, node)
-    context.did(f"input '{value.name}' is {dtype} with scale {quantization.scale[0]:g}", quantizers)
+        rewriter.remove(node)
+        forward(rewriter, node.output, twin, node)
+    rewriter.context.did(f"input '{value.name}' is {dtype} with scale {quantization.scale[0]:g}", quantizers)
     return True
 
 
-def _quantize_output(graph: Graph, value: Value, producer: Node | None, context: PassContext) -> bool:
+def _quantize_output(rewriter: Rewriter, value: Value) -> bool:
+    producer = rewriter.producer(value)
     if producer is None or producer.op != "DequantizeLinear":
-        context.declined(f"output '{value.name}' stays float: it is computed in float")
+        rewriter.context.declined(f"output '{value.name}' stays float: it is computed in float")
         return False
     source = producer.input(0)
     if not is_activation(source):
-        context.declined(f"output '{value.name}' stays float: '{source.name}' is not int8 or int16 with one scale")
+        rewriter.context.declined(
+            f"output '{value.name}' stays float: '{source.name}' is not int8 or int16 with one scale"
+        )
         return False
-    if graph.is_output(source) or source.is_constant or any(source is given for given in graph.inputs):
-        context.declined(f"output '{value.name}' stays float: '{source.name}' is an input or output under its own name")
+    if (
+        rewriter.graph.is_output(source)
+        or source.is_constant
+        or any(source is given for given in rewriter.graph.inputs)
+    ):
+        rewriter.context.declined(
+            f"output '{value.name}' stays float: '{source.name}' is an input or output under its own name"
+        )
         return False
-    graph.outputs = [source if old is value else old for old in graph.outputs]
+    rewriter.graph.outputs = [source if old is value else old for old in rewriter.graph.outputs]
     source.name, value.name = value.name, source.name
-    context.did(f"output '{source.name}' is {source.dtype} with scale {quantization_of(source).scale[0]:g}", [producer])
+    rewriter.context.did(
+        f"output '{source.name}' is {source.dtype} with scale {quantization_of(source).scale[0]:g}", [producer]
+    )
     return True

@@ -20,7 +20,7 @@ from tinyopt.pass_manager import PassContext
 
 Rule = Callable[["Rewriter", Node], bool]
 
-_RANK_STEP = 2**20  # between neighbours: room for the nodes that come to stand between them
+_RANK_STEP = 2**40  # between neighbours: room for the nodes that come to stand between them
 
 
 class Rewriter:
@@ -37,6 +37,8 @@ class Rewriter:
         self._ranks: dict[Node, int] = {}  # ascending in running order
         self._names: set[str] = set()  # taken, or taken once
         self._suffixes: dict[str, int] = {}  # the last one that was given to each stem
+        self._removed: list[Node] = []
+        self._added: list[Node] = []
         self._declined: dict[tuple[str, tuple[str, ...]], list[Node]] = {}
         self.refresh()
 
@@ -102,13 +104,37 @@ class Rewriter:
             self.remove(node)
         self._insert([*operands, *new], rank)
 
+    def substitute(self, old: Node, new: Sequence[Node]) -> None:
+        """Put `new` where `old` stands, without a remark; others may make already what `new` makes."""
+        rank = self._ranks[old]
+        self.remove(old)
+        self._insert(new, rank)
+
+    def insert(self, position: Node, nodes: Sequence[Node]) -> None:
+        """Put `nodes` just before the node `position`."""
+        self._insert(nodes, self._ranks[position])
+
+    def append(self, node: Node) -> None:
+        """Put a node behind all others."""
+        last = self._ranks[self.graph.nodes[-1]] if self.graph.nodes else 0
+        self.graph.nodes.append(node)
+        self._enter(node, last + _RANK_STEP)
+
     def remove(self, node: Node) -> None:
         """Take a node out whose outputs nobody reads, or others will make."""
         del self.graph.nodes[self._index(self._ranks[node])]
         del self._ranks[node]
+        self._removed.append(node)
         self._forget_inputs(node)
         for output in node.outputs:
-            del self._producers[output]
+            if self._producers.get(output) is node:
+                del self._producers[output]
+
+    def take_changes(self) -> tuple[list[Node], list[Node]]:
+        """The nodes that were removed, and those that were put in, since this was asked before."""
+        changes = self._removed, self._added
+        self._removed, self._added = [], []
+        return changes
 
     def set_inputs(self, node: Node, inputs: Sequence[Value | None]) -> None:
         """Let a node read other values."""
@@ -133,15 +159,15 @@ class Rewriter:
             maker = self._producers.pop(source)
             maker.outputs = [node.output if value is source else value for value in maker.outputs]
             self._producers[node.output] = maker
-            self._redirect(source, node.output)
+            self.redirect(source, node.output)
             heirs = [maker]
         else:
-            self._redirect(node.output, source)
+            self.redirect(node.output, source)
         for heir in heirs:
             heir.origins = merged_origins(heir, node)
 
-    def _redirect(self, old: Value, new: Value) -> None:
-        """Let every reader of `old` read `new`."""
+    def redirect(self, old: Value, new: Value) -> None:
+        """Let every node that reads `old` read `new`."""
         moved = self._consumers.pop(old, [])
         for reader in moved:
             reader.inputs = [new if value is old else value for value in reader.inputs]
@@ -166,19 +192,21 @@ class Rewriter:
         return bisect_left(self.graph.nodes, rank, key=self._ranks.__getitem__)
 
     def _insert(self, nodes: Sequence[Node], rank: int) -> None:
-        """Put `nodes` where a node of this rank stood."""
+        """Put `nodes` before where a node of this rank stands, or stood."""
         index = self._index(rank)
         before = self._ranks[self.graph.nodes[index - 1]] if index else 0
         self.graph.nodes[index:index] = nodes
-        if rank - before < len(nodes):
+        if rank - before <= len(nodes):
+            self._added += nodes
             self.refresh()  # there is no room: new ranks
             return
         for number, node in enumerate(nodes, start=1):
-            self._enter(node, before + (rank - before) * number // len(nodes))
+            self._enter(node, before + (rank - before) * number // (len(nodes) + 1))
 
     def _enter(self, node: Node, rank: int) -> None:
         """Know a node that is in the graph's list."""
         self._ranks[node] = rank
+        self._added.append(node)
         self._producers.update(dict.fromkeys(node.outputs, node))
         self._enter_inputs(node)
         self._names.update([node.name, *(value.name for value in (*node.present_inputs, *node.outputs))])

@@ -18,6 +18,7 @@ _THREADS = 2
 _AHEAD = 2  # samples of `run_each` that wait, beside the one that is looked at
 _ERRORS_ONLY = 3
 _LARGE_BYTES = 2**20
+_MOST_OPTIMIZED_NODES = 2_000  # onnxruntime's own optimizations take time with the square of the nodes
 
 
 class OnnxSession:
@@ -39,6 +40,8 @@ class OnnxSession:
             item.name: helper.tensor_dtype_to_np_dtype(item.type.tensor_type.elem_type) for item in proto.graph.input
         }
         options = _options(threads)
+        if len(proto.graph.node) > _MOST_OPTIMIZED_NODES:
+            options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
         self._weights = _handed_over(proto, options) if isinstance(model, Graph) else []
         name, content = proto.graph.name, proto.SerializeToString()
         del proto

@@ -13,8 +13,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from tinyopt.ir import Graph, Node, Quantization, TensorType, Value
+from tinyopt.ir import Node, Quantization, TensorType, Value
 from tinyopt.passes.integer_rules.site import Refusal, is_activation, quantization_of
+from tinyopt.passes.rewriting import Rewriter
 
 MOVERS = frozenset("Reshape Transpose Concat Split Slice Pad Gather Expand Identity MaxPool ReduceMax Resize".split())
 
@@ -26,13 +27,11 @@ def is_float_mover(node: Node) -> bool:
     return node.op != "Resize" or node.str("mode") == "nearest"
 
 
-def lift_quantize(graph: Graph, node: Node) -> bool:
-    """Quantize what the mover reads instead of what it gives. Returns whether that was possible."""
-    if len(node.outputs) != 1:
-        return False
-    quantizers = quantizers_of(graph, node.output)
+def lift_quantize(rewriter: Rewriter, node: Node) -> Node | None:
+    """Quantize what the mover reads instead of what it gives. Returns the integer mover, None where that cannot be."""
+    quantizers = quantizers_of(rewriter, node.output) if len(node.outputs) == 1 else []
     if not quantizers:
-        return False
+        return None
     target = quantizers[0].output
     quantization = quantization_of(target)
     inputs: list[Value | None] = []
@@ -41,29 +40,28 @@ def lift_quantize(graph: Graph, node: Node) -> bool:
             inputs.append(value)
         elif value.is_constant:
             levels = quantization.quantize(value.data, target.dtype)
-            inputs.append(Value.of(graph.unique_name(f"{value.name}_{target.dtype}"), levels, quantization))
+            inputs.append(Value.of(rewriter.unique_name(f"{value.name}_{target.dtype}"), levels, quantization))
         else:
-            quantize = _quantize(graph, value, target, node)
-            graph.insert(node, [quantize])
+            quantize = _quantize(rewriter, value, target, node)
+            rewriter.insert(node, [quantize])
             inputs.append(quantize.output)
     attributes = dict(node.attributes)
     if node.op == "Pad":
         attributes["value"] = _level(node.float("value"), target)
     lifted = Node(node.op, node.name, inputs, [target], attributes, node.origins)
-    graph.replace_node(node, [lifted])
-    merge_quantizers(graph, quantizers)
-    return True
+    rewriter.substitute(node, [lifted])
+    merge_quantizers(rewriter, quantizers)
+    return lifted
 
 
-def sink_dequantize(graph: Graph, node: Node) -> Node | Refusal:
+def sink_dequantize(rewriter: Rewriter, node: Node) -> Node | Refusal:
     """Dequantize what the mover gives instead of what it reads; all its inputs must have one quantization."""
-    producers = graph.producers()
     sources: list[Value | None] = []
     for value in node.inputs:
         if value is None or value.dtype != "float32":
             sources.append(value)
             continue
-        producer = producers.get(value)
+        producer = rewriter.producer(value)
         if producer is None or producer.op != "DequantizeLinear":
             return Refusal(f"'{value.name}' is not quantized")
         sources.append(producer.input(0))
@@ -78,51 +76,55 @@ def sink_dequantize(graph: Graph, node: Node) -> Node | Refusal:
         level = attributes["value"] = _level(node.float("value"), floats[0])
         if node.str("mode") == "constant" and _real(level, quantization) != node.float("value"):
             return Refusal(f"it pads with {node.float('value'):g}, which is no level of its input")
-    moved = [_twin(graph, output, dtype, quantization) for output in node.outputs]
+    moved = [_twin(rewriter, output, dtype, quantization) for output in node.outputs]
     integer = Node(node.op, node.name, sources, moved, attributes, node.origins)
-    names = [graph.unique_name(f"{output.name}_dequantize") for output in node.outputs]
+    names = [rewriter.unique_name(f"{output.name}_dequantize") for output in node.outputs]
     dequantize = [
         Node("DequantizeLinear", name, [source], [output], {}, node.origins)
         for name, source, output in zip(names, moved, node.outputs, strict=True)
     ]
-    graph.replace_node(node, [integer, *dequantize])
+    rewriter.substitute(node, [integer, *dequantize])
     return integer
 
 
-def quantizers_of(graph: Graph, value: Value) -> list[Node]:
+def quantizers_of(rewriter: Rewriter, value: Value) -> list[Node]:
     """The readers of `value` where all are QuantizeLinear with equal parameters, none where it is a graph output."""
-    readers = graph.consumers()[value]
-    if graph.is_output(value) or not readers or any(reader.op != "QuantizeLinear" for reader in readers):
+    readers = rewriter.readers(value)
+    if rewriter.graph.is_output(value) or not readers or any(reader.op != "QuantizeLinear" for reader in readers):
         return []
     first = readers[0].output
     kinds = {(quantization_of(reader.output), reader.output.dtype) for reader in readers}
     return readers if quantization_of(first).is_per_tensor and len(kinds) == 1 else []
 
 
-def merge_quantizers(graph: Graph, quantizers: list[Node]) -> None:
+def merge_quantizers(rewriter: Rewriter, quantizers: list[Node]) -> None:
     """Remove these, whose equal results all have become the first one's; graph outputs among them keep their names."""
     target = quantizers[0].output
-    graph.remove(quantizers)
+    for quantize in quantizers:
+        rewriter.remove(quantize)
     for twin in quantizers[1:]:
-        forward(graph, twin.output, target, twin)
+        forward(rewriter, twin.output, target, twin)
 
 
-def forward(graph: Graph, old: Value, new: Value, node: Node) -> None:
+def forward(rewriter: Rewriter, old: Value, new: Value, node: Node) -> None:
     """Let readers of `old` read `new`; where `old` is a graph output it becomes a copy of `new`, made by Identity."""
-    for reader in graph.nodes:
-        reader.inputs = [new if value is old else value for value in reader.inputs]
-    if graph.is_output(old):
-        graph.nodes.append(Node("Identity", node.name, [new], [old], {}, node.origins))
+    rewriter.redirect(old, new)
+    if rewriter.graph.is_output(old):
+        rewriter.append(Node("Identity", node.name, [new], [old], {}, node.origins))
 
 
-def _quantize(graph: Graph, value: Value, target: Value, node: Node) -> Node:
+def _quantize(rewriter: Rewriter, value: Value, target: Value, node: Node) -> Node:
     """QuantizeLinear of `value` with the parameters of `target`."""
-    quantized = _twin(graph, value, target.dtype, quantization_of(target))
-    return Node("QuantizeLinear", graph.unique_name(f"{value.name}_quantize"), [value], [quantized], {}, node.origins)
+    quantized = _twin(rewriter, value, target.dtype, quantization_of(target))
+    return Node(
+        "QuantizeLinear", rewriter.unique_name(f"{value.name}_quantize"), [value], [quantized], {}, node.origins
+    )
 
 
-def _twin(graph: Graph, value: Value, dtype: str, quantization: Quantization) -> Value:
-    return Value(graph.unique_name(f"{value.name}_{dtype}"), TensorType(dtype, value.shape), quantization=quantization)
+def _twin(rewriter: Rewriter, value: Value, dtype: str, quantization: Quantization) -> Value:
+    return Value(
+        rewriter.unique_name(f"{value.name}_{dtype}"), TensorType(dtype, value.shape), quantization=quantization
+    )
 
 
 def _level(real: float, like: Value) -> int:

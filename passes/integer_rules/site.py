@@ -10,9 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tinyopt.errors import UnsupportedOperatorError
-from tinyopt.ir import Array, Attribute, Graph, Node, Quantization, Value
+from tinyopt.ir import Array, Attribute, Node, Quantization, Value
 from tinyopt.ops.integer_rules import ACTIVATION_DTYPES
 from tinyopt.ops.requantize import LARGEST_SHIFT, MULTIPLIER_BITS, multiplier_and_shift
+from tinyopt.passes.rewriting import Rewriter
 
 ACCUMULATOR_LIMIT = 2**31 - 1
 
@@ -32,7 +33,7 @@ class Site:
     output: the int8 or int16 value that QuantizeLinear makes of the result.
     """
 
-    graph: Graph
+    rewriter: Rewriter
     node: Node
     operands: tuple[Value | None, ...]
     output: Value
@@ -45,7 +46,7 @@ class Site:
 
     def constant(self, role: str, array: Array) -> Value:
         """A new constant named after the node."""
-        return Value.of(self.graph.unique_name(f"{self.node.name}_{role}"), array)
+        return Value.of(self.rewriter.unique_name(f"{self.node.name}_{role}"), array)
 
     def replaced_by(self, op: str, inputs: Sequence[Value | None], attributes: Mapping[str, Attribute]) -> Node:
         """The integer node that takes this operator's place."""
