@@ -74,7 +74,8 @@ class _Trial:
 
     def __init__(self, tried: Sequence[Mutant], selector: Selector, options: argparse.Namespace) -> None:
         self._tried, self._selector, self._options = tried, selector, options
-        self._reasons = _equivalents(EQUIVALENT)
+        listed = _equivalents(EQUIVALENT)
+        self._reasons = {mutant: _reason(listed, mutant) for mutant in tried}  # now: sources may be edited meanwhile
         self.results: list[Result] = []
         self.is_sound = True
 
@@ -82,7 +83,7 @@ class _Trial:
         """All mutants, then the controls."""
         for mutant in self._tried:
             outcome = session.run(mutant, self._selector.choose(mutant))
-            reason = "" if outcome.verdict.startswith("killed") else _reason(self._reasons, mutant)
+            reason = "" if outcome.verdict.startswith("killed") else self._reasons[mutant]
             self.results.append(Result(mutant, outcome, reason))
             _tell(len(self.results), len(self._tried), self.results[-1])
             _append(self._options.results, self.results[-1])
