@@ -132,9 +132,9 @@ def known_names(case: Case) -> set[str]:
         return names
     found = {each.name for each in (*graph.node, *graph.initializer, *graph.input, *graph.output)}
     found |= {name for each in graph.node for name in (*each.input, *each.output)}
-    return {_as_shown(name)[:_SHOWN] for name in names if name} | {
-        f"'{_as_shown(name)}"[:_SHOWN] for name in found if name
-    }
+    quoted = [f"'{_as_shown(name)}" for name in found if name]
+    ended = {f"{name}{end}"[:_SHOWN] for name in quoted for end in ("'", "/")}  # of what a node becomes: 'node/inner'
+    return {_as_shown(name)[:_SHOWN] for name in names if name} | ended
 
 
 def _as_shown(name: str) -> str:
