@@ -55,6 +55,8 @@ def leading_segments(graph: Graph) -> Iterator[Segment]:
 
 def why_not_spatial(node: Node) -> str | None:
     """Why a node cannot be computed row by row, None where it can."""
+    if not node.variable_inputs:
+        return "it reads constants alone"
     if node.op not in _WINDOWED and not OPERATORS[node.op].is_elementwise:
         return f"{node.op} is not computed row by row"
     if any(value.type.rank != 4 or value.shape[0] != 1 for value in [*node.variable_inputs, *node.outputs]):

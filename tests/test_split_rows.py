@@ -84,6 +84,12 @@ def assert_same_bytes(before: Graph, after: Graph) -> None:
         np.testing.assert_array_equal(got, expected)
 
 
+def test_what_reads_constants_alone_is_no_layer_of_an_image() -> None:
+    build = GraphBuilder()
+    graph = build.graph_of(build("Identity", build.constant(np.ones((1, 1, 1, 1), np.float32))))
+    assert not list(leading_segments(graph))
+
+
 @pytest.mark.parametrize("bands", [2, 3, 5, 16])
 def test_every_run_of_layers_in_any_number_of_bands_gives_the_same_bytes(bands: int) -> None:
     whole = inverted_residuals()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -18,10 +18,14 @@ from tinyopt.toolchain import CompilerChoice
 
 @dataclass(frozen=True)
 class Tolerance:
-    """How far float sums may differ: in proportion to a result, and to the largest magnitude of its tensor."""
+    """How far float sums may differ: in proportion to a result, and to the largest magnitude of its tensor.
+
+    step: what one step is worth, in reals made of integers that may be one step off.
+    """
 
     relative: float
     of_range: float
+    step: float = 0.0
 
 
 FLOAT32 = Tolerance(1e-3, 1e-4)  # by the order of their terms
@@ -95,8 +99,14 @@ def tolerances(graph: Graph) -> dict[Value, Tolerance]:
     for node in graph.nodes:
         is_float = any(v.dtype.startswith("float") for v in [*node.variable_inputs, *node.outputs])
         if (is_float and node.op not in _EXACT_FLOAT_OPS) or any(v in inexact for v in node.present_inputs):
-            inexact.update(dict.fromkeys(node.outputs, tolerance))
+            step = _step(node) if node.op == "DequantizeLinear" else 0.0
+            inexact.update(dict.fromkeys(node.outputs, replace(tolerance, step=step)))
     return inexact
+
+
+def _step(dequantize: Node) -> float:
+    quantization = dequantize.input(0).quantization
+    return 0.0 if quantization is None else float(max(quantization.scale))
 
 
 def _first_difference(
@@ -147,7 +157,9 @@ def _equal(ours: Array, expected: Array, tolerance: Tolerance | None) -> Array:
         finite = np.abs(expected[np.isfinite(expected)])
         of_range = tolerance.of_range * float(np.max(finite.astype(np.float32), initial=0.0))
         wide = expected.astype(np.float64)
-        return np.isclose(ours.astype(np.float64), wide, rtol=tolerance.relative, atol=of_range, equal_nan=True)
+        return np.isclose(
+            ours.astype(np.float64), wide, rtol=tolerance.relative, atol=of_range + tolerance.step, equal_nan=True
+        )
     return np.asarray(np.abs(ours.astype(np.int64) - expected.astype(np.int64)) <= 1)
 
 
