@@ -14,6 +14,7 @@ import pytest
 from click.testing import CliRunner
 
 from tests.digits import CALIBRATION, DATA, MODEL, SAMPLES, compiled_digits, options_for
+from tests.graph_builder import GraphBuilder
 from tests.onnx_models import model_of, node, random_inputs
 from tinyopt.api import compile_model
 from tinyopt.cli import main
@@ -24,7 +25,8 @@ from tinyopt.execution.built_model import load_built_model
 from tinyopt.execution.measure import measure
 from tinyopt.execution.profile import profile
 from tinyopt.execution.runner import run_built_model
-from tinyopt.execution.validate import validate
+from tinyopt.execution.validate import tolerances, validate
+from tinyopt.ir import Quantization
 from tinyopt.options import CompileOptions
 from tinyopt.samples import load_samples
 from tinyopt.targets import all_targets, target_named
@@ -265,3 +267,15 @@ def test_stack_static_memory_and_instructions_that_the_code_takes_are_found(tmp_
     assert 2000 <= after.stack_bytes - before.stack_bytes < 2100
     assert 1000 < after.instructions[0] - before.instructions[0] < 1100
     assert 2000 < after.library.code - before.library.code < 2100
+
+
+def test_reals_made_of_integers_that_depend_on_float_sums_may_be_one_step_off() -> None:
+    build = GraphBuilder()
+    levels = Quantization.per_tensor(0.25, 0)
+    x = build("QuantizeLinear", build.input("x", (3,)), quantization=levels)
+    exact = build("DequantizeLinear", x)
+    rounded = build("QuantizeLinear", build("Sigmoid", exact), quantization=levels)
+    inexact = build("DequantizeLinear", rounded)
+    found = tolerances(build.graph_of(exact, inexact))
+    assert exact not in found
+    assert found[inexact].step == 0.25
