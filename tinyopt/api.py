@@ -43,6 +43,7 @@ from tinyopt.pipeline import (
     real_outputs,
     run_pipeline,
 )
+from tinyopt.recipes import LOCK_NAME, make_lock, read_recipe
 from tinyopt.report.build import Evaluation, build_report, to_json
 from tinyopt.report.clustering import four_bit_notes
 from tinyopt.report.compression import compression_section
@@ -118,6 +119,7 @@ def compile_imported(
     check_threads(target, options.threads, options.memory)
     _check_dtype(target, options)
     check_installed(options)
+    replayed = None if options.recipe is None else read_recipe(options.recipe).lock
     boundary_notes = [] if options.boundary is None else convert_boundary(imported.graph, options.boundary)
     original = imported.graph.copy()
     calibrating = load_calibration(imported.graph, options, on_progress)
@@ -132,6 +134,11 @@ def compile_imported(
             on_progress=on_progress,
         )
     compiler = find_compiler(target, options.cc) if target.code == "object" else find_code_compiler(target, options.cc)
+    names = Names(c_identifier(options.name or model.stem))
+    version = None if compiler is None else compiler.version()
+    lock = make_lock(model, output, options, names.prefix, version, replayed)
+    if replayed is not None:
+        replayed.check(lock)
 
     evaluation = None if labelled is None else LabelledSamples(*labelled)
     steps = optimize(imported.graph, target, options, calibration, on_progress, on_step, evaluation, calibrating.labels)
@@ -144,7 +151,6 @@ def compile_imported(
         options.threads,
     )
 
-    names = Names(c_identifier(options.name or model.stem))
     with fresh_folder(output) as folder:
         raw_sample = (calibration or random_samples(original.inputs, 1, options.seed))[0]
         sample = graph_inputs(program.graph, raw_sample)
@@ -181,6 +187,7 @@ def compile_imported(
         _write_report(folder, report)
         page = compiled_page(report, original, steps, program)
         (folder / "report.html").write_text(page, encoding="utf-8")
+        (folder / LOCK_NAME).write_text(lock.text(), encoding="utf-8")
     return CompileResult(output, original, program, tuple(steps), report)
 
 

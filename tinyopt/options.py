@@ -44,6 +44,7 @@ class CompileOptions:
     threads: how many share the large layers, on targets with an operating system.
     memory: the regions of memory to use, the fastest first; none: one arena, as large as it must be.
     settings: options of passes as text, {"pass": {"option": "value"}}. cache_dir: None for no cache.
+    recipe: the file that these options came from; of a recipe.lock.toml, hashes and versions must be the same now.
     """
 
     target: str = "arm"
@@ -79,3 +80,4 @@ class CompileOptions:
     cc: str | None = None
     cache_dir: Path | None = None
     seed: int = 0
+    recipe: Path | None = None

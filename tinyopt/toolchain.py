@@ -58,7 +58,7 @@ class Compiler:
 
     def version(self) -> str:
         """What it calls itself: the first line of --version."""
-        return self.run("--version").splitlines()[0]
+        return next(iter(self.run("--version").splitlines()), "unknown")
 
     def flash_bytes(self, file: Path) -> int:
         """Bytes of code, constants and initialized data in an object or program (`text` + `data` of the size tool)."""

@@ -11,6 +11,7 @@ import click
 from tinyopt import __version__
 
 COMMANDS = {
+    "init": "init_command",
     "analyze": "analyze_command",
     "compile": "compile_command",
     "run": "execute_commands",
@@ -61,6 +62,7 @@ def main() -> None:
 
     \b
     tinyopt analyze model.onnx                   operators, MACs, memory, what is not supported
+    tinyopt init model.onnx                      write a recipe: every option, for compile --recipe
     tinyopt compile model.onnx --target cortex-m4 --calib samples.npz:x -o out
     tinyopt validate out --data samples.npz:x    check the compiled bytes, layer by layer
     tinyopt profile out                          instructions per layer, under QEMU

@@ -14,6 +14,7 @@ from tinyopt.cli.compression_options import COMPRESSION_OPTIONS
 from tinyopt.cli.console import Output, reported_errors
 from tinyopt.cli.parsing import parse_memory, parse_settings, parse_shapes
 from tinyopt.cli.quantize_options import WEIGHT_BITS, ranges_option, weights_option
+from tinyopt.cli.recipe_option import recipe_option
 from tinyopt.cli.sample_options import SOURCES, parse_numbers
 from tinyopt.disk_cache import default_cache_dir
 from tinyopt.errors import UsageError
@@ -31,6 +32,7 @@ def _options(command: _Command) -> _Command:
     """The options of `tinyopt compile`, in the order of its help."""
     for option in reversed(
         [
+            recipe_option,
             click.option("--target", "-t", default="arm", show_default=True, help="See `tinyopt targets`."),
             click.option("--output", "-o", type=Path, help="Folder to write.  [default: the model's name]"),
             click.option("--name", help="Prefix of C names and files.  [default: the model's name]"),
@@ -108,6 +110,7 @@ def _options(command: _Command) -> _Command:
             click.option("--print-passes", is_flag=True, help="Print the pipeline with its options, and stop."),
             click.option("--print-changed", is_flag=True, help="Print what each pass changed, as a diff of the graph."),
             click.option("--dump-passes", type=Path, metavar="DIR", help="Also write each pass's graph there."),
+            click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of all that is random."),
             click.option("--cc", help="C compiler.  [default: $TINYOPT_CC, the target's own, ziglang]"),
             click.option(
                 "--cache-dir", type=Path, help="Compiled kernels and calibration.  [default: ~/.cache/tinyopt]"
@@ -123,10 +126,11 @@ def _options(command: _Command) -> _Command:
 
 
 @click.command("compile")
-@click.argument("model", type=Path)
+@click.argument("model", type=Path, required=False)
 @_options
 def compile_command(
-    model: Path,
+    model: Path | None,
+    recipe: Path | None,
     target: str,
     output: Path | None,
     name: str | None,
@@ -161,6 +165,7 @@ def compile_command(
     print_passes: bool,
     print_changed: bool,
     dump_passes: Path | None,
+    seed: int,
     cc: str | None,
     cache_dir: Path | None,
     no_cache: bool,
@@ -170,6 +175,8 @@ def compile_command(
 ) -> None:
     """Compile the ONNX file MODEL into a folder with C sources or a library.
 
+    MODEL and every option may stand in a recipe instead; the command line has the last word.
+
     \b
     tinyopt compile kws.onnx --target cortex-m4 --calib calib.npz:x
     tinyopt compile kws.onnx --target arm --no-quantize
@@ -178,7 +185,11 @@ def compile_command(
     tinyopt compile kws.onnx -t cortex-m4 --calib calib.npz:x --prune 0.2 --cluster 32 --eval test.npz:x,y
     tinyopt compile kws.onnx -t cortex-m4 --calib calib.npz:x --weights int4 --eval test.npz:x,y --max-drop 1
     tinyopt compile photos.onnx -t cortex-m7 --calib photos/ --calib-scale 1/255 --calib-samples 200
+    tinyopt compile --recipe tinyopt.toml -o out
+    tinyopt compile --recipe out/recipe.lock.toml -o again
     """
+    if model is None:
+        raise click.UsageError("Missing argument 'MODEL': name an ONNX file, or a recipe that does with --recipe")
     screen = Output(-1 if quiet else verbose, is_json)
     with reported_errors(screen):
         options = CompileOptions(
@@ -214,6 +225,8 @@ def compile_command(
             settings=parse_settings(settings),
             cc=cc,
             cache_dir=None if no_cache else cache_dir or default_cache_dir(),
+            seed=seed,
+            recipe=recipe,
         )
         if print_passes:
             from tinyopt.cli.list_commands import print_pipeline

@@ -41,6 +41,16 @@ def load_external_data(model: onnx.ModelProto, path: Path) -> None:
         del tensor.external_data[:]
 
 
+def external_files(path: Path) -> list[Path]:
+    """The files with weights of the model in the file `path`, which was imported before, sorted."""
+    model = onnx.load(path, load_external_data=False)
+    found: set[str] = set()
+    for tensor in model.graph.initializer:
+        if tensor.data_location == onnx.TensorProto.EXTERNAL:
+            found.update(entry.value for entry in tensor.external_data if entry.key == "location")
+    return sorted(path.parent / location for location in found)
+
+
 def _read(tensor: onnx.TensorProto, model: Path, size: int, where: str) -> bytes:
     entries = {entry.key: entry.value for entry in tensor.external_data}
     if len(entries) != len(tensor.external_data) or not entries.keys() <= _KEYS:

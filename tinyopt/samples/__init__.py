@@ -5,7 +5,7 @@ from tinyopt.samples.loading import load_labelled, load_samples
 from tinyopt.samples.noise import NOISE_SAMPLES, NOISE_WARNING, NoiseSamples, random_samples
 from tinyopt.samples.numpy_files import save_arrays
 from tinyopt.samples.preprocessing import Numbers, Preprocessing, to_input
-from tinyopt.samples.specs import RANDOM, source_of
+from tinyopt.samples.specs import RANDOM, paths_of, source_of, with_path
 from tinyopt.samples.stored import Sample, StoredSamples, fingerprint
 
 __all__ = [
@@ -22,8 +22,10 @@ __all__ = [
     "load_calibration_set",
     "load_labelled",
     "load_samples",
+    "paths_of",
     "random_samples",
     "save_arrays",
     "source_of",
     "to_input",
+    "with_path",
 ]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -38,6 +38,38 @@ def _without_folders(text: str) -> str:
     name, equals, spec = text.rpartition("=")
     path, names = _split_names(spec)
     return name + equals + path.name + (":" + ",".join(names) if names else "")
+
+
+def with_path(text: str, change: Callable[[Path], str], folder: Path = Path()) -> str:
+    """A spec whose file or folder is named as `change` says; `random` stays as it is.
+
+    folder: what the spec is relative to.
+
+    >>> with_path("x=calib.npz:x", lambda path: f"data/{path}")
+    'x=data/calib.npz:x'
+    """
+    if text == RANDOM:
+        return text
+    name, equals, rest = text.rpartition("=")
+    path, names = _split_names(text, folder)
+    if equals and not (folder / path).exists():
+        path, names = _split_names(rest, folder)
+    else:
+        name = equals = ""
+    return name + equals + change(path) + (":" + ",".join(names) if names else "")
+
+
+def paths_of(specs: str | Sequence[str]) -> list[Path]:
+    """The files and folders that the specs name, in their order."""
+    found: list[Path] = []
+
+    def note(path: Path) -> str:
+        found.append(path)
+        return str(path)
+
+    for text in as_texts(specs):
+        with_path(text, note)
+    return found
 
 
 def as_texts(specs: str | Sequence[str]) -> tuple[str, ...]:
@@ -85,12 +117,12 @@ def parse_spec(text: str) -> Spec:
     return Spec(text, path, names, "csv" if suffix == ".csv" else "picture")
 
 
-def _split_names(text: str) -> tuple[Path, tuple[str, ...]]:
+def _split_names(text: str, folder: Path = Path()) -> tuple[Path, tuple[str, ...]]:
     match = _NAMED.match(text)
     left, colon, right = text.rpartition(":")
     if match is not None:
         left, right = match["path"], match["names"]
-    elif not colon or not left or Path(text).exists() or not Path(left).is_dir():
+    elif not colon or not left or (folder / text).exists() or not (folder / left).is_dir():
         return Path(text), ()
     names = tuple(name.strip() for name in right.split(","))
     if not all(names):
