@@ -4,11 +4,33 @@ from __future__ import annotations
 
 import os
 import secrets
+import stat
 import time
+from collections.abc import Iterator
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 
-_DEAD_AFTER_SECONDS = 24 * 3600
+# all kinds that are kept; folders of other names are not ours and never looked at
+_KINDS = {
+    "kernels": "compiled kernels",
+    "passes": "what costly passes made of graphs",
+    "observations": "ranges that were observed on calibration samples",
+    "code-sizes": "bytes of compiled code",
+    "plugins": "the instruction counter for QEMU",
+}
+_KEPT_WHEN_CLEARED = "plugins"  # loaded by path from another process, which may be about to
+_DEAD_AFTER_SECONDS = 24 * 3600  # what is not renamed for so long was left by a process that was killed
+
+
+@dataclass(frozen=True)
+class CacheKind:
+    """The entries of one kind, and their bytes together."""
+
+    name: str
+    what: str
+    entries: int
+    bytes: int
 
 
 def default_cache_dir() -> Path:
@@ -55,3 +77,55 @@ def _remove_dead(folder: Path) -> None:
 
 def _path(cache_dir: Path, kind: str, name: str) -> Path:
     return cache_dir / kind / name[:2] / name
+
+
+def cache_kinds(cache_dir: Path) -> list[CacheKind]:
+    """What the cache holds, by kind; nothing of any where there is no cache."""
+    found: list[CacheKind] = []
+    for name, what in _KINDS.items():
+        sizes = [status.st_size for path in _entries(cache_dir, name) if (status := _status(path))]
+        found.append(CacheKind(name, what, len(sizes), sum(sizes)))
+    return found
+
+
+def clear_cache(cache_dir: Path, older_than_seconds: float | None = None) -> tuple[int, int]:
+    """Remove all entries, or those that were written longer ago; how many they were, and their bytes.
+
+    Others may read and write meanwhile: they find an entry whole or not at all, and what they are writing stays.
+    """
+    now = time.time()
+    entries = size = 0
+    for kind in _KINDS:
+        if kind == _KEPT_WHEN_CLEARED:
+            continue
+        for path in _entries(cache_dir, kind, with_unfinished=True):
+            status = _status(path)
+            if status is None:
+                continue
+            least = _DEAD_AFTER_SECONDS if path.name.startswith(".") else older_than_seconds
+            if least is not None and now - status.st_mtime <= least:
+                continue
+            try:
+                path.unlink()
+            except FileNotFoundError:  # somebody else clears, too
+                continue
+            entries, size = entries + 1, size + status.st_size
+    return entries, size
+
+
+def _entries(cache_dir: Path, kind: str, with_unfinished: bool = False) -> Iterator[Path]:
+    """The files of a kind, as `write_cached` places them; those that are being written only where asked for."""
+    pattern = "*.so" if kind == _KEPT_WHEN_CLEARED else "??/*"
+    for path in sorted((cache_dir / kind).glob(pattern)):
+        is_placed = path.parent.name == kind or path.name.lstrip(".").startswith(path.parent.name)
+        if is_placed and (with_unfinished or not path.name.startswith(".")):
+            yield path
+
+
+def _status(path: Path) -> os.stat_result | None:
+    """Of a regular file that is still there."""
+    try:
+        status = path.lstat()
+    except OSError:
+        return None
+    return status if stat.S_ISREG(status.st_mode) else None

@@ -21,6 +21,7 @@ COMMANDS = {
     "diff": "diff_command",
     "passes": "list_commands",
     "targets": "list_commands",
+    "cache": "cache_command",
 }
 """The subcommands, and the modules of `tinyopt.cli` that hold them."""
 
