@@ -18,7 +18,7 @@ from tests.digits import CALIBRATION, MODEL
 
 ROOT = Path(__file__).resolve().parents[1]
 ROOMS = {"passes/": "tinyopt/passes/", "targets/": "tinyopt/targets/", "tools/emulation/": "tinyopt/emulation/"}
-DATA = (".j2", ".css", ".js", ".c", ".ld", ".json")
+DATA = (".j2", ".css", ".js", ".c", ".ld", ".json", ".cmake")
 BUILD = "import sys; from setuptools import build_meta; build_meta.build_wheel(sys.argv[1])"
 
 

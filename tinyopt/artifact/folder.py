@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import errno
+import filecmp
 import json
 import os
 import re
@@ -12,7 +13,7 @@ import shutil
 import sys
 import time
 from collections.abc import Generator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from tinyopt import guard
@@ -60,7 +61,8 @@ def _is_report(file: Path) -> bool:
 def fresh_folder(output: Path) -> Generator[Path]:
     """A new folder beside `output` that takes its place when all went well, and vanishes when not.
 
-    It takes the place in one step: whoever looks sees what was there before or all that is new.
+    It takes the place in one step: whoever looks sees what was there before or all that is new. Files whose bytes are
+    as before keep their time of modification, so that builds do nothing again because of them.
     Raises UsageError where no folder can be made there, and where the disk is full.
     """
     place = output.resolve()  # a link stays, what it points to is replaced
@@ -75,6 +77,7 @@ def fresh_folder(output: Path) -> Generator[Path]:
         raise UsageError(f"{output} cannot be written: {error.strerror}; choose another place") from error
     try:
         yield work
+        _keep_times(place, work)
         _replace(place, work)
     except BaseException as error:
         shutil.rmtree(work, ignore_errors=True)
@@ -97,6 +100,16 @@ def _last_change(folder: Path) -> float:
         return max(entry.stat(follow_symlinks=False).st_mtime for entry in (folder, *folder.rglob("*")))
     except OSError:  # somebody else is at it
         return time.time()
+
+
+def _keep_times(place: Path, work: Path) -> None:
+    """Give the files of `work` that are equal to those at `place` the times of these."""
+    for new in work.rglob("*"):
+        old = place / new.relative_to(work)
+        with suppress(OSError):  # what cannot be read counts as another file
+            if new.is_file() and old.is_file() and filecmp.cmp(old, new, shallow=False):
+                status = old.stat()
+                os.utime(new, ns=(status.st_atime_ns, status.st_mtime_ns))
 
 
 def _replace(place: Path, work: Path) -> None:

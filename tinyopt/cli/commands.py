@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from tinyopt import __version__
+from tinyopt.cmake import FOLDER as CMAKE_FOLDER
 
 COMMANDS = {
     "init": "init_command",
@@ -56,8 +57,22 @@ class _Commands(click.Group):
         sys.exit(result if isinstance(result, int) else 0)
 
 
+def _print_cmake_folder(context: click.Context, _parameter: click.Parameter, is_wanted: bool) -> None:
+    if is_wanted and not context.resilient_parsing:
+        click.echo(CMAKE_FOLDER)
+        context.exit()
+
+
 @click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
 @click.version_option(__version__, prog_name="tinyopt")
+@click.option(
+    "--cmake-dir",
+    is_flag=True,
+    is_eager=True,
+    expose_value=False,
+    callback=_print_cmake_folder,
+    help="Print the folder for CMake's -Dtinyopt_DIR, and exit.",
+)
 def main() -> None:
     """Compile trained ONNX models into small, self-contained C libraries for Arm.
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 import click
 
 from tinyopt.artifact.folder import check_dump_folder
+from tinyopt.cli.build_options import BUILD_OPTIONS, Depfile
 from tinyopt.cli.compression_options import COMPRESSION_OPTIONS
 from tinyopt.cli.console import Output, reported_errors
 from tinyopt.cli.parsing import parse_memory, parse_settings, parse_shapes
@@ -116,6 +117,7 @@ def _options(command: _Command) -> _Command:
                 "--cache-dir", type=Path, help="Compiled kernels and calibration.  [default: ~/.cache/tinyopt]"
             ),
             click.option("--no-cache", is_flag=True, help="Compile and calibrate anew."),
+            *BUILD_OPTIONS,
             click.option("-v", "--verbose", count=True, help="Say more: -v every remark, -vv tracebacks."),
             click.option("-q", "--quiet", is_flag=True, help="Print nothing but errors."),
             click.option("--json", "is_json", is_flag=True, help="Print report.json instead of tables."),
@@ -168,6 +170,8 @@ def compile_command(
     seed: int,
     cc: str | None,
     cache_dir: Path | None,
+    depfile: Path | None,
+    depfile_target: str | None,
     no_cache: bool,
     verbose: int,
     quiet: bool,
@@ -192,6 +196,7 @@ def compile_command(
         raise click.UsageError("Missing argument 'MODEL': name an ONNX file, or a recipe that does with --recipe")
     screen = Output(-1 if quiet else verbose, is_json)
     with reported_errors(screen):
+        dependencies = Depfile.of(depfile, depfile_target)
         options = CompileOptions(
             target=target,
             name=name,
@@ -246,6 +251,8 @@ def compile_command(
 
         with _changes(screen, imported.graph, print_changed) as on_step, screen.progress() as progress:
             result = compile_imported(imported, model, folder, options, progress, on_step)
+        if dependencies is not None:
+            dependencies.write(model, options, result.original.inputs, (recipe,) if recipe else ())
         if dump_passes is not None:
             write_dump(dump_passes, result.original, result.steps)
         screen.show(renderable(result.report), result.report)

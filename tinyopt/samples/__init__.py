@@ -5,7 +5,7 @@ from tinyopt.samples.loading import load_labelled, load_samples
 from tinyopt.samples.noise import NOISE_SAMPLES, NOISE_WARNING, NoiseSamples, random_samples
 from tinyopt.samples.numpy_files import save_arrays
 from tinyopt.samples.preprocessing import Numbers, Preprocessing, to_input
-from tinyopt.samples.specs import RANDOM, paths_of, source_of, with_path
+from tinyopt.samples.specs import RANDOM, files_of, paths_of, source_of, with_path
 from tinyopt.samples.stored import Sample, StoredSamples, fingerprint
 
 __all__ = [
@@ -18,6 +18,7 @@ __all__ = [
     "Preprocessing",
     "Sample",
     "StoredSamples",
+    "files_of",
     "fingerprint",
     "load_calibration_set",
     "load_labelled",

@@ -130,6 +130,24 @@ def _split_names(text: str, folder: Path = Path()) -> tuple[Path, tuple[str, ...
     return Path(left), names
 
 
+def files_of(specs: str | Sequence[str], graph_inputs: Sequence[Value]) -> list[Path]:
+    """What is read where samples are given so: files, and of folders themselves, too, which change with their entries.
+
+    Raises UsageError as `split_by_input` and `parse_spec` do.
+    """
+    if as_texts(specs) == (RANDOM,):
+        return []
+    chosen = split_by_input(specs, graph_inputs)
+    texts = [chosen] if isinstance(chosen, str) else list(chosen.values())
+    return [file for text in texts for file in _with_entries(parse_spec(text).path)]
+
+
+def _with_entries(path: Path) -> list[Path]:
+    if not path.is_dir():
+        return [path]
+    return [path, *(file for entry in visible_entries(path) for file in _with_entries(entry))]
+
+
 def visible_entries(folder: Path) -> list[Path]:
     """What is in a folder, sorted by name, without hidden files and READMEs."""
     return sorted(

@@ -1,0 +1,12 @@
+# The version is that of the Python package which this file is part of.
+file(STRINGS "${CMAKE_CURRENT_LIST_DIR}/../__init__.py" tinyopt_line REGEX "^__version__ = ")
+string(REGEX REPLACE ".*\"(.*)\".*" "\\1" PACKAGE_VERSION "${tinyopt_line}")
+unset(tinyopt_line)
+if(PACKAGE_FIND_VERSION VERSION_GREATER PACKAGE_VERSION)
+  set(PACKAGE_VERSION_COMPATIBLE FALSE)
+else()
+  set(PACKAGE_VERSION_COMPATIBLE TRUE)
+endif()
+if(PACKAGE_FIND_VERSION VERSION_EQUAL PACKAGE_VERSION)
+  set(PACKAGE_VERSION_EXACT TRUE)
+endif()
