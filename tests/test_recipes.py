@@ -35,6 +35,8 @@ OTHERS: dict[str, Any] = {
     "boundary": "int8",
     "cluster": "auto",
     "max_flash": 1000,
+    "max_ram": 1000,
+    "max_cycles": 1000,
     "max_drop": 1.0,
     "memory": (MemoryRegion("sram", 1000),),
     "recover": "none",

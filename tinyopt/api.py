@@ -16,6 +16,7 @@ from tinyopt.artifact.c_source import Names
 from tinyopt.artifact.folder import check_output_folder, fresh_folder
 from tinyopt.artifact.names import c_identifier, check_regions
 from tinyopt.artifact.write import measure_code, write_libraries, write_sources
+from tinyopt.budgets import check_budgets
 from tinyopt.disk_cache import default_cache_dir
 from tinyopt.errors import AccuracyError, UsageError
 from tinyopt.evaluate import evaluate_all
@@ -65,7 +66,7 @@ from tinyopt.samples import (
     random_samples,
     source_of,
 )
-from tinyopt.target_costs import check_flash, find_code_compiler, target_costs
+from tinyopt.target_costs import find_code_compiler, target_costs
 from tinyopt.targets import all_targets, target_named
 from tinyopt.targets.target import Target
 from tinyopt.text import print_graph
@@ -162,7 +163,6 @@ def compile_imported(
             write_libraries(program, names, folder, __version__, compiler)
         write_passes(folder / "passes", original, steps)
         code = None if compiler is None else measure_code(program, names, folder, compiler, options.cache_dir)
-        check_flash(sum(constant.array.nbytes for constant in program.constants), code, options)
         digest = _sha256(model)
         facts = layer_facts(original, steps, program, raw_sample, computed, folder / f"{names.prefix}.c")
         notes = [*imported.notes, *boundary_notes, *four_bit_notes(program.calls, options.weight_bits)]
@@ -177,8 +177,10 @@ def compile_imported(
         estimate = NodeEstimates(target, is_integer).instructions
         if section := compression_section(steps, calibration, estimate, on_progress):
             report["compression"] = section
+        if labelled is not None or options.max_cycles is not None:
+            _write_report(folder, report)  # what is run is loaded from the folder
+        check_budgets(program, code, options, folder, sample)
         if labelled is not None:
-            _write_report(folder, report)  # the compiled library is loaded from the folder
             evaluated = _evaluate(original, program, *labelled, options, folder)
             _require_accuracy(evaluated, options.max_drop)
             report["evaluation"] = evaluated.as_dict()

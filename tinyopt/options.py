@@ -34,6 +34,8 @@ class CompileOptions:
     before does. recover_parameters: what distillation may change: "all", "bias-scale", "last".
     cluster: values per layer's weights, 0 for none, "auto" for as few as max_flash needs. cluster_layers: values for
     some layers, such as "fc*=64". max_flash: bytes of code and constants that the library may take; None for no limit.
+    max_ram: bytes of the arena; None for no limit. max_cycles: instructions of one inference, counted under QEMU where
+    that is there, else estimated; None for no limit.
     cluster_cost: how many times the instructions of int8 weights the model may take to look clustered ones up.
     weight_bits: 8, or 4 for weights in -7..7, two to a byte where kernels can look them up.
     ranges: where the range of an activation ends: "auto", or a method of tinyopt.passes.quantization.ranges.
@@ -67,6 +69,8 @@ class CompileOptions:
     cluster: int | Literal["auto"] = 0
     cluster_layers: tuple[str, ...] = ()
     max_flash: int | None = None
+    max_ram: int | None = None
+    max_cycles: int | None = None
     cluster_cost: float = 1.25
     weight_bits: int = 8
     ranges: str = "auto"

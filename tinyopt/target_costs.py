@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from tinyopt.artifact.write import code_bytes
-from tinyopt.errors import BudgetError, ToolchainError
+from tinyopt.errors import ToolchainError
 from tinyopt.ir import Graph
 from tinyopt.lowering.draft import Drafting
 from tinyopt.lowering.estimates import NodeEstimates
@@ -110,27 +110,3 @@ class DraftMemory:
             assert size is not None, "the compiler has a tool that tells sizes"
             self._code[kernels] = size
         return self._code[kernels]
-
-
-def check_flash(constants: int, code: int | None, options: CompileOptions) -> None:
-    """Raises BudgetError where the finished library takes more flash than the options allow."""
-    needed = constants + (code or 0)
-    if options.max_flash is None or needed <= options.max_flash:
-        return
-    parts = f"{constants:,} of constants" + (
-        ", no compiler to measure the code" if code is None else f", {code:,} of code"
-    )
-    raise BudgetError(
-        f"the library takes {needed:,} B of flash ({parts}), {needed - options.max_flash:,} more than the "
-        f"{options.max_flash:,} of --max-flash: {_help(options)}"
-    )
-
-
-def _help(options: CompileOptions) -> str:
-    """What would make it smaller, of what has not been asked for."""
-    ways = ["prune it (--prune-to flash=SIZE)" if not (options.prune or options.prune_to) else "prune more"]
-    if options.cluster == "auto":
-        ways.append(f"let decoding take longer (--cluster-cost, now {options.cluster_cost:g})")
-    else:
-        ways.append("cluster its weights (--cluster auto)")
-    return ", ".join(ways) + ", or allow more"

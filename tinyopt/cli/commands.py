@@ -86,5 +86,5 @@ def main() -> None:
     tinyopt diff model.onnx edited.onnx          which nodes differ
 
     Exit codes: 0 ok, 1 internal error, 2 usage, 3 model invalid or unsupported, 4 accuracy below --max-drop,
-    5 memory too small, 6 verification mismatch or models that differ, 7 compiler or emulator missing.
+    5 memory or --max-cycles too small, 6 verification mismatch or models that differ, 7 compiler or emulator missing.
     """

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Literal
 
 import click
@@ -21,7 +22,7 @@ def _parse_clusters(_context: click.Context, _option: click.Parameter, text: str
     return clusters
 
 
-def _parse_flash(_context: click.Context, _option: click.Parameter, text: str | None) -> int | None:
+def _parse_size(_context: click.Context, _option: click.Parameter, text: str | None) -> int | None:
     if text is None:
         return None
     try:
@@ -31,6 +32,16 @@ def _parse_flash(_context: click.Context, _option: click.Parameter, text: str | 
     if size == 0:
         raise click.BadParameter("a library takes more than 0 bytes")
     return size
+
+
+def _parse_count(_context: click.Context, _option: click.Parameter, text: str | None) -> int | None:
+    if text is None:
+        return None
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)([KM]?)", text.strip())
+    count = round(float(found[1]) * {"": 1, "K": 1_000, "M": 1_000_000}[found[2]]) if found else 0
+    if count < 1:
+        raise click.BadParameter(f"a number of instructions, or 500K, or 1.5M, not '{text}'")
+    return count
 
 
 COMPRESSION_OPTIONS = (
@@ -100,8 +111,21 @@ COMPRESSION_OPTIONS = (
     ),
     click.option(
         "--max-flash",
-        callback=_parse_flash,
+        callback=_parse_size,
         metavar="SIZE",
         help="Flash that code and constants may take, such as 64K; exit code 5 where they take more.",
+    ),
+    click.option(
+        "--max-ram",
+        callback=_parse_size,
+        metavar="SIZE",
+        help="RAM that the arena may take, all regions together, without the stack; exit code 5 where it takes more.",
+    ),
+    click.option(
+        "--max-cycles",
+        callback=_parse_count,
+        metavar="N",
+        help="Instructions that one inference may take, such as 2M: counted where QEMU and a compiler for the target "
+        "are installed, else estimated; exit code 5 where it takes more.",
     ),
 )

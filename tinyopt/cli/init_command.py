@@ -31,6 +31,8 @@ _EXAMPLES: dict[str, Any] = {
     "keep": ["head*"],
     "cluster-layer": ["fc*=64"],
     "max-flash": "64K",
+    "max-ram": "16K",
+    "max-cycles": "2M",
     "max-drop": 1.0,
     "io": "int8",
     "mem": "dtcm=64K,sram=256K",

@@ -43,6 +43,8 @@ def option_values(options: CompileOptions, name_of: NameOf) -> dict[str, Any]:
         "cluster-layer": list(options.cluster_layers),
         "cluster-cost": options.cluster_cost,
         "max-flash": options.max_flash,
+        "max-ram": options.max_ram,
+        "max-cycles": options.max_cycles,
         "max-drop": options.max_drop,
         "io": options.boundary,
         "mem": ",".join(f"{region.name}={region.bytes}" for region in options.memory) or None,
