@@ -55,7 +55,7 @@ def literal_parts(array: Array, is_hexadecimal: bool = False) -> Iterator[str]:
 
 def _part(flat: Array, is_hexadecimal: bool) -> str:
     """A comma after each number, and the end of the line after some."""
-    if flat.dtype in (np.int8, np.uint8):
+    if flat.dtype.name in ("int8", "uint8"):
         return _joined(_SMALL_INTEGERS[flat.astype(np.int16) + 128])
     if is_hexadecimal and flat.dtype == np.float32 and np.isfinite(flat).all():
         return _joined(_hexadecimal_floats(flat))

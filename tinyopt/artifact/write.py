@@ -185,7 +185,7 @@ def _code_values(source: CSource) -> dict[str, Any]:
 
 def _weight_values(source: CSource) -> dict[str, Any]:
     constants = source.program.constants
-    floats = [constant.array for constant in constants if constant.array.dtype in (np.float32, np.float64)]
+    floats = [constant.array for constant in constants if constant.array.dtype.name in ("float32", "float64")]
     is_hexadecimal = sum(array.size for array in floats) > MOST_DECIMAL_FLOATS
     return {
         "constants": [

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, cast
 
 from onnx import AttributeProto, defs, helper
 
@@ -29,7 +29,7 @@ def sweep_cases() -> Iterator[Case]:
         if "." in op or not defs.has(op, OPSET, ""):
             continue
         schema = defs.get_schema(op, OPSET, "")
-        attributes: Mapping[str, Any] = schema.attributes
+        attributes = cast("Mapping[str, Any]", schema.attributes)
         wrong = {n: _WRONG[a.type.value] for n, a in attributes.items() if a.type.value in _WRONG}
         if wrong:
             yield _case(f"sweep-types-{op}", op, schema.min_input, wrong)
