@@ -45,7 +45,9 @@ def test_a_second_compilation_takes_the_passes_results_from_disk_and_gives_the_s
     first = _compiled(tmp_path / "first", tmp_path / "cache", **smaller)
     _forbid(monkeypatch, COSTLY)
     second = _compiled(tmp_path / "second", tmp_path / "cache", **smaller, max_drop=50.0)
+    locks = [files.pop("recipe.lock.toml") for files in (without, first, second)]
     assert without == first == second
+    assert locks[0] == locks[1] != locks[2], "the third was asked for a --max-drop"
 
 
 def test_other_options_run_the_pass_again_and_a_damaged_file_does_too(
