@@ -39,6 +39,7 @@ DEFAULT_MODELS = ("chain-1000", "chain-10000", "conv-100", "dense-100")
 MEGABYTE = 10**6
 MEBIBYTE = 2**20
 POLL_SECONDS = 0.1
+GAIN = 0.9  # of a layer: below 1, so that the signal of 10,000 layers stays finite, and biases keep it from vanishing
 SMALL_WEIGHTS = {"conv": "conv-1", "dense": "dense-1"}  # what models with many weights are compared with
 
 SECONDS_OF_1000_LAYERS = 15.0
@@ -176,7 +177,7 @@ class _Layers:
         number = len(self._nodes)
         inputs = [self._value]
         if weights:
-            spread = (2 * weights[0] / int(np.prod(weights))) ** 0.5
+            spread = GAIN * (weights[0] / int(np.prod(weights))) ** 0.5
             self._constant(f"w{number}", weights, spread)
             self._constant(f"b{number}", weights[:1], 0.1)
             inputs += [f"w{number}", f"b{number}"]
