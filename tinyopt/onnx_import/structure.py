@@ -6,10 +6,12 @@ import math
 from collections.abc import Sequence
 
 import onnx
-from onnx import AttributeProto, GraphProto, NodeProto, TensorProto, ValueInfoProto
+from onnx import AttributeProto, GraphProto, NodeProto, TensorProto, ValueInfoProto, numpy_helper
 
 from tinyopt.errors import InvalidModelError, UnsupportedOperatorError
 from tinyopt.onnx_import.limits import (
+    LARGEST_RANK,
+    LARGEST_TENSOR_ELEMENTS,
     LARGEST_WEIGHT_BYTES,
     NEWEST_IR_VERSION,
     NEWEST_OPSET,
@@ -43,6 +45,7 @@ def check_model(model: onnx.ModelProto, name: str) -> int:
     _check_order(graph, name)
     for node in graph.node:
         _check_attributes(node, name)
+    _check_pads(graph, name)
     return opset
 
 
@@ -158,6 +161,22 @@ def _check_attributes(node: NodeProto, name: str) -> None:
             raise InvalidModelError(f"{where} is infinite")
         if attribute.type == AttributeProto.TENSOR and attribute.t.data_type != TensorProto.STRING:
             check_tensor(attribute.t, where)
+
+
+def _check_pads(graph: GraphProto, name: str) -> None:
+    """What Pad adds is within the limits: ONNX's shape inference, which looks first, ends the process at 2^62."""
+    constants = {tensor.name: tensor for tensor in graph.initializer}
+    for node in graph.node:
+        if node.op_type == "Constant" and node.attribute and node.output:
+            constants[node.output[0]] = node.attribute[0].t
+        if node.op_type != "Pad":
+            continue
+        pads = [pad for attribute in node.attribute if attribute.name == "pads" for pad in attribute.ints]
+        tensor = constants.get(node.input[1]) if len(node.input) > 1 else None
+        if tensor is not None and tensor.data_type == TensorProto.INT64 and math.prod(tensor.dims) <= 2 * LARGEST_RANK:
+            pads += numpy_helper.to_array(tensor).reshape(-1).tolist()
+        if wrong := [pad for pad in pads if abs(pad) > LARGEST_TENSOR_ELEMENTS]:
+            raise InvalidModelError(f"{_label(node, name)} pads by {wrong[0]}: tensors have up to 2^31 elements")
 
 
 def _label(node: NodeProto, name: str) -> str:

@@ -171,6 +171,7 @@ _SINGLES: dict[str, _Single] = {
     "pads-short": _case("Pad", _IMAGE, {"p": ints(1, 1)}),
     "pads-negative": _case("Pad", _IMAGE, {"p": ints(0, 0, -8, 0, 0, 0, -8, 0)}),
     "pads-huge": _case("Pad", _IMAGE, {"p": ints(0, 0, 2**40, 0, 0, 0, 0, 0)}),
+    "pads-of-2-to-the-62": _case("Pad", _IMAGE, {"p": ints(0, 0, 1, 1, 0, 0, 1, 2**62 + 1)}),
     "pads-reflect": _case("Pad", _IMAGE, {"p": ints(0, 0, 50, 0, 0, 0, 50, 0)}, mode="reflect"),
     "pad-mode": _case("Pad", _IMAGE, {"p": ints(0, 0, 1, 1, 0, 0, 1, 1)}, mode="zigzag"),
     "pads-of-a-gigabyte": _case("Pad", _IMAGE, {"p": ints(0, 0, 9000, 9000, 0, 0, 0, 0)}),
