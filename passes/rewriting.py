@@ -93,8 +93,10 @@ class Rewriter:
         """Put `new` where the last of `old` stands, and take `old` away.
 
         Every value of `old` that is still read must be made by `new`. Origins of `old` are added to each of `new`.
+        old: a node may be named twice, as where another reads it twice.
         operands: nodes that must stand before `new` and are not its equals: DequantizeLinear of its constants.
         """
+        old = list(dict.fromkeys(old))
         origins = merged_origins(*sorted(old, key=self._ranks.__getitem__))
         for node in new:
             node.origins = tuple(dict.fromkeys((*origins, *node.origins)))

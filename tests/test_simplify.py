@@ -109,6 +109,14 @@ def test_an_identity_between_two_quantizations_stays() -> None:
     assert "Identity" in ops_of(graph)
 
 
+def test_a_reshape_moves_below_a_node_that_reads_it_twice() -> None:
+    build = GraphBuilder()
+    shaped = build("Reshape", build("LeakyRelu", build.input("x", (1, 6, 1, 1))), shape=(1, 6, 1))
+    graph = build.graph_of(build("Reshape", build("Mul", shaped, shaped), shape=(1, 6, 1, 1)))
+    changed_by(Simplify(), graph)
+    assert ops_of(graph) == ["LeakyRelu", "Mul"]
+
+
 def test_nodes_that_nobody_reads_go() -> None:
     def body(build: GraphBuilder) -> Value:
         x = build.input("x", (3,))
