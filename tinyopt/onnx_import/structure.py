@@ -176,7 +176,8 @@ def _check_pads(graph: GraphProto, name: str) -> None:
         if tensor is not None and tensor.data_type == TensorProto.INT64 and math.prod(tensor.dims) <= 2 * LARGEST_RANK:
             pads += numpy_helper.to_array(tensor).reshape(-1).tolist()
         if wrong := [pad for pad in pads if abs(pad) > LARGEST_TENSOR_ELEMENTS]:
-            raise InvalidModelError(f"{_label(node, name)} pads by {wrong[0]}: tensors have up to {LARGEST_TENSOR_ELEMENTS:,} elements")
+            most = f"tensors have up to {LARGEST_TENSOR_ELEMENTS:,} elements"
+            raise InvalidModelError(f"{_label(node, name)} pads by {wrong[0]}: {most}")
 
 
 def _label(node: NodeProto, name: str) -> str:
