@@ -137,8 +137,9 @@ def known_names(case: Case) -> set[str]:
     return {_as_shown(name)[:_SHOWN] for name in names if name} | ended
 
 
-def _as_shown(name: str) -> str:
-    """A name as messages show it: in one line, without control characters."""
+def _as_shown(name: str | bytes) -> str:
+    """A name as messages show it: in one line, without control characters; what is no text comes as bytes."""
+    name = name if isinstance(name, str) else name.decode(errors="replace")
     return "".join(character if character.isprintable() else "?" for character in " ".join(name.split()))
 
 
