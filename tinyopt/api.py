@@ -163,13 +163,12 @@ def compile_imported(
             write_libraries(program, names, folder, __version__, compiler)
         write_passes(folder / "passes", original, steps)
         code = None if compiler is None else measure_code(program, names, folder, compiler, options.cache_dir)
-        digest = _sha256(model)
         facts = layer_facts(original, steps, program, raw_sample, computed, folder / f"{names.prefix}.c")
         notes = [*imported.notes, *boundary_notes, *four_bit_notes(program.calls, options.weight_bits)]
         notes += [NOISE_WARNING] if isinstance(calibration, NoiseSamples) else []
         notes += [calibrating.note] if calibrating.note else []
         notes += drawing_notes(original)
-        report = build_report(model.name, digest, names.prefix, original, notes, steps, program, code, facts)
+        report = build_report(model.name, lock.model_sha256, names.prefix, original, notes, steps, program, code, facts)
         if calibration:
             report["calibration"] = _calibration_facts(calibrating, options)
             report["quantization"] = compiled_quantization(original, steps, calibration, on_progress)
@@ -340,8 +339,3 @@ def _write_report(folder: Path, report: dict[str, Any]) -> None:
     (folder / "report.json").write_text(to_json(report), encoding="utf-8")
     (folder / "report.txt").write_text(plain_text(report), encoding="utf-8")
     (folder / "report.csv").write_text(layers_csv(report), encoding=CSV_ENCODING, newline="")
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
-import secrets
 from collections.abc import Iterable
 from importlib import metadata
 from importlib.util import find_spec
 from pathlib import Path
 
 from tinyopt.errors import UsageError
+from tinyopt.whole_files import whole_file
 
 _SOURCES = (".py", ".j2", ".json", ".css", ".js", ".cmake")
 _EXTENSION_POINTS = ("tinyopt.passes", "tinyopt.targets")
@@ -24,14 +24,9 @@ def write_depfile(file: Path, target: str, sources: Iterable[Path]) -> None:
     names = list(dict.fromkeys(_escaped(path.absolute().as_posix()) for path in (*sources, *compiler_files())))
     lines = [f"{_escaped(target)}: \\", *(f"  {name} \\" for name in names[:-1]), f"  {names[-1]}"]
     text = "\n".join((*lines, "", *(f"{name}:" for name in names), ""))
-    work = file.with_name(f".{file.name}-{secrets.token_hex(4)}")
-    try:
-        file.parent.mkdir(parents=True, exist_ok=True)
+    with whole_file(file) as work:
+        work.parent.mkdir(parents=True, exist_ok=True)
         work.write_bytes(os.fsencode(text))
-        os.replace(work, file)
-    except OSError as error:
-        work.unlink(missing_ok=True)
-        raise UsageError(f"-MF {file} cannot be written: {error.strerror}; choose another file") from error
 
 
 def _escaped(name: str) -> str:

@@ -64,6 +64,11 @@ class Lock:
         return Lock(options, recipe, versions, sha256, path)
 
     @property
+    def model_sha256(self) -> str:
+        """Of the model's file."""
+        return self.sha256[self.options["model"]]
+
+    @property
     def folder(self) -> Path:
         """The first folder from that of the lock upwards, else the present one, that has the model."""
         places = [self.path.parent, *_absolute(self.path).parent.parents, Path()]
