@@ -17,6 +17,7 @@ from tinyopt.execution.runner import (
     plugin_library,
     read_counts,
     read_records,
+    read_total,
     write_inputs,
 )
 from tinyopt.ir import Array
@@ -109,12 +110,26 @@ def firmware_bytes(built: BuiltModel, choice: CompilerChoice) -> int:
     """
     compiler = find_compiler(built.target, choice.cc)
     with tempfile.TemporaryDirectory(prefix="tinyopt-firmware-") as text_folder:
+        return compiler.flash_bytes(_smallest_program(built, compiler, choice.optimization, Path(text_folder)))
+
+
+def instructions_from_start(built: BuiltModel, choice: CompilerChoice, cache_dir: Path) -> int:
+    """Instructions of a whole process that runs the model once, from its first to its last, C library and all.
+
+    Raises UsageError where the target is not emulated, ToolchainError where an emulator or compiler is missing.
+    """
+    check_is_emulated(built)
+    compiler = find_compiler(built.target, choice.cc)
+    with tempfile.TemporaryDirectory(prefix="tinyopt-start-") as text_folder:
         folder = Path(text_folder)
-        flags = (f"-{choice.optimization}", "-ffunction-sections", "-fdata-sections")
-        objects = [
-            *compile_model_code(built, compiler, flags, folder),
-            compile_weights(built, compiler, flags, folder),
-        ]
-        main = folder / "firmware.c"
-        main.write_text(render("firmware.c.j2", built, {}))
-        return compiler.flash_bytes(link_program(built, compiler, main, objects, (*flags, "-Wl,--gc-sections")))
+        program = _smallest_program(built, compiler, choice.optimization, folder)
+        execute(built, program, folder, plugin_library(cache_dir))
+        return read_total(folder / "counts.txt")
+
+
+def _smallest_program(built: BuiltModel, compiler: Compiler, optimization: str, folder: Path) -> Path:
+    flags = (f"-{optimization}", "-ffunction-sections", "-fdata-sections")
+    objects = [*compile_model_code(built, compiler, flags, folder), compile_weights(built, compiler, flags, folder)]
+    main = folder / "firmware.c"
+    main.write_text(render("firmware.c.j2", built, {}))
+    return link_program(built, compiler, main, objects, (*flags, "-Wl,--gc-sections"))

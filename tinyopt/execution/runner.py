@@ -165,6 +165,11 @@ def read_counts(path: Path) -> tuple[tuple[int, int], ...]:
     return tuple((int(word[3]), int(word[5])) for word in words)
 
 
+def read_total(path: Path) -> int:
+    """Instructions in the plugin's last line, `total insns N cycles C`."""
+    return int(path.read_text().splitlines()[-1].split()[2])
+
+
 def plugin_library(cache_dir: Path) -> Path:
     """The instruction counter, compiled for this machine; kept by content."""
     source = EMULATION_FOLDER / "insn_count.c"
