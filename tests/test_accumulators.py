@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -20,7 +21,7 @@ OUTPUT_SCALES = (2.0**20, 2.0**-14)
 """The multiplier has a shift of 32, then one so small that levels leave 32 bits before they are clamped."""
 
 
-def weighted(op: str, terms: int, zero_point: int, spare: int, dtype: str, output_scale: float) -> Graph:
+def weighted(op: str, terms: int, zero_point: int, dtype: str, spare: int, output_scale: float) -> Graph:
     """A layer of one output, all weights 127: its largest sum is terms * 127 * reach, its bias `spare`."""
     build = GraphBuilder()
     is_dense = op == "Dense"
@@ -71,21 +72,15 @@ def edges() -> dict[str, tuple[Callable[[float], Graph], Callable[[float], Graph
         ("ConvTranspose", 255, 127, "int8"),
     ):
         terms, spare = divmod(LIMIT, 127 * reach)
-
-        def of(scale: float, more: int, op=op, terms=terms, zero=zero_point, spare=spare, dtype=dtype) -> Graph:  # type: ignore[no-untyped-def]
-            # a bias of the sign that the zero point's share has: -zero_point * sum of weights
-            return weighted(op, terms, zero, (spare + more) * (-1 if zero > 0 else 1), dtype, scale)
-
+        sign = -1 if zero_point > 0 else 1  # of the share that the zero point has in a bias: -zero_point * sum(weights)
+        layer = partial(weighted, op, terms, zero_point, dtype)
         found[f"{op}, {dtype}, zero point {zero_point}"] = (
-            lambda scale, of=of: of(scale, 0),
-            lambda scale, of=of: of(scale, 1),
+            partial(layer, spare * sign),
+            partial(layer, (spare + 1) * sign),
         )
-    found["MatMul"] = lambda scale: product(LIMIT // 255**2, scale), lambda scale: product(LIMIT // 255**2 + 1, scale)
+    found["MatMul"] = partial(product, LIMIT // 255**2), partial(product, LIMIT // 255**2 + 1)
     for op in ("AveragePool", "ReduceSum", "ReduceMean"):
-        found[op] = (
-            lambda scale, op=op: reduction(op, LIMIT // 255, scale),
-            lambda scale, op=op: reduction(op, LIMIT // 255 + 1, scale),
-        )
+        found[op] = partial(reduction, op, LIMIT // 255), partial(reduction, op, LIMIT // 255 + 1)
     return found
 
 

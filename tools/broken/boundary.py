@@ -33,13 +33,24 @@ def _kinds() -> Iterator[Case]:
     kinds["opaque"].denotation = "IMAGE"
     kinds["empty"].sequence_type.SetInParent()
     for name, kind in kinds.items():
-        yield changed(f"boundary-input-{name}", lambda m, kind=kind: m.graph.input[0].type.CopyFrom(kind))  # type: ignore[misc]
+        yield changed(f"boundary-input-{name}", _typed_input(kind))
         if name != "opaque":
-            yield changed(f"boundary-output-{name}", lambda m, kind=kind: m.graph.output[0].type.CopyFrom(kind))  # type: ignore[misc]
+            yield changed(f"boundary-output-{name}", _typed_output(kind))
     for name in ("STRING", "BOOL", "COMPLEX64", "BFLOAT16", "FLOAT8E4M3FN", "INT4", "UINT64", "DOUBLE"):
         element = TensorProto.DataType.Value(name)
-        shown = f"boundary-conv-of-{name.lower()}"
-        yield changed(shown, lambda m, e=element: setattr(m.graph.input[0].type.tensor_type, "elem_type", e))  # type: ignore[misc]
+        yield changed(f"boundary-conv-of-{name.lower()}", _input_of(element))
+
+
+def _typed_input(kind: TypeProto) -> Change:
+    return lambda m: m.graph.input[0].type.CopyFrom(kind)
+
+
+def _typed_output(kind: TypeProto) -> Change:
+    return lambda m: m.graph.output[0].type.CopyFrom(kind)
+
+
+def _input_of(element: int) -> Change:
+    return lambda m: setattr(m.graph.input[0].type.tensor_type, "elem_type", element)
 
 
 def _resize(*sizes: int | str) -> Change:

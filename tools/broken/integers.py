@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -125,7 +126,7 @@ def _typed() -> Iterator[Case]:
     yield of_model("integer-raw-bool-2", odd)
     for other in ("INT8", "INT32", "FLOAT16", "BFLOAT16", "BOOL", "COMPLEX64", "DOUBLE"):
         kind = TensorProto.DataType.Value(other)
-        yield changed(f"integer-weights-relabelled-{other.lower()}", lambda m, k=kind: _relabel(m, k))  # type: ignore[misc]
+        yield changed(f"integer-weights-relabelled-{other.lower()}", partial(_relabel, kind=kind))
 
 
 def _relabel(model: ModelProto, kind: int) -> None:
