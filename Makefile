@@ -3,13 +3,19 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test check clean
+.PHONY: demo test check clean firmware
 
 demo: $(VENV)/.installed
 	$(BIN)/python tools/demo.py
 
 test: $(VENV)/.installed
 	$(BIN)/python -m pytest -q -n 2 --dist loadfile
+
+# TOOLCHAIN: cortex-m4-gcc, cortex-m4-zig or aarch64-gcc
+TOOLCHAIN ?= cortex-m4-gcc
+firmware: $(VENV)/.installed
+	$(if $(findstring zig,$(TOOLCHAIN)),$(BIN)/python -m pip install --quiet --disable-pip-version-check ziglang)
+	PATH="$(CURDIR)/$(BIN):$$PATH" PYTHON="$(CURDIR)/$(BIN)/python" sh examples/firmware/run.sh $(TOOLCHAIN)
 
 check: $(VENV)/.installed
 	$(BIN)/python tools/check.py --all
