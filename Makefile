@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test check clean firmware
+.PHONY: demo test check docs clean firmware
 
 demo: $(VENV)/.installed
 	$(BIN)/python tools/demo.py
@@ -20,10 +20,13 @@ firmware: $(VENV)/.installed
 check: $(VENV)/.installed
 	$(BIN)/python tools/check.py --all
 
+docs: $(VENV)/.installed
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs serve
+
 $(VENV)/.installed: pyproject.toml constraints.txt tools/install_system.sh
 	sh tools/install_system.sh
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable ".[dev]"
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable ".[dev,docs]"
 	touch $@
 
 clean:

@@ -7,6 +7,7 @@ python tools/check.py --static   no tests
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import time
@@ -20,12 +21,22 @@ STATIC: tuple[tuple[str, ...], ...] = (
     ("mypy",),
     ("pyright", "--pythonpath", sys.executable),
     ("lint-imports",),
+    ("mkdocs", "build", "--strict"),
 )
 TESTS: dict[str, tuple[tuple[str, ...], ...]] = {
     "": (("pytest", "-q", "-n", "2", "--dist", "loadfile", "-m", "not qemu and not slow"),),
     "--all": (("pytest", "-q", "-n", "2", "--dist", "loadfile"),),
     "--static": (),
 }
+
+
+def _passes(check: tuple[str, ...]) -> bool:
+    program = Path(sys.executable).parent / check[0]
+    if not program.exists():
+        print(f"{check[0]} is not installed: pip install -c constraints.txt -e '.[dev,docs]'")
+        return False
+    environment = os.environ | {"NO_MKDOCS_2_WARNING": "1"}  # an advertisement
+    return subprocess.run([str(program), *check[1:]], cwd=ROOT, env=environment, check=False).returncode == 0
 
 
 def main() -> int:
@@ -38,7 +49,7 @@ def main() -> int:
     for check in (*STATIC, *TESTS[mode]):
         started = time.monotonic()
         print(f"== {' '.join(check)}", flush=True)
-        if subprocess.run([str(Path(sys.executable).parent / check[0]), *check[1:]], cwd=ROOT, check=False).returncode:
+        if not _passes(check):
             failed.append(check[0])
         print(f"   {time.monotonic() - started:.0f} s", flush=True)
     print(f"failed: {', '.join(failed)}" if failed else "all green")

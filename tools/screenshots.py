@@ -1,6 +1,9 @@
 """Compile the MLPerf Tiny models and take pictures of their report.html.
 
 python tools/screenshots.py --models DIR --data DIR --output DIR [--target cortex-m4]
+
+With `--models examples --data examples --only digits` it takes those of the documentation, which are kept in
+docs/images with fewer colours.
 """
 
 from __future__ import annotations
@@ -25,7 +28,7 @@ from tinyopt.report.html.build import refresh_page
 from tinyopt.samples import random_samples
 from tinyopt.toolchain import DEFAULT_COMPILER
 
-DESK, PHONE = (1440, 900), (390, 844)
+DESK, PHONE, PAGE = (1440, 900), (390, 844), (1280, 720)
 PRUNE = {"kws01": 0.2, "ic01": 0.3}
 CLUSTERS = {"kws01": 32}
 
@@ -60,6 +63,9 @@ def _overlay(name: str) -> str:
 
 
 SHOTS = (
+    Shot("digits-fusion", "digits", "pass=fuse-operators", PAGE, script=_click("Conv", 3)),
+    Shot("digits-memory", "digits", "tab=memory", PAGE),
+    Shot("digits-quantization", "digits", "tab=quantization", PAGE),
     Shot("vww01-pipeline", "vww01", "pass=fuse-operators"),
     Shot("vww01-quantize", "vww01", "pass=quantize"),
     Shot("vww01-memory", "vww01", "tab=memory"),
