@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from tinyopt import __version__
 from tinyopt.artifact.c_source import Names
+from tinyopt.artifact.emit import check_emit, write_shapes
 from tinyopt.artifact.folder import check_output_folder, fresh_folder
 from tinyopt.artifact.names import c_identifier, check_regions
 from tinyopt.artifact.write import measure_code, write_libraries, write_sources
@@ -119,6 +120,7 @@ def compile_imported(
     check_regions(options.memory)
     check_threads(target, options.threads, options.memory)
     _check_dtype(target, options)
+    check_emit(target, options.emit)
     check_installed(options)
     replayed = None if options.recipe is None else read_recipe(options.recipe).lock
     boundary_notes = [] if options.boundary is None else convert_boundary(imported.graph, options.boundary)
@@ -161,6 +163,7 @@ def compile_imported(
         if target.code == "object":
             assert compiler is not None, "object targets always find a compiler or raise"
             write_libraries(program, names, folder, __version__, compiler)
+        write_shapes(folder, options.emit, program, names, __version__)
         write_passes(folder / "passes", original, steps)
         code = None if compiler is None else measure_code(program, names, folder, compiler, options.cache_dir)
         facts = layer_facts(original, steps, program, raw_sample, computed, folder / f"{names.prefix}.c")

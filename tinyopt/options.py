@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeAlias
 
 MOST_THREADS = 64
+
+EmitShape: TypeAlias = Literal["cmake", "zephyr", "esp-idf", "arduino", "platformio", "cmsis-pack"]
 
 
 @dataclass(frozen=True)
@@ -45,6 +47,7 @@ class CompileOptions:
     patches: whether the first layers run in bands of rows: "off", "auto" where it saves a quarter, or how many bands.
     threads: how many share the large layers, on targets with an operating system.
     memory: the regions of memory to use, the fastest first; none: one arena, as large as it must be.
+    emit: for which frameworks and package managers the output also holds a folder.
     settings: options of passes as text, {"pass": {"option": "value"}}. cache_dir: None for no cache.
     recipe: the file that these options came from; of a recipe.lock.toml, hashes and versions must be the same now.
     """
@@ -81,6 +84,7 @@ class CompileOptions:
     memory: tuple[MemoryRegion, ...] = ()
     disabled_passes: tuple[str, ...] = ()
     settings: Mapping[str, Mapping[str, str]] = field(default_factory=dict[str, Mapping[str, str]])
+    emit: tuple[EmitShape, ...] = ()
     cc: str | None = None
     cache_dir: Path | None = None
     seed: int = 0

@@ -1,10 +1,11 @@
-"""Options of `tinyopt compile` for build systems: -MF and -MT, as C compilers have them."""
+"""Options of `tinyopt compile` for build systems: -MF and -MT, as C compilers have them, and --emit."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import get_args
 
 import click
 
@@ -12,9 +13,15 @@ from tinyopt.artifact.depfile import write_depfile
 from tinyopt.errors import UsageError
 from tinyopt.ir import Value
 from tinyopt.onnx_import import external_files
-from tinyopt.options import CompileOptions
+from tinyopt.options import CompileOptions, EmitShape
 
 BUILD_OPTIONS = (
+    click.option(
+        "--emit",
+        multiple=True,
+        type=click.Choice(get_args(EmitShape)),
+        help="Also write a folder that this framework takes as it is; may be given several times.",
+    ),
     click.option(
         "-MF",
         "depfile",

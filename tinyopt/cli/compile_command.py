@@ -20,7 +20,7 @@ from tinyopt.cli.sample_options import SOURCES, parse_numbers
 from tinyopt.disk_cache import default_cache_dir
 from tinyopt.errors import UsageError
 from tinyopt.onnx_import import import_model
-from tinyopt.options import MOST_THREADS, CompileOptions
+from tinyopt.options import MOST_THREADS, CompileOptions, EmitShape
 
 if TYPE_CHECKING:
     from tinyopt.ir import Graph
@@ -172,6 +172,7 @@ def compile_command(
     seed: int,
     cc: str | None,
     cache_dir: Path | None,
+    emit: tuple[EmitShape, ...],
     depfile: Path | None,
     depfile_target: str | None,
     no_cache: bool,
@@ -191,6 +192,7 @@ def compile_command(
     tinyopt compile kws.onnx -t cortex-m4 --calib calib.npz:x --prune 0.2 --cluster 32 --eval test.npz:x,y
     tinyopt compile kws.onnx -t cortex-m4 --calib calib.npz:x --weights int4 --eval test.npz:x,y --max-drop 1
     tinyopt compile photos.onnx -t cortex-m7 --calib photos/ --calib-scale 1/255 --calib-samples 200
+    tinyopt compile kws.onnx -t cortex-m4 --calib calib.npz:x --emit zephyr --emit cmsis-pack
     tinyopt compile --recipe tinyopt.toml -o out
     tinyopt compile --recipe out/recipe.lock.toml -o again
     """
@@ -232,6 +234,7 @@ def compile_command(
             threads=threads,
             disabled_passes=disabled,
             settings=parse_settings(settings),
+            emit=emit,
             cc=cc,
             cache_dir=None if no_cache else cache_dir or default_cache_dir(),
             seed=seed,

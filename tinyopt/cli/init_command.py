@@ -39,6 +39,7 @@ _EXAMPLES: dict[str, Any] = {
     "eval": "test.npz:x,y",
     "disable-pass": ["split-rows"],
     "set": ["quantize.method=minmax"],
+    "emit": ["zephyr"],
     "cc": "clang",
     "cache-dir": "cache",
 }

@@ -52,6 +52,7 @@ def option_values(options: CompileOptions, name_of: NameOf) -> dict[str, Any]:
         "threads": options.threads,
         "disable-pass": list(options.disabled_passes),
         "set": _settings(options.settings),
+        "emit": list(options.emit) or None,
         "cc": None if options.cc is None else _without_folder(options.cc),
         "seed": options.seed,
     }
