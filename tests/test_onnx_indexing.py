@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping
 from typing import Any
 
@@ -124,9 +125,16 @@ def test_constant_indices_outside_of_their_dimension_are_an_error() -> None:
             import_proto(model, "m", {})
 
 
-@pytest.mark.parametrize("mode", ["bilinear", "bicubic", "nearest"])
-def test_images_read_at_computed_positions(mode: str) -> None:
-    operator = node("GridSample", "x g", mode=mode, padding_mode="reflection", align_corners=1)
+@pytest.mark.parametrize(
+    ("mode", "padding"),
+    [
+        *itertools.product(["bilinear", "nearest"], ["zeros", "border", "reflection"]),
+        *itertools.product(["bicubic"], ["zeros", "reflection"]),  # the third means something else to everyone
+    ],
+)
+@pytest.mark.parametrize("align_corners", [0, 1])
+def test_images_read_at_computed_positions(mode: str, padding: str, align_corners: int) -> None:
+    operator = node("GridSample", "x g", mode=mode, padding_mode=padding, align_corners=align_corners)
     feeds = {"x": _X[None], "g": _RANDOM.normal(size=(1, 4, 3, 2)).astype(np.float32)}
     model = _model([operator], feeds, {}, "float32", 16)
     (got,) = evaluate(import_proto(model, "m", {}).graph, feeds).values()

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from onnx.reference import ReferenceEvaluator
 
 from tests.onnx_models import assert_same_as_runtime, model_of, node, random_inputs, runtime_outputs
 from tinyopt.errors import UnsupportedOperatorError
@@ -59,6 +60,18 @@ def test_cropping(mode: str, part: tuple[float, ...]) -> None:
     inputs = random_inputs(graph)
     (got,), (wanted,) = evaluate(graph, inputs).values(), runtime_outputs(model, inputs)
     np.testing.assert_allclose(got, wanted, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("mode", ["linear", "nearest"])
+def test_a_scale_that_leaves_the_size_moves_the_image_all_the_same(mode: str) -> None:
+    """As ONNX defines it; onnxruntime gives the image as it was."""
+    operator = node("Resize", "x - s", mode=mode, coordinate_transformation_mode="asymmetric")
+    model = model_of([operator], {"x": _X}, {"s": _floats(1, 1, 1.1, 1)})
+    graph = import_proto(model, "m", {}).graph
+    assert graph.outputs[0].shape == _X
+    inputs = random_inputs(graph)
+    (got,), (wanted,) = evaluate(graph, inputs).values(), ReferenceEvaluator(model).run(None, inputs)
+    np.testing.assert_allclose(got, wanted, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize(("policy", "shape"), [("not_larger", (1, 2, 6, 8)), ("not_smaller", (1, 2, 9, 12))])

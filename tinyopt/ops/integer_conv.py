@@ -44,6 +44,11 @@ def _require_weights(node: Node, outputs: int) -> None:
     require_constant(node, node.input(3), "int32", (outputs,), "multiplier")
 
 
+def _require_window(node: Node) -> None:
+    require(min(*node.ints("strides"), *node.ints("dilations")) > 0, node, "strides and dilations must be positive")
+    require(node.int("group") > 0, node, f"group is {node.int('group')}")
+
+
 def _require_residual(node: Node, shape: tuple[int, ...]) -> None:
     residual = node.optional_input(4)
     if residual is None:
@@ -71,6 +76,7 @@ def _infer_conv(node: Node) -> list[TensorType]:
     require(len(node.inputs) == 5, node, f"it has {len(node.inputs)} inputs, not 5")
     require_rank(node, x, 4)
     require_rank(node, weights, 4)
+    _require_window(node)
     outputs, rows, columns, per_group = weights.shape
     require(x.shape[3] == per_group * group, node, f"{x.shape[3]} channels do not fit {group} groups of {per_group}")
     require(outputs % group == 0, node, f"{outputs} output channels do not fit {group} groups")
@@ -135,6 +141,7 @@ def _infer_conv_transpose(node: Node) -> list[TensorType]:
     require_rounding(node)
     require_rank(node, x, 4)
     require_rank(node, weights, 4)
+    _require_window(node)
     channels, rows, columns, per_group = weights.shape
     require(x.shape[3] == channels, node, f"the input has {x.shape[3]} channels, the weight takes {channels}")
     require(channels % group == 0, node, f"{channels} channels do not fit {group} groups")

@@ -30,24 +30,13 @@ from typing import Literal
 
 import pytest
 
+from tools.mutation import tracing
 from tools.mutation.mutants import Mutant
 from tools.mutation.selection import Selection
 from tools.mutation.statements import TracedTest, environment_of
 
 Verdict = Literal["killed", "killed by the time limit", "survived", "not executed"]
 
-LIBRARIES = (
-    "numpy",
-    "onnx",
-    "networkx",
-    "sklearn.cluster",
-    "jinja2",
-    "rich.console",
-    "click",
-    "tvm",
-    "torch",
-    "pytest",
-)
 MEMORY_BYTES = 12 << 30
 NOT_COLLECTED = 5  # pytest's exit code
 
@@ -81,9 +70,7 @@ def _serve(pipe: Connection, tree: Path, warm_cache: Path) -> None:
     with contextlib.suppress(EOFError):
         while True:
             tests = pipe.recv()
-            for name in LIBRARIES:  # when they are needed for the first time
-                with contextlib.suppress(ImportError):
-                    importlib.import_module(name)
+            tracing.import_libraries()  # when they are needed for the first time
             pipe.send(_forked(tests, partial(_run_anew, tree, warm_cache, tests)))
 
 
