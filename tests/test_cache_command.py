@@ -70,3 +70,14 @@ def test_entries_are_whole_or_missing_while_the_cache_is_cleared(tmp_path: Path)
 @pytest.mark.parametrize("age", ["3", "d", "-1d", "1y"])
 def test_an_age_that_is_none_is_refused(age: str, tmp_path: Path) -> None:
     assert_refused(tinyopt("cache", "clear", "--cache-dir", tmp_path, f"--older-than={age}"), 2, "90m, 12h, 30d")
+
+
+def test_what_a_parallel_compilation_kept_already_is_not_written_twice(tmp_path: Path) -> None:
+    write_cached(tmp_path, "kernels", "abcd", b"same")
+    (path,) = (file for file in tmp_path.rglob("*") if file.is_file())
+    first = path.stat()
+    write_cached(tmp_path, "kernels", "abcd", b"same")
+    assert path.stat() == first
+    write_cached(tmp_path, "kernels", "abcd", b"not damaged")
+    assert read_cached(tmp_path, "kernels", "abcd") == b"not damaged"
+    assert [file.name for file in path.parent.iterdir()] == ["abcd"]

@@ -52,7 +52,7 @@ def read_cached(cache_dir: Path | None, kind: str, name: str) -> bytes | None:
 
 
 def write_cached(cache_dir: Path | None, kind: str, name: str, content: bytes) -> None:
-    """Keep `content`, where that is possible; written beside and renamed, so that nobody ever reads half of it."""
+    """Keep `content`, where that is possible; written beside and named, so that nobody ever reads half of it."""
     if cache_dir is None:
         return
     path = _path(cache_dir, kind, name)
@@ -61,10 +61,22 @@ def write_cached(cache_dir: Path | None, kind: str, name: str, content: bytes) -
         path.parent.mkdir(parents=True, exist_ok=True)
         _remove_dead(path.parent)
         work.write_bytes(content)
-        os.replace(work, path)
+        _place(work, path)
     except OSError:  # a cache that is full or read-only makes the next compilation slower, and this one no worse
         with suppress(OSError):
             work.unlink(missing_ok=True)
+
+
+def _place(work: Path, path: Path) -> None:
+    """Give the file `work` the name `path`. What a parallel compilation placed there stays, unless it is damaged."""
+    try:
+        os.link(work, path)
+    except FileExistsError:
+        if work.read_bytes() != path.read_bytes():
+            os.replace(work, path)
+    except OSError:  # a file system without links
+        os.replace(work, path)
+    work.unlink(missing_ok=True)
 
 
 def _remove_dead(folder: Path) -> None:
