@@ -28,10 +28,6 @@ class Segment:
     image: Value
     result: Value
 
-    @property
-    def macs(self) -> int:
-        return sum(OPERATORS[node.op].macs(node) for node in self.nodes)
-
 
 def leading_segments(graph: Graph) -> Iterator[Segment]:
     """All runs of spatial operators that begin with the graph's first one; none where rows are sliced before it."""

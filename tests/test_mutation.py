@@ -61,6 +61,18 @@ def test_every_kind_of_statement_is_changed_in_its_ways_and_nothing_else_is() ->
     }
 
 
+def test_which_negative_size_a_reshape_is_given_is_left_alone() -> None:
+    source = b"def f(x):\n    x[0] = y.reshape(3, -1)\n"
+    changed = [mutant.applied(source).decode().splitlines()[1].strip() for mutant in mutants_of("f.py", source)]
+    assert changed == [
+        "pass",
+        "x[1] = y.reshape(3, -1)",
+        "x[0] = y.reshape(4, -1)",
+        "x[0] = y.reshape(-1, 3)",
+        "x[0] = y.reshape(3, (1))",
+    ]
+
+
 def test_a_sample_follows_from_its_seed_and_takes_from_every_file_its_share() -> None:
     mutants = [*mutants_of("a.py", SOURCE.encode()), *mutants_of("b.py", (SOURCE + SOURCE).encode())]
     chosen = sample(mutants, 12, seed=5)

@@ -8,28 +8,36 @@ from pathlib import Path
 
 import pytest
 
-from tests.told_networks import classifier, context, differences, half_quantized, story, upsampler
+from tests.told_networks import classifier, context, differences, half_quantized, story, tangled, upsampler
 from tinyopt.ir import Graph
 from tinyopt.pass_manager import Pass
 from tinyopt.passes.cluster_weights import ClusterWeights
 from tinyopt.passes.correct_biases import CorrectBiases
 from tinyopt.passes.distill import Distill
+from tinyopt.passes.eliminate_dead_channels import EliminateDeadChannels
 from tinyopt.passes.equalize_layers import EqualizeLayers
+from tinyopt.passes.fold_batchnorm import FoldBatchNorm
+from tinyopt.passes.fold_constants import FoldConstants
+from tinyopt.passes.fuse_operators import FuseOperators
 from tinyopt.passes.infer_scales import InferScales
 from tinyopt.passes.limit_drop import LimitDrop
 from tinyopt.passes.lower_integer import LowerInteger
+from tinyopt.passes.nhwc_layout import NhwcLayout
 from tinyopt.passes.prune_channels import PruneChannels
 from tinyopt.passes.quantize import Quantize
 from tinyopt.passes.reestimate_normalization import ReestimateNormalization
 from tinyopt.passes.refit_weights import RefitWeights
 from tinyopt.passes.round_weights import RoundWeights
+from tinyopt.passes.simplify import Simplify
 from tinyopt.passes.split_rows import SplitRows
 from tinyopt.passes.split_threads import SplitThreads
 
 GOLDEN = Path(__file__).resolve().parent / "golden"
 SHARE = 0.02  # that numbers may move by: sums are formed in another order on another machine
 
+GRAPH_PASSES = (FoldConstants(), Simplify(), FoldBatchNorm(), NhwcLayout(), FuseOperators(), EliminateDeadChannels())
 STORIES: dict[str, tuple[Callable[[], Graph], Sequence[Pass]]] = {
+    "untangled": (tangled, GRAPH_PASSES),
     "pruned_to_macs": (classifier, (PruneChannels(to="macs=14000"), RefitWeights(), ReestimateNormalization())),
     "pruned_and_distilled": (
         classifier,
@@ -55,6 +63,10 @@ STORIES: dict[str, tuple[Callable[[], Graph], Sequence[Pass]]] = {
     "quantized_by_moving_average": (upsampler, (Quantize("moving-average"),)),
     "inferred": (half_quantized, (InferScales(), LowerInteger())),
     "split": (classifier, (Quantize("minmax"), LowerInteger("int8"), SplitRows("2"), SplitThreads(2))),
+    "split_in_the_best_way": (
+        classifier,
+        (Quantize("minmax"), LowerInteger("int8"), SplitRows("auto"), SplitThreads(3)),
+    ),
 }
 SAMPLES = {name: 20 if "quantized" in name else 12 for name in STORIES}  # the others take many runs
 

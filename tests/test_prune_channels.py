@@ -20,7 +20,8 @@ from tinyopt.pass_manager import PassContext, TargetCosts
 from tinyopt.passes.channel_groups import find_channel_groups
 from tinyopt.passes.channel_links import weight_use
 from tinyopt.passes.prune_channels import PruneChannels
-from tinyopt.passes.pruning.readers import measure_inputs, reader_of
+from tinyopt.passes.pruning.importance import rank_by_energy
+from tinyopt.passes.pruning.readers import InputMoments, measure_inputs, reader_of
 from tinyopt.passes.pruning.trials import Trials
 from tinyopt.samples import Sample
 from tinyopt.verify import verify
@@ -81,6 +82,26 @@ def test_obs_takes_the_channel_that_others_can_make_up_for_and_l1_the_one_with_t
     assert 4 in kept["obs"]
     assert len(kept["obs"]) == 5
     assert kept["l1"] == [0, 1, 2, 3, 5]
+
+
+def test_the_energy_of_a_unit_is_that_of_its_weights_and_inputs_shares_of_both_readers_added() -> None:
+    build = GraphBuilder()
+    first = build("Dense", build.input("x", (1, 2)), build.random((3, 2)), name="first")
+    one = build("Dense", first, build.constant([[1, 2, 0], [3, 0, 1]]), name="one")
+    two = build("Dense", first, build.constant([[0, 1, 3]]), name="two")
+    graph = build.graph_of(build("Softmax", one, axis=1), build("Softmax", two, axis=1))
+    (group,) = (group for group in find_channel_groups(graph) if group.size == 3)
+    readers = {use.node: reader_of(use, graph.producers()) for use in group.consumers}
+    covariance = np.array([[2.0, 1, 0], [1, 1, 0], [0, 0, 4]])
+    full = dict.fromkeys(readers, InputMoments(covariance[None], np.zeros((1, 3))))
+    variances = dict.fromkeys(readers, InputMoments(np.diag(covariance)[None], np.zeros((1, 3))))
+    # of `one`: 20, 4 and 4 of 32 with what units share (1*2*2 more), 28 without; of `two`: 0, 1 and 36 of 37
+    for moments, whole in ((full, 32), (variances, 28)):
+        shares = np.array([20 / whole, 4 / whole + 1 / 37, 4 / whole + 36 / 37])
+        expected = np.concatenate([[0], np.cumsum(np.sort(shares))]) / shares.sum()
+        ranking = rank_by_energy(group, readers, moments)
+        assert ranking.order.tolist() == np.argsort(shares).tolist()
+        np.testing.assert_allclose(ranking.lost, expected**2)
 
 
 def test_layers_lose_the_share_asked_for_in_whole_lanes_and_the_unpruned_graph_is_kept() -> None:

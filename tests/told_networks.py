@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -58,6 +59,37 @@ def _transposed(build: GraphBuilder, x: Value, shape: tuple[int, ...], *, name: 
     return build("ConvTranspose", x, weights, bias, name=name, group=group, strides=(2, 2), layout="NHWC")
 
 
+def tangled() -> Graph:
+    """Channels first, with much that does nothing, or could be said in fewer nodes; some of it must stay."""
+    build = GraphBuilder("tangled")
+    x = build.input("x", (1, 3, 6, 6))
+    moved = build("Transpose", build("Transpose", x, perm=(0, 2, 3, 1)), perm=(0, 3, 1, 2))
+    wide = build("Pad", moved, pads=(0, 0, 1, 1, 0, 0, 1, 1))
+    stem = build("Conv", wide, build.random((4, 3, 3, 3)), build.random((4,)), name="stem")
+    scaled = build("Add", build("Mul", stem, build.constant(1.0)), build.constant(0.0))
+    normal = build(
+        "BatchNormalization", scaled, *(build.constant(row) for row in np.arange(1, 17, dtype=np.float32).reshape(4, 4))
+    )
+    clipped = build("Clip", build("Relu", build("Clip", normal, low=-1.0, high=6.0)), low=0.5)
+    gate = build("Clip", build("Add", clipped, build.constant(3.0)), low=0.0, high=6.0)
+    swish = build("Div", build("Mul", clipped, gate), build.constant(6.0))
+    same = _resized(build, build("MaxPool", swish, kernel=(1, 1)), coordinate_mode="half_pixel")
+    shifted = _resized(build, same, coordinate_mode="tf_half_pixel_for_nn")
+    whole = build("Slice", shifted, starts=(0, 0, 0, 0), steps=(1, 1, 1, 1), sizes=shifted.shape)
+    sliced = build("Slice", whole, starts=(0, 0, 0, 1), steps=(1, 1, 1, 1), sizes=(*whole.shape[:3], 5))
+    one = build("Concat", build("Identity", sliced), axis=1)
+    mean = build("ReduceMean", one, axes=(2, 3))
+    flat = build("Reshape", build("Reshape", mean, shape=(4,)), shape=(1, 4))
+    turned = build("Transpose", build("ReduceSum", build("Reshape", flat, shape=(1, 1, 4)), axes=(1,)), perm=(1, 2, 0))
+    folded = build("Add", turned, build("Exp", build.constant(np.zeros((1, 4, 1), np.float32))))
+    return build.graph_of(build("Softmax", folded, axis=1), build("Relu", build("MatMul", flat, build.random((4, 2)))))
+
+
+def _resized(build: GraphBuilder, x: Value, coordinate_mode: str) -> Value:
+    nearest: dict[str, Any] = {"mode": "nearest", "nearest_mode": "floor", "coordinate_mode": coordinate_mode}
+    return build("Resize", x, sizes=x.shape, scales=(1.0,) * 4, **nearest)
+
+
 def half_quantized() -> Graph:
     """Integers come in and go out, and layers have integer weights; what lies between says no scales."""
     build = GraphBuilder("half_quantized")
@@ -101,7 +133,7 @@ def context(graph: Graph, samples: int) -> PassContext:
     found = context_for(inputs, channel_multiple=1)
     found.labels = labels
     found.evaluation = LabelledSamples(inputs, labels)
-    found.costs = TargetCosts("test", _instructions, weight_bytes, _arena_bytes)
+    found.costs = TargetCosts("test", _instructions, weight_bytes, _arena_bytes, "weights alone")
     found.arena_bytes = _arena_bytes
     return found
 
@@ -122,20 +154,27 @@ def story(steps: Sequence[Pass], graph: Graph, told: PassContext) -> str:
     """Run the passes; what each said, and what the graph holds in the end."""
     told.original = graph.copy()
     lines: list[str] = []
+    counts: dict[str, str] = {}
+    told.on_progress = lambda what, done, total: counts.update({_NUMBER.sub("", what): f"{done} of {total}"})
     for step in steps:
-        lines += [f"{step.name}", *(_line(remark) for remark in run_pass(step, graph, told).remarks)]
+        counts.clear()
+        kept = " (kept in the cache)" * step.is_costly + " (for the target)" * step.is_for_target
+        lines += [f"{step.name}{kept}", *(_line(remark) for remark in run_pass(step, graph, told).remarks)]
+        lines += [f"    progress: {what}, {done}" for what, done in counts.items()]
     lines += ["graph", *(_node(node) for node in graph.nodes)]
     return "\n".join(line.rstrip() for line in lines) + "\n"
 
 
 def _line(remark: Remark) -> str:
-    return f"    {remark.kind}: {remark.message}"
+    nodes = f"  ({' '.join(remark.before)} => {' '.join(remark.after)})" if remark.before or remark.after else ""
+    return f"    {remark.kind}: {remark.message}{nodes}"
 
 
 def _node(node: Node) -> str:
     inputs = (_constant(value) if value.is_constant else value.name for value in node.present_inputs)
     outputs = (f"{value.name} {value.type.dtype}{list(value.shape)}{_scale(value)}" for value in node.outputs)
-    return f"    {', '.join(outputs)} = {node.op}({', '.join(inputs)})"
+    attributes = (f"; {key} {value}" for key, value in sorted(node.attributes.items()))
+    return f"    {', '.join(outputs)} = {node.op}({', '.join(inputs)}{''.join(attributes)}) of {' '.join(node.origins)}"
 
 
 def _constant(value: Value) -> str:

@@ -1,8 +1,8 @@
 """Small changes to a file's source, each of which a good test should notice.
 
 What is never changed, because it says nothing about what the code computes: docstrings, type hints, decorators,
-assertions, the exception behind `raise`, texts, `__all__`, `strict=` of zip. Functions whose arguments commute are not
-given theirs in another order.
+assertions, the exception behind `raise`, texts, `__all__`, `strict=` of zip, which negative number stands for the size
+that is left over. Functions whose arguments commute are not given theirs in another order.
 """
 
 from __future__ import annotations
@@ -319,8 +319,19 @@ class _Search(ast.NodeVisitor):
             start, end = self._start(first), self._end(second)
             between = self._source[self._end(first) : self._start(second)].decode()
             self._note("swapped arguments", node, f"{self._text(second)}{between}{self._text(first)}", (start, end))
-        if name not in {"cast", "TypeVar"}:
+        if name == "reshape":
+            self._visit_all([node.func, *node.keywords])
+            self._visit_sizes(node.args)
+        elif name not in {"cast", "TypeVar"}:
             self.generic_visit(node)
+
+    def _visit_sizes(self, sizes: Sequence[ast.expr]) -> None:
+        """Of a reshape, where numpy takes any negative size for the one that is left over."""
+        for size in sizes:
+            if isinstance(size, ast.UnaryOp) and isinstance(size.op, ast.USub):
+                self._note("removed minus", size, f"({self._text(size)[1:].lstrip()})")
+            else:
+                self.visit(size)
 
 
 def mutants_in(root: Path, rooms: Sequence[str]) -> Iterator[Mutant]:
