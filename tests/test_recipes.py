@@ -45,7 +45,7 @@ OTHERS: dict[str, Any] = {
     "cc": "clang",
 }
 BY_TYPE: dict[type, Any] = {bool: True, int: 3, float: 0.25, str: "l1", tuple: ("a*=0.5",)}
-NOT_LOCKED = {"cache_dir", "recipe"}  # what is kept, and where options came from, change no byte
+NOT_LOCKED = {"cache_dir"}  # what is kept changes no byte
 
 
 @pytest.fixture(autouse=True)
@@ -138,6 +138,9 @@ def test_a_lock_gives_the_same_bytes_on_a_copy_in_another_folder(
     version = tomllib.loads(text)["versions"]["onnx"]
     lock.write_text(text.replace(f'onnx = "{version}"', 'onnx = "1.0.0"'))
     assert_refused(tinyopt("compile", "--recipe", lock, "-o", "again"), 2, "onnx 1.0.0", version)
+    sources = tomllib.loads(text)["versions"]["tinyopt-sources"]
+    lock.write_text(text.replace(sources, "0123456789abcdef"))
+    assert_refused(tinyopt("compile", "--recipe", lock, "-o", "again"), 2, "tinyopt-sources 0123456789abcdef", sources)
     lock.write_text(text)
     with (copy / "data" / "digits.npz").open("ab") as file:
         file.write(b"\0")

@@ -49,7 +49,6 @@ class CompileOptions:
     memory: the regions of memory to use, the fastest first; none: one arena, as large as it must be.
     emit: for which frameworks and package managers the output also holds a folder.
     settings: options of passes as text, {"pass": {"option": "value"}}. cache_dir: None for no cache.
-    recipe: the file that these options came from; of a recipe.lock.toml, hashes and versions must be the same now.
     """
 
     target: str = "arm"
@@ -88,4 +87,3 @@ class CompileOptions:
     cc: str | None = None
     cache_dir: Path | None = None
     seed: int = 0
-    recipe: Path | None = None

@@ -25,7 +25,7 @@ from tinyopt.disk_cache import read_cached, write_cached
 from tinyopt.errors import InvalidModelError
 from tinyopt.graph_file import digest_graph, load_graph, save_graph
 from tinyopt.ir import Graph
-from tinyopt.pass_manager import Pass, PassContext, PassRecord, Remark, Unpruned, run_pass
+from tinyopt.pass_manager import Pass, PassContext, PassRecord, Remark, Unpruned, pass_module, run_pass
 from tinyopt.samples import fingerprint
 
 KeptChannels: TypeAlias = Mapping[str, NDArray[np.int64]]
@@ -39,10 +39,11 @@ _PACKAGES = ("numpy", "onnxruntime", "scikit-learn", "torch")  # the numbers dep
 
 def run_pass_cached(step: Pass, graph: Graph, context: PassContext, before: Graph | None = None) -> PassRecord:
     """`run_pass`, or what it did to an equal graph before."""
-    if context.cache_dir is None or not step.is_costly:
+    module = pass_module(step)
+    if context.cache_dir is None or not step.is_costly or module is None:
         return run_pass(step, graph, context, before)
     started = time.perf_counter()
-    key = _key(step, graph, context)
+    key = _key(step, module, graph, context)
     kept = _unpacked(read_cached(context.cache_dir, _KIND, key), graph)
     if kept is None:
         float_graph, unpruned, unclustered = context.float_graph, context.unpruned, context.unclustered
@@ -71,8 +72,10 @@ def run_pass_cached(step: Pass, graph: Graph, context: PassContext, before: Grap
     return dataclasses.replace(record, options=options, seconds=seconds, graph=left)
 
 
-def _key(step: Pass, graph: Graph, context: PassContext) -> str:
+def _key(step: Pass, module: bytes, graph: Graph, context: PassContext) -> str:
+    """module: the source of the file that the pass is in, which need not be one of ours."""
     digest = hashlib.sha256(f"{_fingerprint()} {step!r} {context.seed} {fingerprint(context.samples)}".encode())
+    digest.update(module)
     if step.is_for_target:
         label = "" if context.costs is None else f"{context.costs.label} {_target_fingerprint()}"
         digest.update(f"{context.facts} {label}".encode())

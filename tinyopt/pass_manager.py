@@ -5,6 +5,7 @@ from __future__ import annotations
 import abc
 import dataclasses
 import importlib.metadata
+import sys
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -192,12 +193,18 @@ def installed_passes() -> dict[str, type[Pass]]:
             raise UsageError(f"pass '{entry.name}' ({entry.value}) cannot be loaded: {error}") from error
         if not (isinstance(loaded, type) and issubclass(loaded, Pass) and hasattr(loaded, "name")):
             raise UsageError(
-                f"entry point '{entry.name}' ({entry.value}) is not a subclass of tinyopt.pass_manager.Pass with a name"
+                f"entry point '{entry.name}' ({entry.value}) is not a subclass of tinyopt.Pass with a name"
             )
         if loaded.name in found:
             raise UsageError(f"entry point '{entry.name}' ({entry.value}) is a second pass named '{loaded.name}'")
         found[loaded.name] = loaded
     return found
+
+
+def pass_module(step: Pass) -> bytes | None:
+    """The source file that a pass is in; None where it is in none, as in a notebook."""
+    file = getattr(sys.modules.get(type(step).__module__), "__file__", None)
+    return Path(file).read_bytes() if file is not None and Path(file).is_file() else None
 
 
 def with_options(step: Pass, options: Mapping[str, str]) -> Pass:

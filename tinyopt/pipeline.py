@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence, Set
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -69,6 +69,8 @@ DEFAULT_PASSES: tuple[type[Pass], ...] = (
     SplitThreads,
 )
 
+_BUILT_IN = frozenset(step.name for step in DEFAULT_PASSES)
+
 # what --recover names, in rising order of cost, and the passes that each leaves out
 _LEFT_OUT = {
     "none": {ReestimateNormalization.name, RefitWeights.name, Distill.name},
@@ -95,17 +97,18 @@ class PipelineStep:
     unpruned: Unpruned | None = None
 
 
-def build_pipeline(options: CompileOptions, boundary: str) -> list[Pass]:
-    """The passes to run, with the options applied: the default ones, then installed ones where their entry says so.
+def build_pipeline(options: CompileOptions, boundary: str, passes: Sequence[Pass] = ()) -> list[Pass]:
+    """The passes to run, with the options applied.
 
-    Passes of other packages run before clustering and quantization, on the fused float graph.
+    passes: the caller's own. They and those of other packages run before clustering and quantization, on the fused
+    float graph.
     Raises UsageError for an unknown pass or option, and for what contradicts itself.
     """
     if not options.is_quantized and options.weight_bits != 8:
         raise UsageError(f"weights of {options.weight_bits} bits are for quantized models: leave out --no-quantize")
     if options.is_quantized and options.dtype != "float32":
         raise UsageError(f"--dtype {options.dtype} is for models that stay float: say --no-quantize, too")
-    steps = [_with_main_options(step, options, boundary) for step in available_passes()]
+    steps = [_with_main_options(step, options, boundary) for step in available_passes(passes)]
     known = {step.name: step for step in steps}
     for name in [*options.settings, *options.disabled_passes]:
         if name not in known:
@@ -124,28 +127,43 @@ def check_installed(options: CompileOptions) -> None:
         require_torch()
 
 
-def available_passes() -> list[Pass]:
+def available_passes(passes: Sequence[Pass] = ()) -> list[Pass]:
     """Every pass in running order with its own defaults, those that an option switches on included.
 
-    Raises UsageError for an installed pass that cannot be had.
+    passes: the caller's own, with their options. Raises UsageError for a pass that cannot be had.
     """
     steps: list[Pass] = [step() for step in DEFAULT_PASSES]
-    third_party = _third_party_passes({step.name for step in steps})
+    third_party = foreign_passes(passes)
     before_clustering = next(i for i, step in enumerate(steps) if isinstance(step, ClusterWeights))
     steps[before_clustering:before_clustering] = third_party
     return steps
 
 
-def _third_party_passes(taken: Set[str]) -> list[Pass]:
-    found: list[Pass] = []
-    for name, step in installed_passes().items():
-        if name in taken:
-            raise UsageError(f"the installed pass {step.__module__}.{step.__qualname__} has a built-in name: '{name}'")
+def foreign_passes(passes: Sequence[Pass] = ()) -> list[Pass]:
+    """The passes of other packages with their defaults, then `passes`, the caller's own.
+
+    Raises UsageError for what is no pass, for two of one name, and for an installed one that cannot be had.
+    """
+    found: dict[str, Pass] = {}
+    for name, installed in installed_passes().items():
+        if name in _BUILT_IN:
+            where = f"{installed.__module__}.{installed.__qualname__}"
+            raise UsageError(f"the installed pass {where} has a built-in name: '{name}'")
         try:
-            found.append(step())
+            found[name] = installed()
         except TypeError as error:
             raise UsageError(f"the installed pass '{name}' needs a default for each of its options: {error}") from error
-    return found
+    for step in passes:
+        _check_is_pass(step)
+        if step.name in found or step.name in _BUILT_IN:
+            raise UsageError(f"there is another pass named '{step.name}': give yours a name of its own")
+        found[step.name] = step
+    return list(found.values())
+
+
+def _check_is_pass(step: object) -> None:
+    if not isinstance(step, Pass) or not hasattr(step, "name"):
+        raise UsageError(f"passes holds {step!r}: give instances of subclasses of tinyopt.Pass that have a name")
 
 
 def _with_main_options(step: Pass, options: CompileOptions, boundary: str) -> Pass:

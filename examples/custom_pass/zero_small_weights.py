@@ -7,8 +7,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from tinyopt.ir import Graph
-from tinyopt.pass_manager import Pass, PassContext
+from tinyopt import Graph, Pass, PassContext
 
 
 @dataclass(frozen=True)

@@ -23,6 +23,7 @@ COMMANDS = {
     "passes": "list_commands",
     "targets": "list_commands",
     "cache": "cache_command",
+    "completion": "completion_command",
 }
 """The subcommands, and the modules of `tinyopt.cli` that hold them."""
 

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from tinyopt.errors import TinyoptError
+
+if TYPE_CHECKING:
+    from tinyopt.recipes import Recipe
 
 # they say how the command talks or what it shows, and do not belong to what is compiled
 _NOT_IN_RECIPES = frozenset(
@@ -30,7 +34,7 @@ def _key(parameter: click.Parameter) -> str:
     return next((name[2:] for name in parameter.opts if name.startswith("--")), "")
 
 
-def _use(context: click.Context, _option: click.Parameter, path: Path | None) -> Path | None:
+def _use(context: click.Context, _option: click.Parameter, path: Path | None) -> Recipe | None:
     if path is None:
         return None
     from tinyopt.recipes import read_recipe
@@ -42,7 +46,7 @@ def _use(context: click.Context, _option: click.Parameter, path: Path | None) ->
         raise click.UsageError(str(error), context) from None
     values = {key: _as_given(parameters[key], value) for key, value in recipe.settings.items()}
     context.default_map = {str(parameters[key].name): value for key, value in values.items()}
-    return path
+    return recipe
 
 
 def _as_given(parameter: click.Parameter, value: str | bool | list[str]) -> str | bool | list[str]:

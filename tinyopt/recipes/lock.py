@@ -16,6 +16,8 @@ from tinyopt import __version__
 from tinyopt.errors import UsageError
 from tinyopt.onnx_import import external_files
 from tinyopt.options import CompileOptions
+from tinyopt.own_sources import sources_digest
+from tinyopt.pass_manager import Pass, pass_module
 from tinyopt.recipes.keys import option_values
 from tinyopt.samples import paths_of
 
@@ -29,7 +31,10 @@ _HEADER = f"""\
 
 """
 _PACKAGES = ("apache-tvm", "apache-tvm-ffi", "onnx", "onnxruntime", "numpy", "scikit-learn")
-_NO_COMPILER = "none"
+_SOURCES = "tinyopt-sources"
+_PASS = "pass "
+_NONE = "none"
+_DIGITS = 16  # of hashes that tell versions apart
 _HELP = "bring that one, or compile from a recipe of your own"
 
 
@@ -37,8 +42,9 @@ _HELP = "bring that one, or compile from a recipe of your own"
 class Lock:
     """recipe: name and sha256 of the recipe that the options were read from; empty where there was none.
 
-    versions: of the packages and of the C compiler. sha256: of each file by the name that it has here. path, folder:
-    where the lock itself is, and what the names are relative to.
+    versions: of the packages, of tinyopt's own sources, of passes that are not its own, and of the C compiler.
+    sha256: of each file by the name that it has here. path, folder: where the lock itself is, and what the names are
+    relative to.
     """
 
     options: Mapping[str, Any]
@@ -82,9 +88,12 @@ class Lock:
     def check(self, now: Lock) -> None:
         """Raise UsageError that names the first file or version of `now` that is not as it is here."""
         for name, version in self.versions.items():
-            found = now.versions.get(name, _NO_COMPILER)
+            found = now.versions.get(name, _NONE)
             if found != version:
                 raise UsageError(f"{self.path} was made with {name} {version}, here is {found}: {_HELP}")
+        for name in sorted(now.versions.keys() - self.versions.keys()):
+            if name == _SOURCES or name.startswith(_PASS):
+                raise UsageError(f"{self.path} knows nothing of {name}, here is {now.versions[name]}: {_HELP}")
         for name, digest in self.sha256.items():
             if now.sha256.get(name) != digest:
                 raise UsageError(f"{name} is not what {self.path} was made from, its sha256 differs: {_HELP}")
@@ -92,29 +101,59 @@ class Lock:
             raise UsageError(f"{self.path} knows nothing of {min(extra)}: {_HELP}")
 
 
+@dataclass(frozen=True)
+class Origin:
+    """Where the options and the files of a compilation came from.
+
+    recipe: name and sha256 of the recipe; empty where there was none. lock: the lock that is replayed. stand_ins: for
+    files that were made of objects in memory, the files that they stand for in the lock.
+    """
+
+    recipe: Mapping[str, str] = field(default_factory=dict[str, str])
+    lock: Lock | None = None
+    stand_ins: Mapping[Path, Path] = field(default_factory=dict[Path, Path])
+
+
 def make_lock(
-    model: Path, output: Path, options: CompileOptions, prefix: str, compiler: str | None, replayed: Lock | None
+    model: Path,
+    output: Path,
+    options: CompileOptions,
+    prefix: str,
+    compiler: str | None,
+    origin: Origin,
+    passes: Sequence[Pass] = (),
 ) -> Lock:
     """The lock of a compilation of `model` into `output`.
 
-    prefix: of C names. compiler: its version; None without any. replayed: the lock that the options came from: files
-    that have its hashes are called as there, whatever they are called here.
+    prefix: of C names. compiler: its version; None without any. passes: those that are not tinyopt's own. Files that
+    have the hashes of a lock that is replayed are called as there, whatever they are called here.
     """
-    files = _input_files(model, options)
-    digests = {path: _sha256(path) for path in files}
-    names = _names(files, _absolute(output).parent)
-    recipe: Mapping[str, str] = {}
-    if replayed is not None:
-        names, recipe = _names_in(replayed, names, digests), replayed.recipe
-    elif options.recipe is not None:
-        recipe = {"name": options.recipe.name, "sha256": _sha256(options.recipe)}
-    values = option_values(replace(options, name=prefix), lambda path: names[_absolute(path)])
+    places = {path: _absolute(origin.stand_ins.get(path, path)) for path in _input_files(model, options)}
+    digests = {place: _sha256(path) for path, place in places.items()}
+    names = _names(list(digests), _absolute(output).parent)
+    if origin.lock is not None:
+        names = _names_in(origin.lock, names, digests)
+    values = option_values(replace(options, name=prefix), lambda path: names[places[_absolute(path)]])
     return Lock(
-        {"model": names[_absolute(model)], **values},
-        recipe,
-        {"tinyopt": __version__, **_versions(options), "compiler": compiler or _NO_COMPILER},
-        {names[path]: digest for path, digest in sorted(digests.items(), key=lambda item: names[item[0]])},
+        {"model": names[places[_absolute(model)]], **values},
+        origin.recipe,
+        {
+            "tinyopt": __version__,
+            _SOURCES: sources_digest()[:_DIGITS],
+            **_versions(options),
+            **{_PASS + step.name: _fingerprint(step) for step in passes},
+            "compiler": compiler or _NONE,
+        },
+        {names[place]: digest for place, digest in sorted(digests.items(), key=lambda item: names[item[0]])},
     )
+
+
+def _fingerprint(step: Pass) -> str:
+    """Of a pass with its options, and of the file that it is in."""
+    module = pass_module(step)
+    if module is None:
+        return "from no file"
+    return hashlib.sha256(f"{step!r}\n".encode() + module).hexdigest()[:_DIGITS]
 
 
 def _versions(options: CompileOptions) -> dict[str, str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import hashlib
 import os
 import tomllib
 from collections.abc import Collection, Mapping
@@ -11,7 +12,7 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from tinyopt.errors import UsageError
-from tinyopt.recipes.lock import LOCK_TABLES, Lock
+from tinyopt.recipes.lock import LOCK_TABLES, Lock, Origin
 from tinyopt.samples import with_path
 
 Setting: TypeAlias = str | bool | list[str]
@@ -24,11 +25,22 @@ _WITH_COMMAS = ("calib-mean", "calib-scale")  # several numbers are one option; 
 
 @dataclass(frozen=True)
 class Recipe:
-    """settings: by key what the command line would have, paths found. lock: what must be so, where it is a lock."""
+    """settings: by key what the command line would have, paths found. sha256: of the file.
+
+    lock: what must be so, where it is a lock.
+    """
 
     path: Path
     settings: Mapping[str, Setting]
+    sha256: str
     lock: Lock | None
+
+    @property
+    def origin(self) -> Origin:
+        """What the lock of a compilation by this recipe says of it."""
+        if self.lock is not None:
+            return Origin(recipe=self.lock.recipe, lock=self.lock)
+        return Origin(recipe={"name": self.path.name, "sha256": self.sha256})
 
 
 def read_recipe(path: Path, known: Collection[str] | None = None) -> Recipe:
@@ -38,7 +50,8 @@ def read_recipe(path: Path, known: Collection[str] | None = None) -> Recipe:
     with the nearest known one, and for values of a kind that no option takes.
     """
     try:
-        content = tomllib.loads(path.read_text(encoding="utf-8"))
+        stored = path.read_bytes()
+        content = tomllib.loads(stored.decode("utf-8"))
     except OSError as error:
         raise UsageError(f"cannot read the recipe {path}: {error.strerror}; `tinyopt init` writes one") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
@@ -49,7 +62,8 @@ def read_recipe(path: Path, known: Collection[str] | None = None) -> Recipe:
     if known is not None:
         _check_keys(options, known, path)
     folder = path.parent if lock is None else lock.folder
-    return Recipe(path, {key: _setting(key, value, path, folder) for key, value in options.items()}, lock)
+    settings = {key: _setting(key, value, path, folder) for key, value in options.items()}
+    return Recipe(path, settings, hashlib.sha256(stored).hexdigest(), lock)
 
 
 def _check_keys(options: Mapping[str, Any], known: Collection[str], path: Path) -> None:
