@@ -165,8 +165,8 @@ def _origin(
     work: Path,
 ) -> Origin:
     """Files of `work` stand for such beside the others, so that the lock finds them there."""
-    given: list[Path] = [path for path in (model, *paths_of(options.calibration or ())) if path.parent != work]
-    beside = (given[0] if given else output).parent
+    given = (path for path in (model, *paths_of(options.calibration or ())) if path.parent != work)
+    beside = next(given, output).parent
     made = [model] if model.parent == work else []
     made += [path for found in stored.values() if found is not None for path in found.files]
     origin = Origin() if recipe is None else recipe.origin
