@@ -45,6 +45,7 @@ def _one_compiler_for_each_process() -> None:
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--update-golden", action="store_true", help="write the texts in tests/golden anew")
     parser.addoption("--full-grids", action="store_true", help="run every shape of the kernels' grids, not a sample")
+    parser.addoption("--full-commands", action="store_true", help="run the commands of all documentation, not some")
     parser.addoption("--full-backend", action="store_true", help="run all of the onnx package's backend tests")
     parser.addoption("--sanitize", action="store_true", help="compile kernels with gcc's sanitizers")
 

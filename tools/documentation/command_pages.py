@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import re
 import textwrap
 from collections.abc import Iterator, Mapping
 
@@ -10,6 +11,8 @@ import click
 
 from tinyopt.cli.commands import main
 from tools.documentation.markdown import block, literal
+
+_EXPLAINED = re.compile(r"(?<=\S)   +(?=\S)")  # behind an example and before what it does
 
 COMPILE_PARTS: Mapping[str, str] = {
     "--recipe": "Model, target and output",
@@ -54,7 +57,8 @@ def _paragraphs(command: click.Command) -> list[str]:
     shown: list[str] = []
     for paragraph in inspect.cleandoc(command.help or "").split("\n\n"):
         if paragraph.startswith("\b"):
-            shown.append(block(textwrap.dedent(paragraph.removeprefix("\b").strip("\n")), "sh").rstrip())
+            examples = textwrap.dedent(paragraph.removeprefix("\b").strip("\n"))
+            shown.append(block(_EXPLAINED.sub(lambda blanks: blanks[0][:-2] + "# ", examples), "sh").rstrip())
         else:
             shown.append(literal(" ".join(paragraph.split())))
     return shown
