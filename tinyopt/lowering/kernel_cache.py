@@ -20,6 +20,7 @@ from tinyopt.lowering.worker import Work
 
 WORKER_TIMEOUT_SECONDS = 900  # for one kernel, on a machine that may have other things to do
 MAX_WORKERS = 2  # each holds a copy of TVM, about 250 MB
+_WORTH_A_START = {"c": 64, "object": 8}  # kernels that take about as long as it takes to start TVM
 
 
 def compile_kernels(
@@ -65,8 +66,7 @@ def _run_workers(
     keep: Callable[[str], None],
 ) -> None:
     """Share the requests out over worker processes."""
-    # below a handful of kernels the second start of TVM costs more than it saves
-    count = min(MAX_WORKERS, os.cpu_count() or 1, 1 + len(requests) // 8)
+    count = min(MAX_WORKERS, os.cpu_count() or 1, 1 + len(requests) // _WORTH_A_START[code])
     shares = [tuple(requests[start::count]) for start in range(count)]
     with ThreadPoolExecutor(count) as pool:
         works = [Work(share, code, folder) for share in shares]
