@@ -9,6 +9,7 @@ from tinyopt.ops.record import ChannelRelation, Operator, QuantizationRule
 from tinyopt.ops.rules import (
     clamp,
     in_float32,
+    invalid,
     present,
     require,
     require_float,
@@ -49,11 +50,13 @@ def weight_kernel(weights: Value, layout: str) -> tuple[int, int]:
 
 
 def _check_image(node: Node) -> None:
-    require(node.str("layout") in ("NCHW", NHWC), node, f"layout {node.str('layout')!r} is neither NCHW nor NHWC")
+    if node.str("layout") not in ("NCHW", NHWC):
+        raise invalid(node, f"layout {node.str('layout')!r} is neither NCHW nor NHWC")
     require_rank(node, node.input(0), 4)
     require_rank(node, node.input(1), 4)
     require(min(*node.ints("strides"), *node.ints("dilations")) > 0, node, "strides and dilations must be positive")
-    require(node.int("group") > 0, node, f"group is {node.int('group')}")
+    if node.int("group") <= 0:
+        raise invalid(node, f"group is {node.int('group')}")
 
 
 def _infer_conv(node: Node) -> list[TensorType]:
@@ -61,11 +64,8 @@ def _infer_conv(node: Node) -> list[TensorType]:
     _check_image(node)
     x, weights, layout, group = node.input(0), node.input(1), node.str("layout"), node.int("group")
     channels, outputs = channels_of(x, layout), weights.shape[0]
-    require(
-        channels == channels_of(weights, layout) * group and outputs % group == 0,
-        node,
-        f"weights {weights.shape} with group {group} do not fit {channels} input channels",
-    )
+    if channels != channels_of(weights, layout) * group or outputs % group:
+        raise invalid(node, f"weights {weights.shape} with group {group} do not fit {channels} input channels")
     plane = output_plane(
         plane_of(x, layout),
         weight_kernel(weights, layout),
@@ -73,9 +73,9 @@ def _infer_conv(node: Node) -> list[TensorType]:
         node.ints("pads"),
         node.ints("dilations"),
     )
-    require(
-        min(plane) > 0, node, f"the kernel {weight_kernel(weights, layout)} is larger than the padded image {x.shape}"
-    )
+    if min(plane) <= 0:
+        kernel = weight_kernel(weights, layout)
+        raise invalid(node, f"the kernel {kernel} is larger than the padded image {x.shape}")
     output = image_type(x.dtype, x.shape[0], plane, outputs, layout)
     require_shape(node, node.optional_input(2), (outputs,))
     require_shape(node, node.optional_input(3), output.shape)

@@ -1,4 +1,7 @@
-"""Building blocks of the shape rules: refusals that name the node, broadcasting, types taken over from an input."""
+"""Building blocks of the shape rules: refusals that name the node, broadcasting, types taken over from an input.
+
+Shape rules run for every node after every pass, so that those of common operators make no text unless they refuse.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +31,8 @@ def require(condition: bool, node: Node, what: str) -> None:
 def require_float32(node: Node) -> None:
     """Raise InvalidModelError unless every input is float32."""
     for value in node.present_inputs:
-        require(value.dtype == "float32", node, f"input '{value.name}' is {value.dtype}, not float32")
+        if value.dtype != "float32":
+            raise invalid(node, f"input '{value.name}' is {value.dtype}, not float32")
 
 
 def require_float(node: Node) -> None:
@@ -38,19 +42,20 @@ def require_float(node: Node) -> None:
         require_float32(node)
         return
     for value in node.present_inputs:
-        require(value.dtype == dtype, node, f"input '{value.name}' is {value.dtype}, beside inputs of {dtype}")
+        if value.dtype != dtype:
+            raise invalid(node, f"input '{value.name}' is {value.dtype}, beside inputs of {dtype}")
 
 
 def require_rank(node: Node, value: Value, rank: int) -> None:
     """Raise InvalidModelError unless `value`, an input of `node`, has `rank` dimensions."""
-    require(value.type.rank == rank, node, f"input '{value.name}' has shape {value.shape}, not {rank} dimensions")
+    if value.type.rank != rank:
+        raise invalid(node, f"input '{value.name}' has shape {value.shape}, not {rank} dimensions")
 
 
 def require_shape(node: Node, value: Value | None, shape: Sequence[int]) -> None:
     """Raise InvalidModelError unless `value`, where present, has `shape`."""
-    if value is not None:
-        wanted = tuple(shape)
-        require(value.shape == wanted, node, f"input '{value.name}' has shape {value.shape}, not {wanted}")
+    if value is not None and value.shape != tuple(shape):
+        raise invalid(node, f"input '{value.name}' has shape {value.shape}, not {tuple(shape)}")
 
 
 def require_axis(node: Node, axis: int, rank: int) -> None:
