@@ -60,7 +60,7 @@ def test_floats_in_hexadecimal_are_the_same_floats() -> None:
     floats = np.concatenate([special, bits.view(np.float32)[bits >> 23 & 0xFF != 0xFF]])
     text = "".join(literal_parts(floats, is_hexadecimal=True))
     items = text.strip("{}").replace("\n", "").split(",")
-    assert text.startswith("{0x0.000000p-126f,-0x0.000000p-126f,0x1.000000p0f,-0x1.800000p1f,")
+    assert text.startswith("{ 0x0.000000p-126f,-0x0.000000p-126f, 0x1.000000p+000f,-0x1.800000p+001f,")
     read = np.array([float.fromhex(item.removesuffix("f")) for item in items], np.float32)
     assert read.tobytes() == floats.tobytes()
 

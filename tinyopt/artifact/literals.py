@@ -13,15 +13,17 @@ from numpy.typing import NDArray
 
 from tinyopt.ir import Array
 
-MOST_DECIMAL_FLOATS = 2**24  # in one model
+MOST_DECIMAL_FLOATS = 300_000  # in one model: half a second
 _NUMBERS_PER_LINE = 20
 _NUMBERS_PER_PART = 1000 * _NUMBERS_PER_LINE
 
 _NOT_FINITE = {"nan": "NAN", "inf": "HUGE_VALF", "-inf": "-HUGE_VALF"}
 _LOWEST = {-(2**63): "(-9223372036854775807-1)"}  # C reads a minus apart from its number, which is too large
 _SMALL_INTEGERS = np.array([f"{number}," for number in range(-128, 256)], "S6")
-_HEXADECIMAL = np.array([f"{byte:02x}" for byte in range(256)], "S2")
-_EXPONENTS = np.array([f"p{max(exponent, 1) - 127}f," for exponent in range(256)], "S8")
+_HEXADECIMAL_FLOAT = np.dtype([("lead", "S5"), ("high", "S3"), ("low", "S3"), ("exponent", "S7")])
+_LEADS = np.array([[" 0x0.", " 0x1."], ["-0x0.", "-0x1."]], "S5")  # by the sign, and whether it is a normal number
+_THREE_DIGITS = np.array([f"{digits:03x}" for digits in range(16**3)], "S3")
+_EXPONENTS = np.array([f"p{max(exponent, 1) - 127:+04}f," for exponent in range(256)], "S7")
 
 
 def float_literal(value: float) -> str:
@@ -58,7 +60,7 @@ def _part(flat: Array, is_hexadecimal: bool) -> str:
     if flat.dtype.name in ("int8", "uint8"):
         return _joined(_SMALL_INTEGERS[flat.astype(np.int16) + 128])
     if is_hexadecimal and flat.dtype == np.float32 and np.isfinite(flat).all():
-        return _joined(_hexadecimal_floats(flat))
+        return _hexadecimal_floats(flat)
     items = _LITERALS.get(flat.dtype.name, _integer_literals)(flat)
     lines = [",".join(items[i : i + _NUMBERS_PER_LINE]) for i in range(0, len(items), _NUMBERS_PER_LINE)]
     return "".join(f"{line},\n" for line in lines)
@@ -72,16 +74,18 @@ def _joined(texts: NDArray[np.bytes_]) -> str:
     return with_ends.tobytes().replace(b"\0", b"").decode("ascii")
 
 
-def _hexadecimal_floats(flat: Array) -> NDArray[np.bytes_]:
-    """Such as -0x1.800000p1f, for -3."""
+def _hexadecimal_floats(flat: Array) -> str:
+    """Such as -0x1.800000p+001f, for -3: all of them equally wide, some to a line."""
     bits = flat.view(np.uint32)
     exponents, fractions = bits >> 23 & 0xFF, (bits & 0x7FFFFF) << 1  # of six digits
-    signs = np.where(bits >> 31, b"-", b"").astype("S1")
-    leads = np.where(exponents > 0, b"0x1.", b"0x0.").astype("S4")
-    digits = [_HEXADECIMAL[fractions >> shift & 0xFF] for shift in (16, 8, 0)]
-    columns = [signs, leads, *digits, _EXPONENTS[exponents]]
-    characters = np.concatenate([column.view(np.uint8).reshape(len(flat), -1) for column in columns], axis=1)
-    return np.ascontiguousarray(characters).view(f"S{characters.shape[1]}").reshape(-1)
+    texts = np.empty(flat.shape, _HEXADECIMAL_FLOAT)
+    texts["lead"] = _LEADS[bits >> 31, np.minimum(exponents, 1)]
+    texts["high"], texts["low"] = _THREE_DIGITS[fractions >> 12], _THREE_DIGITS[fractions & 0xFFF]
+    texts["exponent"] = _EXPONENTS[exponents]
+    in_lines = len(texts) // _NUMBERS_PER_LINE * _NUMBERS_PER_LINE
+    lines = texts[:in_lines].view(np.uint8).reshape(-1, _NUMBERS_PER_LINE * texts.itemsize)
+    ends = np.full((len(lines), 1), ord("\n"), np.uint8)
+    return (np.concatenate([lines, ends], axis=1).tobytes() + texts[in_lines:].tobytes()).decode("ascii")
 
 
 def _float_literals(flat: Array) -> list[str]:
