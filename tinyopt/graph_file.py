@@ -9,7 +9,6 @@ import hashlib
 import io
 import json
 import math
-import weakref
 import zipfile
 import zlib
 from collections.abc import Callable, Iterable
@@ -18,6 +17,7 @@ from typing import IO, Any, TypeVar
 
 import numpy as np
 
+from tinyopt.array_digest import digest_array
 from tinyopt.errors import InvalidModelError, VerifierError
 from tinyopt.ir import DTYPES, Array, Attribute, Clusters, Graph, Node, Quantization, TensorType, Value
 from tinyopt.verify import verify
@@ -28,8 +28,6 @@ _EPOCH = (1980, 1, 1, 0, 0, 0)  # the earliest time that a zip file can hold
 _LARGE_BYTES = 2**20  # of floats, which are stored as they are: to compress them takes seconds, and saves a tenth
 
 _T = TypeVar("_T")
-
-_DIGESTS: dict[int, tuple[weakref.ref[Array], bytes]] = {}  # by the identity of arrays that are alive
 
 
 class _BrokenFileError(Exception):
@@ -69,20 +67,8 @@ def digest_graph(graph: Graph) -> bytes:
     arrays: dict[str, Array] = {}
     digest = hashlib.sha256(json.dumps(_encode_graph(graph, arrays), allow_nan=False).encode())
     for array in arrays.values():
-        digest.update(_digest_array(array))
+        digest.update(digest_array(array))
     return digest.digest()
-
-
-def _digest_array(array: Array) -> bytes:
-    key = id(array)
-    known = _DIGESTS.get(key)
-    if known is not None and known[0]() is array:
-        return known[1]
-    digest = hashlib.sha256(f"{array.dtype} {array.shape}".encode())
-    digest.update(np.ascontiguousarray(array).data)
-    array.setflags(write=False)  # or what is remembered of it would no longer be true
-    _DIGESTS[key] = weakref.ref(array, lambda _: _DIGESTS.pop(key, None)), digest.digest()
-    return _DIGESTS[key][1]
 
 
 def load_graph(path: Path | IO[bytes]) -> Graph:

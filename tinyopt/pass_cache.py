@@ -43,7 +43,7 @@ def run_pass_cached(step: Pass, graph: Graph, context: PassContext, before: Grap
     if context.cache_dir is None or not step.is_costly or module is None:
         return run_pass(step, graph, context, before)
     started = time.perf_counter()
-    key = _key(step, module, graph, context)
+    key = _key(step, module, digest_graph(graph) if before is None else _digest(before, context), context)
     kept = _unpacked(read_cached(context.cache_dir, _KIND, key), graph)
     if kept is None:
         float_graph, unpruned, unclustered = context.float_graph, context.unpruned, context.unclustered
@@ -72,21 +72,22 @@ def run_pass_cached(step: Pass, graph: Graph, context: PassContext, before: Grap
     return dataclasses.replace(record, options=options, seconds=seconds, graph=left)
 
 
-def _key(step: Pass, module: bytes, graph: Graph, context: PassContext) -> str:
-    """module: the source of the file that the pass is in, which need not be one of ours."""
+def _key(step: Pass, module: bytes, graph: bytes, context: PassContext) -> str:
+    """module: the source of the file that the pass is in, which need not be one of ours. graph: its hash."""
     digest = hashlib.sha256(f"{_fingerprint()} {step!r} {context.seed} {fingerprint(context.samples)}".encode())
     digest.update(module)
     if step.is_for_target:
         label = "" if context.costs is None else f"{context.costs.label} {_target_fingerprint()}"
         digest.update(f"{context.facts} {label}".encode())
-        digest.update(_digest(context.original))
+        digest.update(_digest(context.original, context))
     if context.labels is not None:
         digest.update(context.labels.tobytes())
     if context.unpruned is not None:
         digest.update(json.dumps(_plain(context.unpruned.kept)).encode())
     unpruned = None if context.unpruned is None else context.unpruned.graph
-    for each in (graph, context.float_graph, context.unclustered, unpruned):
-        digest.update(_digest(each))
+    digest.update(graph)
+    for each in (context.float_graph, context.unclustered, unpruned):
+        digest.update(_digest(each, context))
     return digest.hexdigest()
 
 
@@ -119,8 +120,13 @@ def _target_fingerprint() -> str:
     return digest.hexdigest()
 
 
-def _digest(graph: Graph | None) -> bytes:
-    return b"none" if graph is None else digest_graph(graph)
+def _digest(copy: Graph | None, context: PassContext) -> bytes:
+    """A hash of a graph that stays as it is: made once for all passes that find it."""
+    if copy is None:
+        return b"none"
+    if copy not in context.digests:
+        context.digests[copy] = digest_graph(copy)
+    return context.digests[copy]
 
 
 def _bytes(graph: Graph) -> bytes:

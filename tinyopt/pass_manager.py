@@ -101,6 +101,7 @@ class PassContext:
     unpruned: Unpruned | None = None  # what pruning found; None where no layer or channel was removed
     unclustered: Graph | None = None  # a copy of what cluster-weights found; None where nothing was clustered
     float_graph: Graph | None = None  # a copy of what quantize found, whose nodes keep their names; None before it ran
+    digests: dict[Graph, bytes] = field(default_factory=dict[Graph, bytes])  # of copies, which stay as they are
 
     def did(self, message: str, before: Iterable[Node] = (), after: Iterable[Node] = ()) -> None:
         """Say what was changed, and which nodes took the place of which."""

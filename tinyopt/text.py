@@ -12,16 +12,19 @@ name can break a line.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 import re
 
 import numpy as np
 
-from tinyopt.ir import Array, Attribute, Graph, Node, Quantization, TensorType, Value
+from tinyopt.array_digest import digest_array
+from tinyopt.ir import DTYPES, Array, Attribute, Graph, Node, Quantization, TensorType, Value
 
-_SHORT = {"float": "f", "uint": "u", "int": "i"}
+_SHORT = {
+    dtype: re.sub("^(float|uint|int)", lambda match: {"float": "f", "uint": "u", "int": "i"}[match[0]], dtype)
+    for dtype in DTYPES
+}
 _PLAIN = re.compile(r"[A-Za-z0-9_./$-]+")
 _LARGEST_INLINE = 4  # elements
 _ABSENT = {"clamp_low": -math.inf, "clamp_high": math.inf}
@@ -52,8 +55,7 @@ def print_node(node: Node) -> str:
 
 def print_type(tensor_type: TensorType) -> str:
     """Such as `f32[1,25,5,64]`; a scalar is `f32[]`."""
-    dtype = re.sub("^(float|uint|int)", lambda match: _SHORT[match[0]], tensor_type.dtype)
-    return f"{dtype}[{','.join(map(str, tensor_type.shape))}]"
+    return f"{_SHORT[tensor_type.dtype]}[{','.join(map(str, tensor_type.shape))}]"
 
 
 def _definition(value: Value) -> str:
@@ -113,9 +115,7 @@ def _content(array: Array) -> str:
 
 def _hash(array: Array) -> str:
     """Eight digits that stand for type, shape and content."""
-    contiguous = np.ascontiguousarray(array)
-    head = f"{array.dtype.name}{array.shape}".encode()
-    return "#" + hashlib.sha256(head + contiguous.tobytes()).hexdigest()[:8]
+    return f"#{digest_array(array).hex()[:8]}"
 
 
 def _float(value: float) -> str:

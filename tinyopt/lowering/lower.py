@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import count
 from pathlib import Path
 from typing import TypeAlias
 
-import numpy as np
-
+from tinyopt.array_digest import digest_array
 from tinyopt.errors import UnsupportedOperatorError
 from tinyopt.ir import Array, Graph, Node, Value
 from tinyopt.lowering.arena import Arena, ArenaProblem, plan_arena, plan_regions
@@ -235,15 +233,14 @@ class _Places:
     def __init__(self, arena: Arena, views: Views) -> None:
         self._arena = arena
         self._views = views
-        self._known: dict[tuple[str, tuple[int, ...], bytes], FlashConstant] = {}
+        self._known: dict[bytes, FlashConstant] = {}
 
     @property
     def constants(self) -> Iterable[FlashConstant]:
         return self._known.values()
 
     def of_constant(self, role: str, array: Array) -> FlashConstant:
-        identity = (array.dtype.str, array.shape, hashlib.sha256(np.ascontiguousarray(array).data).digest())
-        return self._known.setdefault(identity, FlashConstant(len(self._known), role, array))
+        return self._known.setdefault(digest_array(array), FlashConstant(len(self._known), role, array))
 
     def of_scratch(self, node: Node, number: int, size: int) -> ArenaSlot:
         """The place of `size` bytes: a kernel's scratch of that number among its scratch arguments."""
