@@ -100,6 +100,8 @@ def _strict_json(report: Any, **form: Any) -> str:
 
 
 def _finite(value: Any) -> Any:
+    if isinstance(value, str | int):  # most are
+        return value
     if isinstance(value, dict):
         return {str(key): _finite(item) for key, item in value.items()}
     if isinstance(value, list | tuple):

@@ -17,7 +17,7 @@ from tinyopt.lowering.program import Program
 from tinyopt.pass_manager import Remark
 from tinyopt.pipeline import PipelineStep
 from tinyopt.report.build import to_compact_json, to_json
-from tinyopt.report.html.pictures import MOST_DRAWN_NODES, GraphPicture, NodePicture, drawn_origins, picture_of
+from tinyopt.report.html.pictures import MOST_DRAWN_NODES, GraphPicture, NodePicture, Pictures, drawn_origins
 from tinyopt.report.html.views import Replacement, view_of
 from tinyopt.whole_files import whole_file
 
@@ -51,16 +51,14 @@ class Stage:
 
 def compiled_page(report: Mapping[str, Any], original: Graph, steps: Sequence[PipelineStep], program: Program) -> str:
     """The page of one compilation: the graph as it came, after each pass, and as it was lowered."""
-    costs, origins = program.target.costs, drawn_origins(original)
+    pictures = Pictures(program.target.costs, drawn_origins(original))
+    first = pictures.of(original)
     stages = [
-        Stage(
-            picture_of(step.record.graph, costs, origins) if step.record.is_changed else None,
-            replacements_of(step.record.remarks),
-        )
+        Stage(pictures.of(step.record.graph) if step.record.is_changed else None, replacements_of(step.record.remarks))
         for step in steps
     ]
-    stages.append(Stage(picture_of(program.graph, costs, origins)))
-    return build_page(report, picture_of(original, costs, origins), stages)
+    stages.append(Stage(pictures.of(program.graph)))
+    return build_page(report, first, stages)
 
 
 def drawing_notes(original: Graph) -> list[str]:
@@ -106,6 +104,7 @@ class _Nodes:
 
     def __init__(self) -> None:
         self.all: list[Mapping[str, Any]] = []
+        self._numbers: dict[NodePicture, int] = {}
         self._known: dict[str, int] = {}
 
     def numbers(self, picture: GraphPicture) -> dict[int, int]:
@@ -113,11 +112,13 @@ class _Nodes:
         return {id(node): self._number(node) for node in picture.nodes}
 
     def _number(self, node: NodePicture) -> int:
-        text = json.dumps(node.facts, sort_keys=True)
-        if text not in self._known:
-            self._known[text] = len(self.all)
-            self.all.append(node.facts)
-        return self._known[text]
+        if node not in self._numbers:
+            text = json.dumps(node.facts, sort_keys=True)
+            if text not in self._known:
+                self._known[text] = len(self.all)
+                self.all.append(node.facts)
+            self._numbers[node] = self._known[text]
+        return self._numbers[node]
 
 
 def render(data: Mapping[str, Any]) -> str:

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Set
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,7 +15,7 @@ import numpy as np
 from tinyopt.ir import Array, Attribute, Clusters, Graph, Node, Value
 from tinyopt.ops import OPERATORS
 from tinyopt.ops.facts import constant_bytes
-from tinyopt.report.figures import content
+from tinyopt.report.figures import are_same_values, content, is_same_node, is_same_value
 from tinyopt.targets.costs import InstructionCosts
 
 BINS = 40
@@ -64,26 +64,74 @@ def drawn_origins(original: Graph) -> Set[str] | None:
     return {origin for node in original.nodes[:MOST_DRAWN_NODES] for origin in node.origins}
 
 
-def picture_of(graph: Graph, costs: InstructionCosts, origins: Set[str] | None = None) -> GraphPicture:
-    """The compiler's graph as a picture; of the nodes with one of these `origins` alone, where they are given."""
-    producers = graph.producers()
-    nodes = graph.nodes if origins is None else [node for node in graph.nodes if not origins.isdisjoint(node.origins)]
-    return GraphPicture(
-        tuple(_node(node, producers, costs) for node in nodes),
-        {value.name: type_text(value.dtype, value.shape) for value in graph.inputs},
-        {value.name: type_text(value.dtype, value.shape) for value in graph.outputs},
-    )
+def picture_of(graph: Graph, costs: InstructionCosts) -> GraphPicture:
+    """The compiler's graph as a picture."""
+    return Pictures(costs).of(graph)
+
+
+@dataclass(frozen=True, eq=False)
+class _Drawn:
+    """What a node's picture was made of, and the picture."""
+
+    node: Node
+    stored: Sequence[Value]
+    picture: NodePicture
+
+    def shows(self, node: Node, stored: Sequence[Value]) -> bool:
+        return is_same_node(self.node, node) and are_same_values(self.stored, stored)
+
+
+class Pictures:
+    """The pictures of graphs that come from one another.
+
+    A node that stays what it is has one picture in all of them, and constants that stay are looked through once.
+    """
+
+    def __init__(self, costs: InstructionCosts, origins: Set[str] | None = None) -> None:
+        """origins: nodes with one of these alone are drawn, where they are given."""
+        self._costs = costs
+        self._origins = origins
+        self._drawn: dict[str, _Drawn] = {}  # by the name of the node
+        self._weights: dict[str, tuple[Value, dict[str, Any]]] = {}  # the last ones of each name, and their facts
+
+    def of(self, graph: Graph) -> GraphPicture:
+        """The compiler's graph as a picture. The graph must stay as it is."""
+        producers, origins = graph.producers(), self._origins
+        nodes = [node for node in graph.nodes if origins is None or not origins.isdisjoint(node.origins)]
+        return GraphPicture(
+            tuple(self._node(node, producers) for node in nodes),
+            {value.name: type_text(value.dtype, value.shape) for value in graph.inputs},
+            {value.name: type_text(value.dtype, value.shape) for value in graph.outputs},
+        )
+
+    def _node(self, node: Node, producers: Mapping[Value, Node]) -> NodePicture:
+        stored = [found for value in node.present_inputs if (found := _stored(value, producers)) is not None]
+        drawn = self._drawn.get(node.name)
+        if drawn is None or not drawn.shows(node, stored):
+            weights = max(stored, key=lambda value: value.type.elements, default=None)
+            facts = _facts(node, weights, self._costs) | self._distribution(weights)
+            reads, gives = (tuple(value.name for value in values) for values in (node.variable_inputs, node.outputs))
+            picture = NodePicture(node.name, node.op, content(node), reads, gives, facts, _channels(node, stored))
+            drawn = self._drawn[node.name] = _Drawn(node, stored, picture)
+        return drawn.picture
+
+    def _distribution(self, weights: Value | None) -> dict[str, Any]:
+        """The share of zeros among a node's weights, and how they are spread; None without weights."""
+        if weights is None or weights.type.elements < 2:
+            return {"zeros": None, "weights": None}
+        known = self._weights.get(weights.name)
+        if known is None or not is_same_value(known[0], weights):
+            known = weights, {"zeros": _share_of_zeros(weights), "weights": weight_facts(weights)}
+            self._weights[weights.name] = known
+        return known[1]
 
 
 def type_text(dtype: str, shape: tuple[int, ...]) -> str:
     return f"{dtype} {'×'.join(map(str, shape)) or 'scalar'}"
 
 
-def _node(node: Node, producers: Mapping[Value, Node], costs: InstructionCosts) -> NodePicture:
-    constants = [_stored(value, producers) for value in node.present_inputs]
-    stored = [value for value in constants if value is not None]
-    weights = max(stored, key=lambda value: value.type.elements, default=None)
-    facts = {
+def _facts(node: Node, weights: Value | None, costs: InstructionCosts) -> dict[str, Any]:
+    return {
         "name": node.name,
         "op": node.op,
         "detail": _detail(node, weights),
@@ -94,11 +142,7 @@ def _node(node: Node, producers: Mapping[Value, Node], costs: InstructionCosts) 
         "macs": OPERATORS[node.op].macs(node),
         "weight_bytes": sum(constant_bytes(value) for value in node.present_inputs if value.is_constant),
         "estimated_instructions": costs.instructions(node),
-        "zeros": _share_of_zeros(weights),
-        "weights": None if weights is None or weights.type.elements < 2 else weight_facts(weights),
     }
-    reads, gives = (tuple(value.name for value in values) for values in (node.variable_inputs, node.outputs))
-    return NodePicture(node.name, node.op, content(node), reads, gives, facts, _channels(node, stored))
 
 
 def _stored(value: Value, producers: Mapping[Value, Node]) -> Value | None:
@@ -149,9 +193,7 @@ def _text(value: Attribute) -> str:
     return str(value)
 
 
-def _share_of_zeros(weights: Value | None) -> float | None:
-    if weights is None or weights.type.elements < 2:
-        return None
+def _share_of_zeros(weights: Value) -> float:
     return round(1 - float(np.count_nonzero(weights.data)) / weights.type.elements, 6)
 
 
@@ -183,7 +225,7 @@ def _number(number: Any) -> float:
     return float(f"{float(number):.7g}") if np.isfinite(number) else 0.0
 
 
-def _channels(node: Node, stored: list[Value]) -> Array | None:
+def _channels(node: Node, stored: Sequence[Value]) -> Array | None:
     """For a layer with weights, one row per output channel: its bias where there is one, else all its weights."""
     if node.op not in ("Conv", "Dense", "QConv", "QDense") or not stored or stored[0].type.rank < 2:
         return None
