@@ -150,7 +150,7 @@ def _with_samples(options: CompileOptions, stored: Mapping[str, Stored | None]) 
     if calibration is not None:
         options = replace(options, calibration=calibration.specs)
     if evaluation is not None:
-        if len(evaluation.specs) > 1:
+        if len(evaluation.specs) != 1:
             raise UsageError("eval takes one source: a tuple of samples and labels, or what --eval takes")
         options = replace(options, evaluation=evaluation.specs[0])
     return options
@@ -165,7 +165,8 @@ def _origin(
     work: Path,
 ) -> Origin:
     """Files of `work` stand for such beside the others, so that the lock finds them there."""
-    given = (path for path in (model, *paths_of(options.calibration or ())) if path.parent != work)
+    named = [model, *paths_of(options.calibration)] if options.calibration else [model]
+    given = (path for path in named if path.parent != work)
     beside = next(given, output).parent
     made = [model] if model.parent == work else []
     made += [path for found in stored.values() if found is not None for path in found.files]

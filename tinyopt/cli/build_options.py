@@ -10,6 +10,7 @@ from typing import get_args
 import click
 
 from tinyopt.artifact.depfile import write_depfile
+from tinyopt.cli.completing import FILE
 from tinyopt.errors import UsageError
 from tinyopt.ir import Value
 from tinyopt.onnx_import import external_files
@@ -25,7 +26,7 @@ BUILD_OPTIONS = (
     click.option(
         "-MF",
         "depfile",
-        type=Path,
+        type=FILE,
         metavar="FILE",
         help="Write what the output depends on there, as a rule for Make and Ninja.",
     ),

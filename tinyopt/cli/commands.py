@@ -85,6 +85,9 @@ def main() -> None:
     tinyopt profile out                          instructions per layer, under QEMU
     tinyopt debug-quant model.onnx --calib samples.npz:x    which layers quantization hurts, and what to do
     tinyopt diff model.onnx edited.onnx          which nodes differ
+    tinyopt run out --input samples.npz:x        run the compiled model, under QEMU where it is for Arm
+    tinyopt targets, tinyopt passes              what there is to compile for, and what is done on the way
+    tinyopt completion bash                      the script that makes a shell complete all this
 
     Exit codes: 0 ok, 1 internal error, 2 usage, 3 model invalid or unsupported, 4 accuracy below --max-drop,
     5 memory or --max-cycles too small, 6 verification mismatch or models that differ, 7 compiler or emulator missing.

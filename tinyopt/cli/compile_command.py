@@ -12,6 +12,7 @@ import click
 from tinyopt.artifact.folder import check_dump_folder
 from tinyopt.cli.build_options import Depfile
 from tinyopt.cli.compile_options import compile_options, options_of
+from tinyopt.cli.completing import FILE
 from tinyopt.cli.console import Output, reported_errors
 from tinyopt.errors import UsageError
 from tinyopt.onnx_import import import_model
@@ -22,8 +23,8 @@ if TYPE_CHECKING:
     from tinyopt.recipes import Recipe
 
 
-@click.command("compile")
-@click.argument("model", type=Path, required=False)
+@click.command("compile", short_help="Compile an ONNX file into C sources or a library.")
+@click.argument("model", type=FILE, required=False)
 @compile_options
 def compile_command(
     model: Path | None,

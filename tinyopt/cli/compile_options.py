@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any, TypeVar
 
 import click
 
 from tinyopt.cli.build_options import BUILD_OPTIONS
+from tinyopt.cli.completing import FILE, complete_file, complete_target
 from tinyopt.cli.compression_options import COMPRESSION_OPTIONS
 from tinyopt.cli.parsing import parse_memory, parse_settings, parse_shapes
 from tinyopt.cli.quantize_options import WEIGHT_BITS, ranges_option, weights_option
@@ -25,13 +25,27 @@ def compile_options(command: _Command) -> _Command:
     for option in reversed(
         [
             recipe_option,
-            click.option("--target", "-t", default="arm", show_default=True, help="See `tinyopt targets`."),
-            click.option("--output", "-o", type=Path, help="Folder to write.  [default: the model's name]"),
+            click.option(
+                "--target",
+                "-t",
+                default="arm",
+                show_default=True,
+                shell_complete=complete_target,
+                help="The machine to compile for: see `tinyopt targets`.",
+            ),
+            click.option("--output", "-o", type=FILE, help="Folder to write.  [default: the model's name]"),
             click.option("--name", help="Prefix of C names and files.  [default: the model's name]"),
-            click.option("--shape", "shapes", multiple=True, metavar="NAME=1,3,96,96", help="Shape of an input."),
+            click.option(
+                "--shape",
+                "shapes",
+                multiple=True,
+                metavar="NAME=1,3,96,96",
+                help="Shape of an input that the model leaves open.",
+            ),
             click.option(
                 "--calib",
                 multiple=True,
+                shell_complete=complete_file,
                 metavar="FILE",
                 help=f"Calibration samples: {SOURCES}; or `random` to try without any. "
                 "Several inputs: --calib NAME=FILE for each.",
@@ -75,37 +89,58 @@ def compile_options(command: _Command) -> _Command:
                 metavar="POINTS",
                 help="Largest loss of top-1: layers go back to int16 or float until it is met, or exit code 4.",
             ),
-            click.option("--io", type=click.Choice(["int8", "float"]), help="Boundary.  [default: the target's]"),
-            click.option("--mem", metavar="NAME=SIZE,...", help="RAM regions, the fastest first: dtcm=64K,sram=256K."),
+            click.option(
+                "--io",
+                type=click.Choice(["int8", "float"]),
+                help="What inputs and outputs are.  [default: the target's]",
+            ),
+            click.option(
+                "--mem",
+                metavar="NAME=SIZE,...",
+                help="RAM regions, the fastest first: dtcm=64K,sram=256K.  [default: one arena, as large as needed]",
+            ),
             click.option(
                 "--patches",
                 default="off",
                 show_default=True,
                 metavar="auto|N|off",
-                help="First layers in N bands of rows.",
+                help="Compute the first layers in N bands of rows: less RAM, more instructions.",
             ),
             click.option(
                 "--threads",
                 type=click.IntRange(1, MOST_THREADS),
                 default=1,
                 show_default=True,
-                help="Threads that share the large layers: same bytes.",
+                help="Threads that share the large layers, under an operating system.",
             ),
             click.option(
                 "--eval",
                 "evaluation",
+                shell_complete=complete_file,
                 metavar="FILE",
                 help="Labelled samples: file.npz:x,y, or a folder of pictures by class. Prints top-1.",
             ),
-            click.option("--disable-pass", "disabled", multiple=True, metavar="PASS", help="Leave a pass out."),
-            click.option("--set", "settings", multiple=True, metavar="PASS.OPTION=VALUE", help="Set a pass's option."),
+            click.option(
+                "--disable-pass",
+                "disabled",
+                multiple=True,
+                metavar="PASS",
+                help="Leave a pass out (see `tinyopt passes`).",
+            ),
+            click.option(
+                "--set",
+                "settings",
+                multiple=True,
+                metavar="PASS.OPTION=VALUE",
+                help="Set a pass's option: quantize.method=minmax (see `tinyopt passes NAME`).",
+            ),
             click.option("--print-passes", is_flag=True, help="Print the pipeline with its options, and stop."),
             click.option("--print-changed", is_flag=True, help="Print what each pass changed, as a diff of the graph."),
-            click.option("--dump-passes", type=Path, metavar="DIR", help="Also write each pass's graph there."),
+            click.option("--dump-passes", type=FILE, metavar="DIR", help="Also write each pass's graph there."),
             click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of all that is random."),
             click.option("--cc", help="C compiler.  [default: $TINYOPT_CC, the target's own, ziglang]"),
             click.option(
-                "--cache-dir", type=Path, help="Compiled kernels and calibration.  [default: ~/.cache/tinyopt]"
+                "--cache-dir", type=FILE, help="Compiled kernels and calibration.  [default: ~/.cache/tinyopt]"
             ),
             click.option("--no-cache", is_flag=True, help="Compile and calibrate anew."),
             *BUILD_OPTIONS,

@@ -9,7 +9,7 @@ _SHELLS = ("bash", "zsh", "fish")
 _VARIABLE = "_TINYOPT_COMPLETE"  # click's own: the scripts call `tinyopt` with it
 
 
-@click.command("completion")
+@click.command("completion", short_help="Print the script that completes commands in a shell.")
 @click.argument("shell", type=click.Choice(_SHELLS))
 @click.pass_context
 def completion_command(context: click.Context, shell: str) -> None:

@@ -50,7 +50,7 @@ COMPRESSION_OPTIONS = (
         default=0.0,
         type=click.FloatRange(0, 0.95),
         metavar="SHARE",
-        help="Share of a run's instructions to prune away by removing channels: 0.2.",
+        help="Share of a run's instructions to prune away by removing channels: 0.2.  [default: 0]",
     ),
     click.option(
         "--prune-to",
@@ -93,7 +93,7 @@ COMPRESSION_OPTIONS = (
         default="0",
         callback=_parse_clusters,
         metavar="N|auto",
-        help="Values per layer's weights, 2 to 64; auto: as few as --max-flash needs.",
+        help="Values per layer's weights, 2 to 64; auto: as few as --max-flash needs.  [default: 0, no clustering]",
     ),
     click.option(
         "--cluster-layer",

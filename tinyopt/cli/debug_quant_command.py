@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from tinyopt.cli.completing import FILE, complete_target
 from tinyopt.cli.console import Output, reported_errors
 from tinyopt.cli.parsing import parse_settings, parse_shapes
 from tinyopt.cli.quantize_options import WEIGHT_BITS, ranges_option, weights_option
@@ -15,8 +16,8 @@ from tinyopt.options import CompileOptions
 from tinyopt.report.quantization_table import quantization_table
 
 
-@click.command("debug-quant")
-@click.argument("model", type=Path)
+@click.command("debug-quant", short_help="Measure which layers quantization hurts, and say what helps.")
+@click.argument("model", type=FILE)
 @click.option("--calib", multiple=True, metavar="FILE", required=True, help=f"Calibration samples: {SOURCES}.")
 @click.option("--calib-mean", type=parse_numbers, default="0", show_default=True, metavar="MEAN", help="As in compile.")
 @click.option(
@@ -27,7 +28,14 @@ from tinyopt.report.quantization_table import quantization_table
 @click.option(
     "--samples", default=DEFAULT_SAMPLES, show_default=True, type=click.IntRange(1), help="Measure on so many."
 )
-@click.option("--target", "-t", default="arm", show_default=True, help="See `tinyopt targets`.")
+@click.option(
+    "--target",
+    "-t",
+    default="arm",
+    show_default=True,
+    shell_complete=complete_target,
+    help="The machine to compile for: see `tinyopt targets`.",
+)
 @click.option("--shape", "shapes", multiple=True, metavar="NAME=1,3,96,96", help="Shape of an input.")
 @ranges_option
 @weights_option

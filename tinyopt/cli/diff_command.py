@@ -7,6 +7,7 @@ from pathlib import Path
 
 import click
 
+from tinyopt.cli.completing import FILE
 from tinyopt.cli.console import Output, reported_errors
 from tinyopt.errors import VerificationError
 from tinyopt.graph_diff import diff_outlines
@@ -16,10 +17,10 @@ from tinyopt.report.diff_page import diff_page
 from tinyopt.whole_files import whole_file
 
 
-@click.command("diff")
-@click.argument("old", type=Path)
-@click.argument("new", type=Path)
-@click.option("--html", "page", type=Path, metavar="FILE", help="Also write a page with both models side by side.")
+@click.command("diff", short_help="Name the nodes that differ between two ONNX files.")
+@click.argument("old", type=FILE)
+@click.argument("new", type=FILE)
+@click.option("--html", "page", type=FILE, metavar="FILE", help="Also write a page with both models side by side.")
 @click.option("-q", "--quiet", is_flag=True, help="Print nothing; the exit code tells.")
 @click.option("--json", "is_json", is_flag=True, help="Print JSON.")
 def diff_command(old: Path, new: Path, page: Path | None, quiet: bool, is_json: bool) -> None:

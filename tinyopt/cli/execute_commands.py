@@ -10,6 +10,7 @@ import click
 import numpy as np
 from rich.table import Table
 
+from tinyopt.cli.completing import FILE
 from tinyopt.cli.console import Output, reported_errors
 from tinyopt.cli.profile_tables import comparison_table, picked, profile_table
 from tinyopt.cli.sample_options import SOURCES, parse_numbers
@@ -53,10 +54,10 @@ _CPU = click.option(
     help="For 64-bit and 32-bit Arm: emulate this CPU: a target, QEMU's name of one, or i8mm, dotprod, neon.",
 )
 _JSON = click.option("--json", "is_json", is_flag=True, help="Print JSON.")
-_FOLDER = click.argument("folder", type=Path)
+_FOLDER = click.argument("folder", type=FILE)
 
 
-@click.command("run")
+@click.command("run", short_help="Run a compiled model on samples: here, or under QEMU.")
 @_FOLDER
 @click.option(
     "--input",
@@ -66,7 +67,7 @@ _FOLDER = click.argument("folder", type=Path)
     metavar="FILE",
     help=f"Samples: {SOURCES}; NAME=FILE for each input.",
 )
-@click.option("--output", "-o", type=Path, help="Write the outputs to this .npz file.")
+@click.option("--output", "-o", type=FILE, help="Write the outputs to this .npz file.")
 @_MEAN
 @_SCALE
 @_SAMPLES
@@ -119,7 +120,7 @@ def _output_table(stacked: dict[str, Array]) -> Table:
     return table
 
 
-@click.command("validate")
+@click.command("validate", short_help="Compare a compiled model with the numpy reference.")
 @_FOLDER
 @click.option("--data", multiple=True, metavar="FILE", help=f"Samples: {SOURCES}.  [default: noise]")
 @_MEAN
@@ -189,7 +190,7 @@ def _keep(folder: Path, counted: Profile, screen: Output) -> None:
         screen.say(f"the counts are not in the folder: {error}")
 
 
-@click.command("profile")
+@click.command("profile", short_help="Count the instructions of every layer, under QEMU.")
 @_FOLDER
 @click.option("--data", multiple=True, metavar="FILE", help="Samples; the first is run.  [default: noise]")
 @_MEAN
@@ -197,7 +198,7 @@ def _keep(folder: Path, counted: Profile, screen: Output) -> None:
 @_CC
 @_OPT
 @_CPU
-@click.option("--compare", "other", type=Path, metavar="OTHER", help="Another output folder: print what changed since.")
+@click.option("--compare", "other", type=FILE, metavar="OTHER", help="Another output folder: print what changed since.")
 @_JSON
 def profile_command(
     folder: Path,

@@ -11,6 +11,7 @@ import click
 import tomli_w
 
 from tinyopt.cli.compile_command import compile_command
+from tinyopt.cli.completing import FILE, complete_target
 from tinyopt.cli.console import Output, reported_errors
 from tinyopt.cli.recipe_option import recipe_keys
 from tinyopt.errors import UsageError
@@ -45,10 +46,17 @@ _EXAMPLES: dict[str, Any] = {
 }
 
 
-@click.command("init")
-@click.argument("model", type=Path)
-@click.option("--target", "-t", default="arm", show_default=True, help="See `tinyopt targets`.")
-@click.option("--output", "-o", type=Path, default="tinyopt.toml", show_default=True, help="File to write.")
+@click.command("init", short_help="Write a recipe with every option of `tinyopt compile`.")
+@click.argument("model", type=FILE)
+@click.option(
+    "--target",
+    "-t",
+    default="arm",
+    show_default=True,
+    shell_complete=complete_target,
+    help="The machine to compile for: see `tinyopt targets`.",
+)
+@click.option("--output", "-o", type=FILE, default="tinyopt.toml", show_default=True, help="File to write.")
 @click.option("-q", "--quiet", is_flag=True, help="Print nothing but errors.")
 def init_command(model: Path, target: str, output: Path, quiet: bool) -> None:
     """Write a recipe for the ONNX file MODEL: every option of `tinyopt compile` with its default, to be edited.

@@ -17,11 +17,15 @@ from tinyopt.targets import all_targets
 from tinyopt.targets.target import Target
 
 
-@click.command("passes")
+@click.command("passes", short_help="List the passes in running order, or explain one.")
 @click.argument("name", required=False)
 @click.option("--json", "is_json", is_flag=True, help="Print JSON.")
 def passes_command(name: str | None, is_json: bool) -> None:
     """List the passes in running order, or explain the pass NAME.
+
+    \b
+    tinyopt passes
+    tinyopt passes quantize
 
     Listed are also those that run only where an option asks for them; what a compilation runs is shown by
     `tinyopt compile MODEL --print-passes`.
@@ -40,7 +44,12 @@ def passes_command(name: str | None, is_json: bool) -> None:
 @click.command("targets")
 @click.option("--json", "is_json", is_flag=True, help="Print JSON.")
 def targets_command(is_json: bool) -> None:
-    """List the machines that can be compiled for."""
+    """List the machines that can be compiled for.
+
+    \b
+    tinyopt targets
+    tinyopt compile kws.onnx --target cortex-m4 --calib calib.npz:x
+    """
     screen = Output(0, is_json)
     with reported_errors(screen):
         targets = all_targets()

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from tinyopt.cli.completing import FILE
 from tinyopt.errors import TinyoptError
 
 if TYPE_CHECKING:
@@ -63,7 +64,7 @@ def _as_given(parameter: click.Parameter, value: str | bool | list[str]) -> str 
 
 recipe_option = click.option(
     "--recipe",
-    type=Path,
+    type=FILE,
     metavar="FILE",
     is_eager=True,
     callback=_use,
