@@ -9,6 +9,7 @@ import pytest
 from onnx import ModelProto
 
 from tests.graph_builder import GraphBuilder
+from tinyopt import onnx_session
 from tinyopt.errors import InvalidModelError
 from tinyopt.ir import Array, Graph
 from tinyopt.onnx_export import export_model
@@ -54,3 +55,14 @@ def test_a_wrong_sample_is_refused() -> None:
         list(OnnxSession(doubling()).run_each([{}]))
     with pytest.raises(InvalidModelError, match="cannot run"):
         OnnxSession(doubling()).run({"x": np.zeros(3)})
+
+
+def test_large_weights_that_onnxruntime_does_not_copy_give_the_same_outputs(monkeypatch: pytest.MonkeyPatch) -> None:
+    build = GraphBuilder()
+    layer = build("Conv", build.input("x", (1, 3, 8, 8)), build.random((16, 3, 3, 3)), pads=(1, 1, 1, 1))
+    graph, x = build.graph_of(layer), np.random.default_rng(0).standard_normal((1, 3, 8, 8), np.float32)
+    (expected,) = OnnxSession(graph).run({"x": x}).values()
+    monkeypatch.setattr(onnx_session, "_LARGE_BYTES", 0)
+    monkeypatch.setattr(onnx_session, "_MOST_COPIED_BYTES", 0)
+    (found,) = OnnxSession(graph).run({"x": x}).values()
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)

@@ -18,6 +18,7 @@ _THREADS = 2
 _AHEAD = 2  # samples of `run_each` that wait, beside the one that is looked at
 _ERRORS_ONLY = 3
 _LARGE_BYTES = 2**20
+_MOST_COPIED_BYTES = 2**26  # of weights, of which onnxruntime else makes copies in layouts of its own
 _MOST_OPTIMIZED_NODES = 2_000  # onnxruntime's own optimizations take time with the square of the nodes
 
 
@@ -40,9 +41,12 @@ class OnnxSession:
             item.name: helper.tensor_dtype_to_np_dtype(item.type.tensor_type.elem_type) for item in proto.graph.input
         }
         options = _options(threads)
+        self._weights = _handed_over(proto, options) if isinstance(model, Graph) else []
+        if sum(array.nbytes for array in self._weights) > _MOST_COPIED_BYTES:
+            options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
+            options.add_session_config_entry("session.disable_prepacking", "1")
         if len(proto.graph.node) > _MOST_OPTIMIZED_NODES:
             options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-        self._weights = _handed_over(proto, options) if isinstance(model, Graph) else []
         name, content = proto.graph.name, proto.SerializeToString()
         del proto
         try:
