@@ -9,7 +9,8 @@ A comment in the line before a block says what the tests do with it:
     (nothing)                              run it under `pytest --full-commands` only
 
 Whatever it says, every `tinyopt` in it must name commands and options that exist, with values that they take. Blocks
-are those of `sh` and `console`; one of `python` counts where such a comment is before it.
+are those of `sh` and `console`. Those of `python` and `c` count where such a comment is before them: the one is run,
+the other compiled beside the header that was written last.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from __future__ import annotations
 import re
 import shlex
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -85,7 +86,9 @@ class Block:
 
     @property
     def commands(self) -> list[Command]:
-        return list(_console(self.text) if self.language == "console" else _script(self.text))
+        """Those for the shell: none in a block of another language."""
+        reader = _READERS.get(self.language)
+        return list(reader(self.text)) if reader else []
 
 
 def blocks_of(text: str) -> list[Block]:
@@ -95,7 +98,7 @@ def blocks_of(text: str) -> list[Block]:
         line, mark = text.count("\n", 0, match.start("language")) + 1, match["mark"] or ""
         if mark and _MARK.fullmatch(mark) is None:
             raise ValueError(f"line {line}: no such comment: {mark}")
-        if match["language"] in ("sh", "console") or (match["language"] == "python" and mark):
+        if match["language"] in _READERS or mark:
             found.append(Block(line, match["language"], match["text"], mark))
     return found
 
@@ -115,6 +118,9 @@ def _console(text: str) -> Iterator[Command]:
     for part in re.split(r"^\$ ", text, flags=re.M)[1:]:
         typed, *shown = part.replace("\\\n", " ").rstrip().split("\n")
         yield Command(typed, tuple(shown))
+
+
+_READERS: Mapping[str, Callable[[str], Iterator[Command]]] = {"sh": _script, "console": _console}
 
 
 def furnish(folder: Path) -> None:

@@ -26,6 +26,9 @@ from tools.benchmark import committed
 from tools.benchmark_figures import GCC
 
 DIFFER, NOT_INSTALLED = 6, 7  # exit codes
+ELSEWHERE = {  # pages whose commands want a build around them, and the tests that have one
+    "build-integration.md": "test_cmake.py, test_make_and_meson.py, test_firmware_example.py, and those of --emit",
+}
 
 
 @pytest.fixture(scope="module")
@@ -54,7 +57,7 @@ def work(furnished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pa
 def test_every_command_names_options_that_exist_with_values_that_they_take(page: Path | None, work: Path) -> None:
     blocks = blocks_of(page.read_text()) if page else help_blocks()
     for block in blocks:
-        for command in block.commands if block.language != "python" else ():
+        for command in block.commands:
             if command.words is not None:
                 try:
                     parse(command.words, work)
@@ -87,6 +90,7 @@ def test_the_commands_of_a_page_run_one_after_the_other(
     page: Path, work: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
 ) -> None:
     is_full = request.config.getoption("--full-commands")
+    is_full = is_full and page.name not in ELSEWHERE
     blocks = [b for b in blocks_of(page.read_text()) if not b.is_never_run and (b.is_run or is_full)]
     variables: dict[str, Any] = {}
     for block in blocks:
@@ -94,9 +98,20 @@ def test_the_commands_of_a_page_run_one_after_the_other(
             continue
         if block.language == "python":
             exec(block.text, variables)
-            continue
+        elif block.language == "c":
+            check_c(block, work)
         for command in block.commands:
             run(command, block, work, monkeypatch)
+
+
+def check_c(block: Block, work: Path) -> None:
+    """Fail where the block does not compile beside the header that was written last."""
+    if shutil.which("cc") is None:
+        return
+    header = max(work.glob("*/*.h"), key=lambda file: file.stat().st_mtime)
+    command = ["cc", "-std=c11", "-Wall", "-Wextra", "-Werror", "-fsyntax-only", "-I", str(header.parent), "-xc", "-"]
+    done = subprocess.run(command, input=block.text, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, f"line {block.line}: {done.stderr}"
 
 
 def is_there(needed: str) -> bool:
