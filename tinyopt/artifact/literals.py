@@ -6,6 +6,7 @@ floats get hexadecimal ones.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterator, Mapping
 
 import numpy as np
@@ -20,9 +21,9 @@ _NUMBERS_PER_PART = 1000 * _NUMBERS_PER_LINE
 _NOT_FINITE = {"nan": "NAN", "inf": "HUGE_VALF", "-inf": "-HUGE_VALF"}
 _LOWEST = {-(2**63): "(-9223372036854775807-1)"}  # C reads a minus apart from its number, which is too large
 _SMALL_INTEGERS = np.array([f"{number}," for number in range(-128, 256)], "S6")
-_HEXADECIMAL_FLOAT = np.dtype([("lead", "S5"), ("high", "S3"), ("low", "S3"), ("exponent", "S7")])
-_LEADS = np.array([[" 0x0.", " 0x1."], ["-0x0.", "-0x1."]], "S5")  # by the sign, and whether it is a normal number
-_THREE_DIGITS = np.array([f"{digits:03x}" for digits in range(16**3)], "S3")
+_HEXADECIMAL_FLOAT = np.dtype([("high", "S7"), ("low", "S4"), ("exponent", "S7")])
+# by the sign, whether it is a normal number, and the first eight bits of its fraction
+_HIGH = np.array([f"{s}0x{lead}.{digits:02x}" for s in " -" for lead in "01" for digits in range(256)], "S7")
 _EXPONENTS = np.array([f"p{max(exponent, 1) - 127:+04}f," for exponent in range(256)], "S7")
 
 
@@ -77,15 +78,21 @@ def _joined(texts: NDArray[np.bytes_]) -> str:
 def _hexadecimal_floats(flat: Array) -> str:
     """Such as -0x1.800000p+001f, for -3: all of them equally wide, some to a line."""
     bits = flat.view(np.uint32)
-    exponents, fractions = bits >> 23 & 0xFF, (bits & 0x7FFFFF) << 1  # of six digits
+    exponents = bits >> 23 & 0xFF
     texts = np.empty(flat.shape, _HEXADECIMAL_FLOAT)
-    texts["lead"] = _LEADS[bits >> 31, np.minimum(exponents, 1)]
-    texts["high"], texts["low"] = _THREE_DIGITS[fractions >> 12], _THREE_DIGITS[fractions & 0xFFF]
+    texts["high"] = _HIGH[bits >> 31 << 9 | np.minimum(exponents, 1) << 8 | bits >> 15 & 0xFF]
+    texts["low"] = _low_digits()[bits & 0x7FFF]
     texts["exponent"] = _EXPONENTS[exponents]
     in_lines = len(texts) // _NUMBERS_PER_LINE * _NUMBERS_PER_LINE
     lines = texts[:in_lines].view(np.uint8).reshape(-1, _NUMBERS_PER_LINE * texts.itemsize)
     ends = np.full((len(lines), 1), ord("\n"), np.uint8)
     return (np.concatenate([lines, ends], axis=1).tobytes() + texts[in_lines:].tobytes()).decode("ascii")
+
+
+@functools.cache
+def _low_digits() -> NDArray[np.bytes_]:
+    """What the last 15 bits of a fraction of 23 are in hexadecimal: the last four digits of six."""
+    return np.array([f"{bits << 1:04x}" for bits in range(2**15)], "S4")
 
 
 def _float_literals(flat: Array) -> list[str]:
