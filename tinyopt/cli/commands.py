@@ -86,7 +86,8 @@ def main() -> None:
     tinyopt debug-quant model.onnx --calib samples.npz:x    which layers quantization hurts, and what to do
     tinyopt diff model.onnx edited.onnx          which nodes differ
     tinyopt run out --input samples.npz:x        run the compiled model, under QEMU where it is for Arm
-    tinyopt targets, tinyopt passes              what there is to compile for, and what is done on the way
+    tinyopt targets                              what there is to compile for
+    tinyopt passes                               what is done on the way, in this order
     tinyopt completion bash                      the script that makes a shell complete all this
 
     Exit codes: 0 ok, 1 internal error, 2 usage, 3 model invalid or unsupported, 4 accuracy below --max-drop,
