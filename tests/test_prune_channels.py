@@ -20,7 +20,7 @@ from tinyopt.pass_manager import PassContext, TargetCosts
 from tinyopt.passes.channel_groups import find_channel_groups
 from tinyopt.passes.channel_links import weight_use
 from tinyopt.passes.prune_channels import PruneChannels
-from tinyopt.passes.pruning.importance import rank_by_energy
+from tinyopt.passes.pruning.importance import rank_by_elimination, rank_by_energy
 from tinyopt.passes.pruning.readers import InputMoments, measure_inputs, reader_of
 from tinyopt.passes.pruning.trials import Trials
 from tinyopt.samples import Sample
@@ -102,6 +102,9 @@ def test_the_energy_of_a_unit_is_that_of_its_weights_and_inputs_shares_of_both_r
         ranking = rank_by_energy(group, readers, moments)
         assert ranking.order.tolist() == np.argsort(shares).tolist()
         np.testing.assert_allclose(ranking.lost, expected**2)
+    eliminated = rank_by_elimination(group, readers, variances, fewest=1)  # no unit makes up for another here
+    assert eliminated.order.tolist() == ranking.order.tolist()
+    np.testing.assert_allclose(eliminated.lost / eliminated.lost[-1], expected)
 
 
 def test_layers_lose_the_share_asked_for_in_whole_lanes_and_the_unpruned_graph_is_kept() -> None:

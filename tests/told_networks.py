@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -103,8 +104,9 @@ def half_quantized() -> Graph:
     joined = build("Concat", build("Pad", swish, pads=(0, 0, 0, 0, 0, 0, 0, 0), value=0.0), other, axis=3)
     bent = build("Tanh", build("Transpose", joined, perm=(0, 3, 1, 2)))
     last = build("Dense", build("Reshape", pooled, shape=(1, 16)), weights(build, (3, 16)))
-    ends = (quantize(build, scaled, 0.04, 0), quantize(build, build("Reshape", last, shape=(3,)), 0.03, 1))
-    return build.graph_of(*(real(build, end) for end in ends), build("Sigmoid", bent))
+    ends = (quantize(build, scaled, 0.04, 0), quantize(build, last, 0.03, 1))
+    rounded = build("Sigmoid", real(build, quantize(build, swish, 0.03, -100)))  # which others read as it is
+    return build.graph_of(*(real(build, end) for end in ends), build("Sigmoid", bent), rounded, last)
 
 
 def _conv(
@@ -131,6 +133,7 @@ def context(graph: Graph, samples: int) -> PassContext:
     examples = [random_inputs(graph, seed) for seed in range(CLASSES)]
     inputs = [_near(examples[label], random_inputs(graph, 10 + i)) for i, label in enumerate(labels)]
     found = context_for(inputs, channel_multiple=1)
+    found.facts = replace(found.facts, has_float16=True)
     found.labels = labels
     found.evaluation = LabelledSamples(inputs, labels)
     found.costs = TargetCosts("test", _instructions, weight_bytes, _arena_bytes, "weights alone")
