@@ -65,6 +65,16 @@ def test_the_wheel_holds_every_module_and_data_file_and_nothing_else(wheel: Path
     assert names == expected_files(committed_files())
 
 
+def test_the_wheel_names_its_command_and_its_extras(wheel: Path) -> None:
+    with zipfile.ZipFile(wheel) as archive:
+        (folder,) = {name.split("/")[0] for name in archive.namelist() if ".dist-info/" in name}
+        metadata = archive.read(f"{folder}/METADATA").decode()
+        commands = archive.read(f"{folder}/entry_points.txt").decode()
+    extras = {line.split()[1] for line in metadata.splitlines() if line.startswith("Provides-Extra:")}
+    assert extras >= {"distill", "zig", "docs", "dev"}
+    assert "tinyopt = tinyopt.entry:run" in commands
+
+
 @pytest.mark.slow
 def test_the_installed_wheel_compiles_and_runs_a_model_away_from_the_checkout(wheel: Path, tmp_path: Path) -> None:
     venv.create(tmp_path / "venv", with_pip=False)

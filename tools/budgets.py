@@ -5,7 +5,7 @@
 Each MODEL is a file, or a file with calibration samples, or with labelled samples behind those (file.npz:x:y), too.
 For each the command runs without limits, then with --max-flash, --max-ram and --max-cycles one below what it took,
 then with all three at what it took. With labelled samples it prunes half of the model, and allows 0.01 points less
-than that loses, and then as much. A line for each run: the limit, the exit code, and what the command said.
+than that loses, and then as much (to 0.0001 points). A line for each run: the limit, the exit code, and what the command said.
 Exit code 1: a limit that is too small was kept, or one that is large enough was missed.
 """
 
@@ -106,7 +106,7 @@ def _drop(case: Case, compiler: Compiler) -> bool:
         return _row(case, "none", free, 0)
     evaluated = json.loads((free.out / "report.json").read_text(encoding="utf-8"))["evaluation"]
     lost = 100 * (evaluated["float_top1"] - evaluated["compiled_top1"])
-    few, enough = f"--max-drop {lost - 0.01:.4f}", f"--max-drop {lost:.4f}"
+    few, enough = f"--max-drop {lost - 0.01:.4f}", f"--max-drop {lost + 0.0001:.4f}"  # not rounded down
     is_right = _row(case, f"{few} (half of it pruned)", compiler(*pruned, *few.split()), LOST)
     return _row(case, f"{enough} (half of it pruned)", compiler(*pruned, *enough.split()), 0) and is_right
 
