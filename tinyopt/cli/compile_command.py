@@ -51,7 +51,7 @@ def compile_command(
     tinyopt compile kws.onnx -t cortex-m7 --calib calib.npz:x --mem dtcm=8K,sram=64K
     tinyopt compile kws.onnx -t cortex-m4 --calib calib.npz:x --prune 0.2 --cluster 32 --eval test.npz:x,y
     tinyopt compile kws.onnx -t cortex-m4 --calib calib.npz:x --weights int4 --eval test.npz:x,y --max-drop 1
-    tinyopt compile photos.onnx -t cortex-m7 --calib photos/ --calib-scale 1/255 --calib-samples 200
+    tinyopt compile photos.onnx -t cortex-m7 --calib photos/ --calib-scale 1/255 --calib-samples 200 -o out
     tinyopt compile kws.onnx -t cortex-m4 --calib calib.npz:x --emit zephyr --emit cmsis-pack
     tinyopt compile --recipe tinyopt.toml -o out
     tinyopt compile --recipe out/recipe.lock.toml -o again
