@@ -5,7 +5,8 @@
 Each MODEL is a file, or a file with calibration samples, or with labelled samples behind those (file.npz:x:y), too.
 For each the command runs without limits, then with --max-flash, --max-ram and --max-cycles one below what it took,
 then with all three at what it took. With labelled samples it prunes half of the model, and allows 0.01 points less
-than that loses, and then as much (to 0.0001 points). A line for each run: the limit, the exit code, and what the command said.
+than that loses, and then as much (to 0.0001 points). A line for each run: the limit, the exit code, and what the
+command said.
 Exit code 1: a limit that is too small was kept, or one that is large enough was missed.
 """
 
