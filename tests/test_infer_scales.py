@@ -15,6 +15,8 @@ from tinyopt.onnx_session import OnnxSession
 from tinyopt.pass_manager import Remark
 from tinyopt.passes.infer_scales import InferScales
 from tinyopt.passes.lower_integer import LowerInteger
+from tinyopt.passes.quantization.kept_weights import symmetric
+from tinyopt.passes.quantization.weights import BIAS_BITS
 from tinyopt.samples import Sample
 from tinyopt.verify import verify
 
@@ -230,3 +232,15 @@ def test_sixteen_bits_stay_sixteen_bits() -> None:
     assert reader == "int16"
     assert scale_behind(graph, pooled) == Q(0.001, 0)
     assert_within_one_step(before, graph)
+
+
+def test_weights_beside_a_large_bias_get_a_scale_in_which_the_bias_fits_its_bits() -> None:
+    integers = Value.of("w", np.array([[100, -50], [0, 4]], np.int8), Quantization.per_tensor(2.0**-30, 0))
+    found = symmetric(integers, np.array([3.0, 3.0e-7]), input_scale=0.5)
+    assert found.quantization.scale[0] == 3.0 / 0.5 / 2**BIAS_BITS
+    assert found.quantization.scale[1] == 2.0**-30  # it fits beside the weights as they came
+    assert found.levels.tolist() == [
+        [round(level * 2.0**-30 / found.quantization.scale[0]) for level in (100, -50)],
+        [0, 4],
+    ]
+    assert found.rounded == 1

@@ -65,6 +65,7 @@ STORIES: dict[str, tuple[Callable[[], Graph], Sequence[Pass]]] = {
     "quantized_by_moving_average": (upsampler, (Quantize("moving-average"),)),
     "halved": (classifier, (ConvertToFloat16(),)),
     "inferred": (half_quantized, (InferScales(), LowerInteger())),
+    "lowered_as_it_is": (half_quantized, (LowerInteger(),)),
     "split": (classifier, (Quantize("minmax"), LowerInteger("int8"), SplitRows("2"), SplitThreads(2))),
     "split_in_the_best_way": (
         classifier,
