@@ -134,7 +134,7 @@ def furnish(folder: Path) -> None:
         onnx.save(model, folder / f"{name}.onnx")
     onnx.save(_edited(model), folder / "edited.onnx")
     arrays = np.load(DATA)
-    for name in ("calib", "test", "samples", "recordings", "train"):
+    for name in ("calib", "test", "samples", "recordings"):
         np.savez(folder / f"{name}.npz", x=arrays["x"][:20], y=arrays["y"][:20])
     _furnish_photos(folder)
     _furnish_fusion(folder)
@@ -152,10 +152,12 @@ def _furnish_photos(folder: Path) -> None:
     weights = np.linspace(-1, 1, 8 * 3 * 9, dtype=np.float32).reshape(8, 3, 3, 3)
     nodes = [node("Conv", "image w", "a"), node("GlobalAveragePool", "a", "b"), node("Flatten", "b", "scores")]
     onnx.save(model_of(nodes, {"image": (1, 3, 16, 16)}, {"w": weights}, "scores"), folder / "photos.onnx")
+    generator = np.random.default_rng(0)
+    pixels = generator.integers(0, 256, (20, 3, 16, 16)).astype(np.float32)
+    np.savez(folder / "train.npz", x=pixels, y=generator.integers(0, 8, 20))
     (folder / "photos").mkdir()
     for number in range(12):
-        pixels = np.random.default_rng(number).integers(0, 256, (16, 16, 3), np.uint8)
-        Image.fromarray(pixels).save(folder / "photos" / f"{number}.png")
+        Image.fromarray(generator.integers(0, 256, (16, 16, 3), np.uint8)).save(folder / "photos" / f"{number}.png")
 
 
 def _furnish_fusion(folder: Path) -> None:

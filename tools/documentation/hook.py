@@ -1,4 +1,7 @@
-"""What MkDocs calls while it builds the site: text from the program takes the place of `<!-- generated: NAME -->`."""
+"""What MkDocs calls while it builds the site: text from the program takes the place of `<!-- generated: NAME -->`.
+
+What stands between that and `<!-- end -->` is for those who read the file itself.
+"""
 
 from __future__ import annotations
 
@@ -22,12 +25,18 @@ GENERATORS: Mapping[str, Callable[[], str]] = {
     "operators": operators_page,
     "passes": passes_page,
     "targets": targets_page,
-    "changelog": lambda: (ROOT / "CHANGELOG.md").read_text(encoding="utf-8"),
-    "contributing": lambda: (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8"),
+    "changelog": lambda: _without_title("CHANGELOG.md"),
+    "contributing": lambda: _without_title("CONTRIBUTING.md"),
+    "security": lambda: _without_title("SECURITY.md"),
 }
-_MARK = re.compile(r"<!-- generated: (\S+) -->")
+_MARK = re.compile(r"<!-- generated: (\S+) -->(?:.*?<!-- end -->)?", re.DOTALL)
 _OUTSIDE = re.compile(r"\[([^\]]+)\]\(\.\./([^)]+)\)")
-_PAGES_OUTSIDE = {"CHANGELOG.md": "changelog.md", "CONTRIBUTING.md": "contributing.md", "README.md": "index.md"}
+_PAGES_OUTSIDE = {
+    "CHANGELOG.md": "changelog.md",
+    "CONTRIBUTING.md": "contributing.md",
+    "README.md": "index.md",
+    "SECURITY.md": "security.md",
+}
 
 
 def on_page_markdown(markdown: str, page: Any, **_others: Any) -> str:
@@ -37,6 +46,10 @@ def on_page_markdown(markdown: str, page: Any, **_others: Any) -> str:
     """
     filled = _MARK.sub(lambda mark: GENERATORS[mark[1]](), markdown)
     return _OUTSIDE.sub(_link_outside, filled)
+
+
+def _without_title(file: str) -> str:
+    return (ROOT / file).read_text(encoding="utf-8").partition("\n")[2]
 
 
 def _link_outside(link: re.Match[str]) -> str:
