@@ -1,4 +1,4 @@
-"""Constant integers in the narrowest type that holds them: a kernel may read less than it computes in."""
+"""The types that integers are read in, the narrowest that holds constants, and those that they are summed up in."""
 
 from __future__ import annotations
 
@@ -9,6 +9,11 @@ from tinyopt.targets.kernel import Argument, ConstantArgument, InputArgument
 
 _WIDE = ("int32", "uint32", "int64", "uint64")
 _NARROW = ("int8", "uint8", "int16", "uint16")
+
+
+def wrapping_dtype(dtype: str) -> str:
+    """In what sums and products of `dtype` may wrap around: without sign, so that no rule of C or LLVM is broken."""
+    return {"int32": "uint32", "int64": "uint64"}.get(dtype, dtype)
 
 
 def narrow_operand(node: Node, index: int) -> tuple[str, Argument]:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from tinyopt.ir import Node
 from tinyopt.ops.along_axis import ORDERED
 from tinyopt.targets.kernel import InputArgument, Kernel, OutputArgument, Refusal
+from tinyopt.targets.kernels.narrow import wrapping_dtype
 from tinyopt.targets.kernels.scalar.softmax import Line
 from tinyopt.targets.kernels.tir import Expr, KernelBuilder, PrimFunc, cast, constant
 
@@ -153,17 +154,19 @@ def accumulate(spec: CumulativeSpec) -> PrimFunc:
     with kernel.function():
         x = kernel.buffer("x", spec.dtype, line.elements)
         y = kernel.buffer("y", spec.dtype, line.elements)
-        total = kernel.local(spec.dtype, 1)
+        wide = wrapping_dtype(spec.dtype)
+        total = kernel.local(wide, 1)
         with kernel.loop(line.outer) as i, kernel.loop(line.inner) as j:
-            total[0] = constant(1 if spec.is_product else 0, spec.dtype)
+            total[0] = constant(1 if spec.is_product else 0, wide)
             with kernel.loop(line.size) as step:
                 k = line.size - 1 - step if spec.is_reverse else step
                 index = kernel.let(i * (line.size * line.inner) + k * line.inner + j)
                 if spec.is_exclusive:
-                    y[index] = total[0]
-                total[0] = total[0] * x[index] if spec.is_product else total[0] + x[index]
+                    y[index] = cast(total[0], spec.dtype)
+                element = cast(x[index], wide)
+                total[0] = total[0] * element if spec.is_product else total[0] + element
                 if not spec.is_exclusive:
-                    y[index] = total[0]
+                    y[index] = cast(total[0], spec.dtype)
     return kernel.finish()
 
 

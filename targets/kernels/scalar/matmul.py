@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 from tinyopt.ir import Node
 from tinyopt.targets.kernel import InputArgument, Kernel, OutputArgument, Refusal
-from tinyopt.targets.kernels.narrow import narrow_operand
+from tinyopt.targets.kernels.narrow import narrow_operand, wrapping_dtype
 from tinyopt.targets.kernels.requantize import Requantization, requantize, type_suffix, zero_point_of
 from tinyopt.targets.kernels.scalar.epilogue import FLOAT, Arithmetic
 from tinyopt.targets.kernels.scalar.loops import Walk, broadcast_strides, row_major, walk_loops
@@ -27,6 +27,7 @@ class MatMulSpec:
     columns: int
     elements: tuple[int, int, int]
     arithmetic: Arithmetic
+    dtype: str  # of y
     multiplier: int = 0
     to: Requantization | None = None
 
@@ -40,7 +41,7 @@ def plan_integer_matmul(node: Node) -> Kernel | Refusal:
     """IntegerMatMul; a constant operand is kept as narrow as its numbers allow."""
     dtype = node.output.dtype
     (element_a, a), (element_b, b) = narrow_operand(node, 0), narrow_operand(node, 1)
-    kernel = _plan(node, f"matmul_{dtype}", Arithmetic(element_a, element_b, dtype), 0, None)
+    kernel = _plan(node, f"matmul_{dtype}", Arithmetic(element_a, element_b, wrapping_dtype(dtype)), 0, None)
     return replace(kernel, arguments=(a, b, OutputArgument(0)))
 
 
@@ -65,7 +66,7 @@ def _plan(node: Node, name: str, arithmetic: Arithmetic, multiplier: int, to: Re
     )
     elements = (a.type.elements, b.type.elements, node.output.type.elements)
     walk = Walk.collapsed(batch, *steps)
-    spec = MatMulSpec(name, walk, rows, depth, columns, elements, arithmetic, multiplier, to)
+    spec = MatMulSpec(name, walk, rows, depth, columns, elements, arithmetic, node.output.dtype, multiplier, to)
     return Kernel(matmul, spec, name, (InputArgument(0), InputArgument(1), OutputArgument(0)))
 
 
@@ -80,7 +81,7 @@ def matmul(spec: MatMulSpec) -> PrimFunc:
     with kernel.function():
         a = kernel.buffer("a", arithmetic.element_a, spec.elements[0])
         b = kernel.buffer("b", arithmetic.element_b, spec.elements[1])
-        y = kernel.buffer("y", accumulator if spec.to is None else spec.to.dtype, spec.elements[2])
+        y = kernel.buffer("y", spec.dtype, spec.elements[2])
         total = kernel.local(accumulator, 1)
         with (
             walk_loops(kernel, spec.batches) as (a_start, b_start, y_start),
@@ -96,6 +97,6 @@ def matmul(spec: MatMulSpec) -> PrimFunc:
 
 
 def _finished(spec: MatMulSpec, total: Expr) -> Expr:
-    if spec.to is None:
-        return total
-    return cast(requantize(total, constant(spec.multiplier, "int32"), spec.to), spec.to.dtype)
+    if spec.to is not None:
+        total = requantize(total, constant(spec.multiplier, "int32"), spec.to)
+    return cast(total, spec.dtype)

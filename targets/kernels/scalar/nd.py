@@ -10,7 +10,7 @@ from math import prod
 from tinyopt.ir import Node
 from tinyopt.ops.nd import place_strides
 from tinyopt.targets.kernel import Argument, InputArgument, Kernel, OutputArgument, Refusal
-from tinyopt.targets.kernels.narrow import narrow_operand
+from tinyopt.targets.kernels.narrow import narrow_operand, wrapping_dtype
 from tinyopt.targets.kernels.scalar.loops import row_major
 from tinyopt.targets.kernels.scalar.pool import lowest
 from tinyopt.targets.kernels.tir import (
@@ -167,7 +167,8 @@ def convolve(spec: ConvolutionSpec) -> PrimFunc:
         w = kernel.buffer("w", spec.weights_dtype, spec.group * spec.inputs * spec.outputs * taps)
         b = kernel.buffer("b", spec.dtype, spec.group * spec.outputs) if spec.has_bias else None
         y = kernel.buffer("y", spec.dtype, spec.batch * y_image)
-        total = kernel.local(spec.dtype, 1)
+        wide = wrapping_dtype(spec.dtype)
+        total = kernel.local(wide, 1)
         with (
             kernel.loop(spec.batch) as image,
             kernel.loop(spec.group) as group,
@@ -175,7 +176,7 @@ def convolve(spec: ConvolutionSpec) -> PrimFunc:
             _positions(kernel, window.outputs) as position,
         ):
             channel = kernel.let(group * spec.outputs + output)
-            total[0] = constant(0, spec.dtype) if b is None else b[channel]
+            total[0] = constant(0, wide) if b is None else cast(b[channel], wide)
             with kernel.loop(spec.inputs) as i:
                 source = kernel.let(group * spec.inputs + i)
                 start = kernel.let(image * x_image + source * window.cells)
@@ -184,9 +185,9 @@ def convolve(spec: ConvolutionSpec) -> PrimFunc:
                 visited = _sources if spec.is_transposed else _cells
                 with visited(kernel, window, position) as (cell, tap):
                     element = x[start + _offset(cell, row_major(window.sizes))]
-                    total[0] = total[0] + element * cast(w[weights + tap], spec.dtype)
+                    total[0] = total[0] + cast(element, wide) * cast(w[weights + tap], wide)
             place = image * y_image + channel * window.positions + _offset(position, row_major(window.outputs))
-            y[place] = total[0]
+            y[place] = cast(total[0], spec.dtype)
     return kernel.finish()
 
 

@@ -11,6 +11,7 @@ import numpy as np
 from tinyopt.ir import DTYPES, Node
 from tinyopt.ops.reduce import NUMBERS
 from tinyopt.targets.kernel import InputArgument, Kernel, OutputArgument, Refusal
+from tinyopt.targets.kernels.narrow import wrapping_dtype
 from tinyopt.targets.kernels.requantize import Requantization, requantize, type_suffix, zero_point_of
 from tinyopt.targets.kernels.scalar.loops import Walk, row_major, walk_loops
 from tinyopt.targets.kernels.scalar.pool import lowest
@@ -111,6 +112,11 @@ def _add_magnitude(total: Expr, x: Expr) -> Expr:
     return total + maximum(x, 0 - x)
 
 
+def _add_distance(total: Expr, x: Expr) -> Expr:
+    """The magnitude of an integer that is held without sign: how far it is from 0, up or down."""
+    return total + minimum(x, 0 - x)
+
+
 def _as_it_is(total: Expr, _count: int, _dtype: str) -> Expr:
     return total
 
@@ -181,15 +187,15 @@ def plan_qreduce_sum(node: Node) -> Kernel | Refusal:
 def reduce(spec: ReduceSpec) -> PrimFunc:
     """One number for the elements over the reduced axes."""
     function, dtype, count = _FUNCTIONS[spec.function], spec.dtype, spec.reduction.count
-    start = constant(function.start(dtype), dtype)
-    name = f"reduce_{spec.function}_{dtype}"
+    wide = dtype if spec.function in ("max", "min") else wrapping_dtype(dtype)
+    combine = _add_distance if spec.function == "l1" and wide != dtype else function.combine
     return _reduction(
-        name,
-        (dtype, dtype, dtype),
+        f"reduce_{spec.function}_{dtype}",
+        (dtype, wide, dtype),
         spec.reduction,
-        start,
-        function.combine,
-        lambda total: function.finish(total, count, dtype),
+        constant(function.start(dtype), wide),
+        lambda total, x: combine(total, cast(x, wide)),
+        lambda total: function.finish(cast(total, dtype), count, dtype),
     )
 
 
