@@ -43,7 +43,7 @@ STORIES: dict[str, tuple[Callable[[], Graph], Sequence[Pass]]] = {
     "pruned_to_macs": (classifier, (PruneChannels(to="macs=14000"), RefitWeights(), ReestimateNormalization())),
     "pruned_and_distilled": (
         classifier,
-        (PruneChannels(layers=("left=0.5",), importance="fisher"), Distill(epochs=6)),
+        (PruneChannels(layers=("left=0.5",), importance="fisher"), Distill(epochs=6, temperature=3.0)),
     ),
     "pruned_upsampler": (upsampler, (PruneChannels(ratio=0.3, importance="fisher"), RefitWeights())),
     "clustered": (classifier, (ClusterWeights(layers=CLUSTERED), Quantize("minmax"), RoundWeights(), LowerInteger())),
