@@ -106,6 +106,7 @@ def half_quantized() -> Graph:
     last = build("Dense", build("Reshape", pooled, shape=(1, 16)), weights(build, (3, 16)))
     ends = (quantize(build, scaled, 0.04, 0), quantize(build, last, 0.03, 1))
     edges = [build("Pad", x, pads=(0, 1, 0, 0, 0, 0, 2, 0), value=value) for value in (0.0, 0.11)]  # a level, and none
+    edges.append(build("Gather", x, build.constant([3, 1], "indices", "int64"), axis=3))
     rounded = build("Sigmoid", real(build, quantize(build, swish, 0.03, -100)))  # which others read as it is
     return build.graph_of(*(real(build, end) for end in ends), build("Sigmoid", bent), rounded, last, *edges)
 
