@@ -59,7 +59,7 @@ def read_csv(
     for number, text, line_bytes in table.lines():
         done += line_bytes
         delimiter = delimiter or next((mark for mark in _DELIMITERS if mark in text), ",")
-        fields = [field.strip().strip('"') for field in text.split(delimiter)]
+        fields = [_unquoted(field.strip()) for field in text.split(delimiter)]
         if count == 0 and number == 1 and not any(_is_number(field) for field in fields):
             continue
         if limit is not None and count == limit:
@@ -78,9 +78,20 @@ def read_csv(
     return rows, np.array(labels, np.int64)
 
 
+def _unquoted(text: str) -> str:
+    return text[1:-1] if len(text) > 1 and text[0] == text[-1] == '"' else text
+
+
+def _plain(text: str) -> str:
+    """Python takes digits of other scripts and underscores between digits, too. Raises ValueError for these."""
+    if not text.isascii() or "_" in text:
+        raise ValueError(text)
+    return text
+
+
 def _is_number(text: str) -> bool:
     try:
-        float(text)
+        float(_plain(text))
     except ValueError:
         return False
     return True
@@ -96,8 +107,8 @@ def _parse(table: _Table, number: int, fields: list[str], is_real: bool) -> NDAr
     try:
         if is_real:
             with np.errstate(over="ignore"):  # what does not fit becomes infinite, and is found as such
-                return np.array([float(field) for field in fields], np.float64).astype(np.float32)
-        return np.array([int(field) for field in fields], np.int64)
+                return np.array([float(_plain(field)) for field in fields], np.float64).astype(np.float32)
+        return np.array([int(_plain(field)) for field in fields], np.int64)
     except (ValueError, OverflowError):
         wrong = next(field for field in fields if not _is_number(field) or not (is_real or _is_integer(field)))
         kind = "number" if is_real else "integer"
@@ -106,6 +117,6 @@ def _parse(table: _Table, number: int, fields: list[str], is_real: bool) -> NDAr
 
 def _is_integer(text: str) -> bool:
     try:
-        return -(2**63) <= int(text) < 2**63
+        return -(2**63) <= int(_plain(text)) < 2**63
     except ValueError:
         return False
