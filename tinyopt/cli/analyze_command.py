@@ -6,9 +6,10 @@ from pathlib import Path
 
 import click
 
-from tinyopt.cli.completing import FILE, complete_target
+from tinyopt.cli.completing import FILE
 from tinyopt.cli.console import Output, reported_errors
 from tinyopt.cli.parsing import parse_shapes
+from tinyopt.cli.target_option import target_option
 from tinyopt.errors import UnsupportedOperatorError
 from tinyopt.report.analysis import analyze
 from tinyopt.report.analysis_table import analysis_table
@@ -17,14 +18,7 @@ from tinyopt.targets import target_named
 
 @click.command("analyze", short_help="Look at an ONNX file: operators, MACs, memory, support.")
 @click.argument("model", type=FILE)
-@click.option(
-    "--target",
-    "-t",
-    default="arm",
-    show_default=True,
-    shell_complete=complete_target,
-    help="The machine to compile for: see `tinyopt targets`.",
-)
+@target_option
 @click.option("--shape", "shapes", multiple=True, metavar="NAME=1,3,96,96", help="Shape of an input.")
 @click.option("--top", default=10, show_default=True, type=click.IntRange(0), help="How many layers to list.")
 @click.option("--json", "is_json", is_flag=True, help="Print JSON, with all layers.")

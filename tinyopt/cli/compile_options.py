@@ -8,12 +8,13 @@ from typing import Any, TypeVar
 import click
 
 from tinyopt.cli.build_options import BUILD_OPTIONS
-from tinyopt.cli.completing import FILE, complete_file, complete_target
+from tinyopt.cli.completing import FILE, complete_file
 from tinyopt.cli.compression_options import COMPRESSION_OPTIONS
 from tinyopt.cli.parsing import parse_memory, parse_settings, parse_shapes
 from tinyopt.cli.quantize_options import WEIGHT_BITS, ranges_option, weights_option
 from tinyopt.cli.recipe_option import recipe_option
 from tinyopt.cli.sample_options import SOURCES, parse_numbers
+from tinyopt.cli.target_option import target_option
 from tinyopt.disk_cache import default_cache_dir
 from tinyopt.options import MOST_THREADS, CompileOptions
 
@@ -25,14 +26,7 @@ def compile_options(command: _Command) -> _Command:
     for option in reversed(
         [
             recipe_option,
-            click.option(
-                "--target",
-                "-t",
-                default="arm",
-                show_default=True,
-                shell_complete=complete_target,
-                help="The machine to compile for: see `tinyopt targets`.",
-            ),
+            target_option,
             click.option("--output", "-o", type=FILE, help="Folder to write.  [default: the model's name]"),
             click.option("--name", help="Prefix of C names and files.  [default: the model's name]"),
             click.option(

@@ -6,11 +6,12 @@ from pathlib import Path
 
 import click
 
-from tinyopt.cli.completing import FILE, complete_target
+from tinyopt.cli.completing import FILE
 from tinyopt.cli.console import Output, reported_errors
 from tinyopt.cli.parsing import parse_settings, parse_shapes
 from tinyopt.cli.quantize_options import WEIGHT_BITS, ranges_option, weights_option
 from tinyopt.cli.sample_options import SOURCES, parse_numbers
+from tinyopt.cli.target_option import target_option
 from tinyopt.debug_quantization import DEFAULT_SAMPLES, debug_quantization
 from tinyopt.options import CompileOptions
 from tinyopt.report.quantization_table import quantization_table
@@ -28,14 +29,7 @@ from tinyopt.report.quantization_table import quantization_table
 @click.option(
     "--samples", default=DEFAULT_SAMPLES, show_default=True, type=click.IntRange(1), help="Measure on so many."
 )
-@click.option(
-    "--target",
-    "-t",
-    default="arm",
-    show_default=True,
-    shell_complete=complete_target,
-    help="The machine to compile for: see `tinyopt targets`.",
-)
+@target_option
 @click.option("--shape", "shapes", multiple=True, metavar="NAME=1,3,96,96", help="Shape of an input.")
 @ranges_option
 @weights_option

@@ -11,9 +11,10 @@ import click
 import tomli_w
 
 from tinyopt.cli.compile_command import compile_command
-from tinyopt.cli.completing import FILE, complete_target
+from tinyopt.cli.completing import FILE
 from tinyopt.cli.console import Output, reported_errors
 from tinyopt.cli.recipe_option import recipe_keys
+from tinyopt.cli.target_option import target_option
 from tinyopt.errors import UsageError
 from tinyopt.onnx_import.outline import read_outline
 from tinyopt.outline import Tensor
@@ -48,14 +49,7 @@ _EXAMPLES: dict[str, Any] = {
 
 @click.command("init", short_help="Write a recipe with every option of `tinyopt compile`.")
 @click.argument("model", type=FILE)
-@click.option(
-    "--target",
-    "-t",
-    default="arm",
-    show_default=True,
-    shell_complete=complete_target,
-    help="The machine to compile for: see `tinyopt targets`.",
-)
+@target_option
 @click.option("--output", "-o", type=FILE, default="tinyopt.toml", show_default=True, help="File to write.")
 @click.option("-q", "--quiet", is_flag=True, help="Print nothing but errors.")
 def init_command(model: Path, target: str, output: Path, quiet: bool) -> None:
